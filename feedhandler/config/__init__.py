@@ -1,0 +1,58 @@
+"""The configuration: read once, checked as a whole, frozen.
+
+    reading      files, folders and ``--set`` become one tree of plain values
+    checking     the tree becomes the model; every key is known and holds what it may hold
+    model        every key, its meaning, its default, and in its annotation its reader
+    readers      one small checker for each kind of value
+    rules        what holds between keys
+    loading      all of that, to a `Config` or to the whole list of mistakes
+    credentials  key and secret, read anew at each call
+    rendering    the effective configuration as TOML
+    planning     connections needed against the limits, and the time they take
+
+A mistake is one line, its path first (``feed[0].lines: expected 1..8, got 0``), and all mistakes are
+reported at once in one `ConfigError`. Key and secret never become part of a `Config`.
+"""
+
+from feedhandler.config.credentials import Credentials, read_credentials
+from feedhandler.config.loading import load
+from feedhandler.config.model import (
+    ACCOUNT_STREAMS,
+    ALL,
+    LISTED,
+    STREAMS,
+    Bounds,
+    Config,
+    Exchange,
+    Feed,
+    Health,
+    Limits,
+    Log,
+    Observe,
+    Publish,
+)
+from feedhandler.config.planning import Plan, describe, plan
+from feedhandler.config.rendering import render
+
+__all__ = [
+    "ACCOUNT_STREAMS",
+    "ALL",
+    "LISTED",
+    "STREAMS",
+    "Bounds",
+    "Config",
+    "Credentials",
+    "Exchange",
+    "Feed",
+    "Health",
+    "Limits",
+    "Log",
+    "Observe",
+    "Plan",
+    "Publish",
+    "describe",
+    "load",
+    "plan",
+    "read_credentials",
+    "render",
+]

@@ -1,0 +1,256 @@
+"""The configuration as frozen values: every key, what it means, what it may hold, and its default.
+
+The annotation of a field carries the reader that checks its key; nothing else knows the shape of the file.
+Keys end in their unit. Every queue, window, hold and payload of the program has its bound here, and the
+sentence below the key says what happens when the bound is reached.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from feedhandler.config.readers import (
+    FilePath,
+    ListOf,
+    OneOf,
+    Real,
+    Text,
+    Url,
+    Whole,
+    is_address,
+    is_feed_name,
+    is_group,
+    is_market,
+    is_mode,
+    split_address,
+)
+
+KIB = 1024
+MIB = 1024 * 1024
+
+ALL = "ALL"
+"""The market parameter of one connection over every market."""
+
+LISTED = "*"
+"""In the configuration: every market that the exchange lists, one feed each."""
+
+ACCOUNT_STREAMS = frozenset({"orders", "trades"})
+"""Streams of the account that the key belongs to; only the uids of ``publish.account_uids`` may read them."""
+
+STREAMS = ("publicTrades", "publicOrderBook", "orders", "trades")
+
+_Uids = ListOf(Whole(0, 2**32 - 2), "a list of numeric user ids", may_be_empty=True)
+_Markets = ListOf(
+    Text('a market name such as "BTC-USD"', is_market), 'a list of market names, ["*"] or ["ALL"]'
+)
+_Streams = ListOf(OneOf(STREAMS), "a list of streams: " + ", ".join(STREAMS))
+
+
+class Exchange(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the exchange is and who we are there."""
+
+    websocket_url: Annotated[str, Url(("wss", "ws"), optional=False)]
+    """The WebSocket endpoint; market and subscriptions are added to it."""
+    token_url: Annotated[str, Url(("https", "http"))] = ""
+    """Where a token is fetched; empty: none is sent."""
+    markets_url: Annotated[str, Url(("https", "http"))] = ""
+    """Where the exchange lists its markets; needed for ``markets = ["*"]``."""
+    api_key_file: Annotated[Path | None, FilePath()] = None
+    """Holds the API key; none: the systemd credential ``api-key``, else ``$FEEDHANDLER_API_KEY``."""
+    api_secret_file: Annotated[Path | None, FilePath()] = None
+    """Holds the API secret; none: the systemd credential ``api-secret``, else ``$FEEDHANDLER_API_SECRET``."""
+    ca_file: Annotated[Path | None, FilePath()] = None
+    """Certificates (PEM) that TLS trusts; none: the system's."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the exchange allows; the program never goes above it."""
+
+    connections_per_minute: Annotated[int, Whole(1, 100_000)] = 20
+    """Attempts to connect in any minute, all feeds together; further ones wait for their turn."""
+    connections_per_market: Annotated[int, Whole(1, 100_000)] = 5
+    """Lines of one market together."""
+    connections_total: Annotated[int, Whole(0, 100_000)] = 0
+    """Lines of all per-market feeds together; 0: no limit."""
+    connections_agnostic: Annotated[int, Whole(1, 100_000)] = 5
+    """Lines over ``market=ALL`` together."""
+
+
+class Feed(msgspec.Struct, frozen=True, kw_only=True):
+    """One ``[[feed]]``: one feed for each of its markets, all with the same streams and as many lines."""
+
+    name: Annotated[str, Text("letters, digits, '.', '_' and '-', at most 64", is_feed_name)] = ""
+    """Put before the market in the feed's label; needed where two feeds are on one market."""
+    markets: Annotated[tuple[str, ...], _Markets] = (LISTED,)
+    """One feed each; ``["*"]``: all that the exchange lists; ``["ALL"]``: one feed over all of them."""
+    streams: Annotated[tuple[str, ...], _Streams] = ("publicTrades", "publicOrderBook")
+    """What the lines subscribe to."""
+    lines: Annotated[int, Whole(1, 8)] = 2
+    """Identical connections of each feed."""
+
+    def label(self, market: str) -> str:
+        """Name the feed of ``market`` as operators see it."""
+        return f"{self.name}/{market}" if self.name else market
+
+
+class Publish(msgspec.Struct, frozen=True, kw_only=True):
+    """The Unix socket that consumers read."""
+
+    socket: Annotated[Path, FilePath(optional=False)] = Path("/run/feedhandler/feed.sock")
+    """Where it listens."""
+    mode: Annotated[str, Text('an octal mode such as "0660"', is_mode)] = "0660"
+    """Permissions of the socket, octal."""
+    group: Annotated[str, Text("the name of a group", is_group)] = ""
+    """Group of the socket; empty: the daemon's own."""
+    drain_s: Annotated[float, Real(0, 3600)] = 5.0
+    """Longest wait at shutdown for consumers to take what is pending; then they are disconnected."""
+    account_uids: Annotated[tuple[int, ...] | None, _Uids] = None
+    """Who may read the account streams; left out: the daemon's own uid and root."""
+    backlog_mib: Annotated[int, Whole(1, 1024 * 1024)] = 64
+    """Records kept for late and slow consumers, all channels together; the oldest go first, and a consumer
+    that has not read them yet is disconnected."""
+
+    @property
+    def mode_bits(self) -> int:
+        """``mode`` as a number."""
+        return int(self.mode, 8)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """``backlog_mib`` in bytes."""
+        return self.backlog_mib * MIB
+
+
+class Observe(msgspec.Struct, frozen=True, kw_only=True):
+    """What operators see."""
+
+    http: Annotated[str, Text('host:port (an IPv6 host in brackets) or ""', is_address)] = "127.0.0.1:9464"
+    """Where metrics, health and the status page are served; empty: nowhere."""
+    incidents: Annotated[Path | None, FilePath()] = None
+    """Folder for incident files; none: they are not written."""
+
+    @property
+    def http_address(self) -> tuple[str, int] | None:
+        """``http`` as host and port; None where it is switched off."""
+        return split_address(self.http)
+
+
+class Log(msgspec.Struct, frozen=True, kw_only=True):
+    """How the program logs."""
+
+    format: Annotated[str, OneOf(("json", "console", ""))] = ""
+    """Shape of the lines; empty: console on a terminal, json otherwise."""
+    level: Annotated[str, OneOf(("debug", "info", "warning", "error"))] = "info"
+    """The least important level that is written."""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """When a line is suspect, when it is replaced, and when it counts as good again."""
+
+    stall_events: Annotated[int, Whole(1, 1_000_000)] = 3
+    """Events by which the peers must be ahead before a line can be stalled."""
+    stall_min_s: Annotated[float, Real(0.01, 3600)] = 1.0
+    """Shortest time without progress, while the peers advance, that makes a line suspect."""
+    stall_lag_factor: Annotated[float, Real(1, 1000)] = 3.0
+    """Multiple of the line's usual lag (p99) allowed where that is longer than ``stall_min_s``."""
+    replace_s: Annotated[float, Real(0, 3600)] = 3.0
+    """Time as a suspect after which a replacement is requested."""
+    probation_s: Annotated[float, Real(0, 3600)] = 5.0
+    """Time that a line must keep up before it counts as good."""
+    ping_interval_s: Annotated[float, Real(0.1, 540)] = 5.0
+    """Time between two application-level pings of a line; a gateway may cut what is idle for ten minutes."""
+    pong_timeout_s: Annotated[float, Real(0.1, 3600)] = 10.0
+    """Time after a ping in which something must arrive; then the line is closed and replaced."""
+    quiet_s: Annotated[float, Real(0.1, 3600)] = 10.0
+    """Time without an event, with pongs arriving, after which a feed is called quiet."""
+    quarantine_divergences: Annotated[int, Whole(1, 1_000_000)] = 8
+    """Missed or unconfirmed events within an hour that quarantine a line."""
+    quarantine_s: Annotated[float, Real(0, 86_400)] = 60.0
+    """Time that a quarantined line stays disconnected."""
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """The bound of every queue, window, hold and payload."""
+
+    window_events: Annotated[int, Whole(16, 100_000_000)] = 65_536
+    """Events in the window of a feed; the oldest go first, and a line that owes them is a witness again."""
+    window_mib: Annotated[int, Whole(1, 65_536)] = 32
+    """Size of the window of a feed; likewise."""
+    window_s: Annotated[float, Real(1, 86_400)] = 60.0
+    """Age of the events in the window of a feed; likewise."""
+    hold_events: Annotated[int, Whole(1, 100_000_000)] = 65_536
+    """Events held for a witness; when reached, it is aligned by decree after a gap, or restarted."""
+    hold_mib: Annotated[int, Whole(1, 65_536)] = 32
+    """Size of what is held for a witness; likewise."""
+    hold_s: Annotated[float, Real(0.1, 3600)] = 5.0
+    """Time that a witness is held where no line is aligned; likewise."""
+    passed_events: Annotated[int, Whole(1, 1_000_000)] = 64
+    """Events delivered after a passed one until, with ``passed_s`` over as well, the line missed that one."""
+    passed_s: Annotated[float, Real(0, 3600)] = 2.0
+    """Time after which an event that a line passed counts as missed by it, ``passed_events`` reached."""
+    message_mib: Annotated[int, Whole(1, 1024)] = 16
+    """Largest message of the exchange; a line that brings a larger one is closed."""
+    read_kib: Annotated[int, Whole(4, 65_536)] = 256
+    """Most bytes taken from a line by one read; the rest waits for the next one."""
+    handshake_s: Annotated[float, Real(0.1, 600)] = 10.0
+    """Longest time for an attempt to connect; then it has failed."""
+    backoff_min_s: Annotated[float, Real(0.01, 3600)] = 1.0
+    """First bound of the random wait after a failed attempt; it doubles with each further one."""
+    backoff_max_s: Annotated[float, Real(0.01, 3600)] = 30.0
+    """Last bound of that wait."""
+    consumers: Annotated[int, Whole(1, 100_000)] = 256
+    """Consumers connected at once; further ones are answered with an error and closed."""
+    request_kib: Annotated[int, Whole(1, 65_536)] = 64
+    """Longest line that a consumer may send; a longer one is answered with an error and closed."""
+    send_kib: Annotated[int, Whole(1, 65_536)] = 256
+    """Most bytes joined into one send to a consumer; the rest goes with the next one."""
+    incident_files: Annotated[int, Whole(1, 100_000)] = 100
+    """Incident files kept; the oldest are deleted."""
+    incident_events: Annotated[int, Whole(1, 100_000)] = 64
+    """Events around an incident that its file keeps; further ones are left out."""
+    unknown_events: Annotated[int, Whole(1, 1_000_000)] = 1024
+    """Messages of unknown type remembered per feed to remove duplicates; the oldest are forgotten."""
+
+    @property
+    def window_bytes(self) -> int:
+        """``window_mib`` in bytes."""
+        return self.window_mib * MIB
+
+    @property
+    def hold_bytes(self) -> int:
+        """``hold_mib`` in bytes."""
+        return self.hold_mib * MIB
+
+    @property
+    def message_bytes(self) -> int:
+        """``message_mib`` in bytes."""
+        return self.message_mib * MIB
+
+    @property
+    def read_bytes(self) -> int:
+        """``read_kib`` in bytes."""
+        return self.read_kib * KIB
+
+    @property
+    def request_bytes(self) -> int:
+        """``request_kib`` in bytes."""
+        return self.request_kib * KIB
+
+    @property
+    def send_bytes(self) -> int:
+        """``send_kib`` in bytes."""
+        return self.send_kib * KIB
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that the operator decides; ``feeds`` are the ``[[feed]]`` tables in their order."""
+
+    exchange: Exchange
+    limits: Limits = Limits()
+    feeds: tuple[Feed, ...] = msgspec.field(name="feed")
+    publish: Publish = Publish()
+    observe: Observe = Observe()
+    log: Log = Log()
+    health: Health = Health()
+    bounds: Bounds = Bounds()

@@ -1,0 +1,170 @@
+"""What a witness holds, and where it joins the window (rule R4).
+
+The position of a **witness** is not known yet, so its messages are held. It joins on proof: one event with identity
+that occurs once in the window and once in the hold. What it held before that event is then laid against the window
+backwards, channel by channel, to find the first event that both share; from there on the line owes the window.
+
+The hold is bounded in events and bytes. When it is full its oldest quarter goes: the line then merely joins later.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from feedhandler.config import Bounds
+from feedhandler.core.messages import Event, Identity
+from feedhandler.core.window import Window
+
+MISSING = -1
+"""In a placement: this event comes before something that the window holds, and is not there itself."""
+
+OPEN = -2
+"""In a placement: this event is still to be judged."""
+
+
+class Held(NamedTuple):
+    """One held event: as received, as read, its identity, its arrival (wall clock ns; monotonic s)."""
+
+    payload: bytes
+    event: Event
+    identity: Identity
+    recv: int
+    at: float
+
+
+class Hold:
+    """The held events of one witness, oldest first."""
+
+    def __init__(self, bounds: Bounds, window: Window) -> None:
+        self._bounds = bounds
+        self._window = window
+        self.events: list[Held] = []
+        self.bytes = 0
+        self._canonical = window.canonical
+        self._places: dict[bytes, list[int]] = {}
+        self._keyed = 0
+        self._seen_head = window.base
+        self._shared: dict[int, int] = {}
+
+    def add(self, held: Held) -> int:
+        """Hold one more event; return how many old ones had to go for it."""
+        self.events.append(held)
+        self.bytes += len(held.payload)
+        if len(self.events) <= self._bounds.hold_events and self.bytes <= self._bounds.hold_mib * 2**20:
+            return 0
+        drop = len(self.events) // 4 + 1
+        self.drop(drop)
+        return drop
+
+    def drop(self, count: int) -> None:
+        """Forget the oldest events."""
+        self.events = self.events[count:]
+        self.bytes = sum(len(held.payload) for held in self.events)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self._canonical = self._window.canonical
+        self._places.clear()
+        self._shared.clear()
+        self._keyed = 0
+        self._seen_head = self._window.base
+
+    def shared(self, *, newest_too: bool) -> tuple[int, int] | None:
+        """Return the first proof of a place: an index into the hold and its position in the window.
+
+        Without ``newest_too`` an event that is still the newest of its channel is no proof yet: lines may interleave
+        channels differently, and one event more tells where this one really stands.
+        """
+        window = self._window
+        self._compare()
+        for index, position in sorted(self._shared.items()):
+            held = self.events[index]
+            if position in window.late:
+                continue
+            if not newest_too and window.newest[held.event.channel] == position:
+                continue
+            if len(window.find(held.payload)) == 1 and len(self._places[window.key(held.payload)]) == 1:
+                return index, position
+        return None
+
+    def _compare(self) -> None:
+        """Look for events with identity on both sides, among what is new on either side since the last time."""
+        window = self._window
+        if window.canonical != self._canonical:
+            self._look_again()
+        start = max(self._seen_head, window.base)
+        for position, payload in enumerate(window.payloads[start - window.base :], start):
+            places = self._places.get(window.key(payload), ())
+            if len(places) == 1:
+                self._shared[places[0]] = position
+        for index in range(self._keyed, len(self.events)):
+            held = self.events[index]
+            if held.identity.distinct:
+                self._places.setdefault(window.key(held.payload), []).append(index)
+                for position in window.find(held.payload)[:1]:
+                    self._shared[index] = position
+        self._shared = {
+            index: position for index, position in self._shared.items() if position >= window.base
+        }
+        self._keyed, self._seen_head = len(self.events), window.head
+
+
+def place(events: Sequence[Held], window: Window, index: int, position: int) -> list[int]:
+    """Lay held events against the window, of which ``index`` stands at ``position``.
+
+    Return for each event its position in the window, or `MISSING` where it comes before something that the window
+    holds but is not there itself, or `OPEN` where that is still to be judged.
+
+    Each channel has its own proof: the first of its events that both sides surely share. Backwards from there each
+    event takes the latest free position of its bytes. A channel without a proof is taken to keep the lines' common
+    order: what stands before ``index`` is looked for before ``position``. Only what has an identity is looked for
+    beyond the last gap, and a late event's position says nothing about the others'.
+    """
+    proofs = _proofs(events, window, index, position)
+    places = [OPEN] * len(events)
+    limits: dict[str, int] = {}
+    for place_ in range(len(events) - 1, -1, -1):
+        held = events[place_]
+        channel = held.event.channel
+        proof = proofs.get(channel)
+        if proof is None:
+            if place_ >= index or held.identity.distinct:
+                continue
+        elif place_ > proof[0]:
+            continue
+        elif place_ == proof[0]:
+            places[place_] = limits[channel] = proof[1]
+            continue
+        end = limits.get(channel, position)
+        start = window.base if held.identity.distinct else window.proven_from(end)
+        before = [p for p in window.find(held.payload) if start <= p < end and p not in window.late]
+        places[place_] = before[-1] if before else MISSING
+        if before:
+            limits[channel] = before[-1]
+    _place_late(events, window, places)
+    return places
+
+
+def _proofs(events: Sequence[Held], window: Window, index: int, position: int) -> dict[str, tuple[int, int]]:
+    """Return the first event of each channel that both sides share, as its index and its position."""
+    counts = Counter(held.payload for held in events if held.identity.distinct)
+    proofs = {events[index].event.channel: (index, position)}
+    for place_, held in enumerate(events):
+        if held.identity.distinct and held.event.channel not in proofs and counts[held.payload] == 1:
+            positions = window.find(held.payload)
+            if len(positions) == 1 and positions[0] not in window.late:
+                proofs[held.event.channel] = (place_, positions[0])
+    return proofs
+
+
+def _place_late(events: Sequence[Held], window: Window, places: list[int]) -> None:
+    """Let what is missing in order take the place of late events, each of them once."""
+    if not window.late:
+        return
+    taken: set[int] = set()
+    for index, place_ in enumerate(places):
+        if place_ < 0:
+            found = [p for p in window.find(events[index].payload) if p in window.late and p not in taken]
+            if found and (place_ == MISSING or events[index].identity.distinct):
+                places[index] = found[0]
+                taken.add(found[0])

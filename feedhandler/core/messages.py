@@ -1,0 +1,89 @@
+"""What a message of a line can be, as the arbiter sees it.
+
+The core knows nothing of the exchange's message types: it is handed a `Dialect` that tells events from replies.
+The exchange's own dialect is `feedhandler.exchange.messages.Dialect`.
+"""
+
+from typing import Protocol
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """One broadcast message: it belongs to ``channel`` and is published as ``payload`` (valid UTF-8, one line)."""
+
+    channel: str
+    payload: bytes
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """A message meant for one connection: its ``resultType`` and the request that it answers ("" if it names none)."""
+
+    kind: str
+    request_id: str
+    payload: bytes
+
+
+class Unknown(msgspec.Struct, frozen=True, gc=False):
+    """A JSON object of a type that nobody described: neither evidence nor contradiction; ``channel`` is MARKET/other."""
+
+    channel: str
+    payload: bytes
+
+
+class Garbage(msgspec.Struct, frozen=True, gc=False):
+    """Not one JSON object in UTF-8: no event; ``reason`` is ``utf8``, ``json`` or ``object``."""
+
+    reason: str
+
+
+Message = Event | Reply | Unknown | Garbage
+
+
+class Identity(msgspec.Struct, frozen=True, gc=False):
+    """Whether an event's content cannot recur by accident, and the exchange's own time for it (ms), where it has one."""
+
+    distinct: bool
+    time_ms: int | None
+
+
+class Dialect(Protocol):
+    """How one connection's messages are to be read."""
+
+    def classify(self, payload: bytes) -> Message:
+        """Tell what ``payload`` is; never raises."""
+
+    def identify(self, payload: bytes) -> Identity:
+        """Tell whether an event has an identity (rule R1) and its time; never raises."""
+
+
+class Release(msgspec.Struct, frozen=True, gc=False):
+    """An event to publish: who brought it, when (wall clock, ns), and its class ("" for an ordinary one)."""
+
+    channel: str
+    payload: bytes
+    line: str
+    recv: int
+    kind: str
+
+
+class Gap(msgspec.Struct, frozen=True, gc=False):
+    """A stretch without proof of completeness (rule R9), for ``channel`` or, where that is "", for all of the feed.
+
+    ``since`` is the arrival of the last proven event, ``until`` that of the first after it (wall clock, ns).
+    """
+
+    channel: str
+    reason: str
+    since: int
+    until: int
+
+
+class State(msgspec.Struct, frozen=True, gc=False):
+    """The state of the feed has changed: ``live``, ``quiet``, ``syncing`` or ``down``; ``since`` in wall clock ns."""
+
+    state: str
+    since: int
+
+
+Output = Release | Gap | State

@@ -1,0 +1,31 @@
+"""What a line asks the exchange for.
+
+The envelope is ``{"message": TYPE, "content": {…}}``; ``clientRequestId`` is a UUID that comes back inside ``data``
+of the reply; ``market`` is required on connections over ``market=ALL`` (exchange-api.md, sections 3 and 4).
+"""
+
+from collections.abc import Sequence
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import msgspec
+
+ALL = "ALL"
+"""The market parameter that stands for every market."""
+
+
+def connection_url(base: str, market: str, streams: Sequence[str]) -> str:
+    """Return the URL of one line: identical for all lines of a feed."""
+    parts = urlsplit(base)
+    own = f"market={quote(market, safe='')}&subscriptions={','.join(quote(s, safe='') for s in streams)}"
+    query = f"{parts.query}&{own}" if parts.query else own
+    return urlunsplit((parts.scheme, parts.netloc, parts.path or "/", query, ""))
+
+
+def ping(request_id: str) -> str:
+    """Return the application-level ping, which the exchange prefers to control frames for liveness."""
+    return request("ping", {"clientRequestId": request_id})
+
+
+def request(message: str, content: dict[str, str | list[str]]) -> str:
+    """Return a request in the exchange's envelope."""
+    return msgspec.json.encode({"message": message, "content": content}).decode()

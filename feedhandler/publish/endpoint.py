@@ -1,0 +1,118 @@
+"""The socket file: one daemon at a path, a stale file replaced, a living one left alone.
+
+A lock file beside the socket (`PATH.lock`) is held as long as the socket is served, so that two daemons at
+one path are impossible however their starts interleave; the kernel frees it with the process. The file
+itself stays behind: removing it would let a third process lock a file that a second one is still waiting
+for.
+
+Under the lock, what lies at the path is looked at: nothing is fine, a socket that refuses connections is
+what a killed daemon left and goes, a socket that answers belongs to someone and stays, anything else is no
+business of ours and stays. Mode and group are set after the binding and before the listening: **nobody can
+connect before the permissions stand**.
+"""
+
+import fcntl
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import chown
+from typing import NamedTuple
+
+from feedhandler.config import Publish
+from feedhandler.errors import OperationalError, SocketInUse
+
+PATH_BYTES = 107  # of a Unix socket's address on Linux, the closing zero left out
+WAITING_CONNECTIONS = (
+    128  # accepted by the kernel and not yet by us; beyond that, connecting fails with EAGAIN
+)
+_CREDENTIALS = struct.Struct("3i")
+
+
+class Peer(NamedTuple):
+    """The process at the other end, as the kernel names it."""
+
+    pid: int
+    uid: int
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """Return who connected."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    return Peer(pid, uid)
+
+
+@contextmanager
+def listening(settings: Publish) -> Iterator[socket.socket]:
+    """Serve the path: yield a listening socket, and remove the socket file at the end."""
+    path = settings.socket
+    if len(os.fsencode(path)) > PATH_BYTES:
+        raise OperationalError(f"{path}: a socket's path has at most {PATH_BYTES} bytes")
+    if not path.parent.is_dir():
+        raise OperationalError(f"{path}: the folder {path.parent} does not exist")
+    with _locked(path), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        _clear(path)
+        _bind(sock, settings)
+        try:
+            yield sock
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    name = f"{path}.lock"
+    try:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise OperationalError(f"{name}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise SocketInUse(f"{path}: another feedhandler serves this socket (it holds {name})") from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _clear(path: Path) -> None:
+    """Make way at the path, or say what is in the way."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OperationalError(f"{path}: there is a file that is not a socket; it is left alone")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise SocketInUse(f"{path}: another process uses this socket ({error.strerror})") from error
+        else:
+            raise SocketInUse(f"{path}: another process serves this socket")
+
+
+def _bind(sock: socket.socket, settings: Publish) -> None:
+    path = settings.socket
+    try:
+        sock.setblocking(False)
+        sock.bind(os.fspath(path))
+        path.chmod(settings.mode_bits)
+        if settings.group:
+            chown(path, group=settings.group)
+        sock.listen(WAITING_CONNECTIONS)
+    except LookupError as error:
+        path.unlink(missing_ok=True)
+        raise OperationalError(f"{path}: there is no group {settings.group}") from error
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OperationalError(f"{path}: {error.strerror}") from error

@@ -1,0 +1,57 @@
+"""The records that belong to no channel's numbering, as lines for one consumer.
+
+Compact JSON, keys in the order of the contract, one line each. Events and gaps are encoded where they get
+their seq, in `feedhandler.core.channels`.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from feedhandler import __version__
+from feedhandler.core.channels import Channel
+
+PROTOCOL = 1
+
+_json = msgspec.json.encode
+
+
+def _line(**fields: object) -> bytes:
+    return _json(fields) + b"\n"
+
+
+def hello(session: str, channels: Iterable[Channel]) -> bytes:
+    """Greet: the session and the channels that the peer may read."""
+    names = [channel.name for channel in channels]
+    server = f"feedhandler {__version__}"
+    return _line(type="hello", protocol=PROTOCOL, session=session, server=server, channels=names)
+
+
+def subscribed(next_seqs: dict[str, int]) -> bytes:
+    """Confirm: of each channel the first seq that will come."""
+    return _line(type="subscribed", channels={name: {"next": seq} for name, seq in next_seqs.items()})
+
+
+def refused(channel: str, reason: str, oldest: int, next_seq: int) -> bytes:
+    """Say that a resume can't be served exactly, and what could be: from `oldest` to before `next`."""
+    return _line(type="refused", channel=channel, reason=reason, oldest=oldest, next=next_seq)
+
+
+def state(channel: str, word: str, since_ns: int) -> bytes:
+    """Tell a channel's state."""
+    return _line(type="state", channel=channel, state=word, since=since_ns)
+
+
+def heartbeat(now_ns: int, next_seqs: dict[str, int]) -> bytes:
+    """Tell the next seq of each channel, true of the place in the stream where this record stands."""
+    return _line(type="heartbeat", now=now_ns, next=next_seqs)
+
+
+def error(code: str, detail: str) -> bytes:
+    """Say why the connection will be closed: the consumer asked for something wrong."""
+    return _line(type="error", code=code, detail=detail)
+
+
+def bye(reason: str) -> bytes:
+    """Say why the connection will be closed: the server's reason."""
+    return _line(type="bye", reason=reason)

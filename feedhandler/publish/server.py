@@ -1,0 +1,180 @@
+"""The publisher: numbers what is released, keeps it, and has it on its way to every consumer at once.
+
+The feeds call it synchronously: `publish` for each event, `flush` once for all events of a read. Between an
+event's arrival and its place in the backlog nothing awaits, and **the publisher never waits for a
+consumer**: one that does not read costs itself its connection, and nobody else anything.
+
+The nursery tree while it serves:
+
+    serve                      the socket file and its lock
+    ├── the accepting loop     ends at the start of `drain`
+    └── a consumer each        its own task sends what could not be sent at once
+        ├── sends the rest
+        ├── beats
+        └── reads the request, then watches for the end of the input
+
+Bounds: `backlog_mib` of records (the oldest go first), `consumers` connections (one more is told `busy` and
+closed), `send_kib` for one send, `request_kib` for what a consumer says, `drain_s` for a last word.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+
+import trio
+
+from feedhandler.config import Bounds, Publish
+from feedhandler.core.channels import Channel, Channels
+from feedhandler.core.notes import Notify, note
+from feedhandler.publish import records
+from feedhandler.publish.backlog import Backlog
+from feedhandler.publish.consumer import Consumer, ConsumerLimits, ConsumerStatus
+from feedhandler.publish.endpoint import Peer, listening, peer_of
+from feedhandler.publish.subscription import Shelf, states_track
+
+ACCEPT_PAUSE_S = 0.1  # after the system has run out of descriptors or memory
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Publisher:
+    """One session's channels, their backlog, and the consumers of both."""
+
+    def __init__(
+        self, settings: Publish, bounds: Bounds, *, session: str, clock: Callable[[], int], notify: Notify
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._notify = notify
+        self._channels = Channels()
+        self._backlog = Backlog(settings.backlog_bytes)
+        self._append = self._backlog.append
+        self._states: dict[str, bytes] = {}
+        self._shelf = Shelf(session, self._channels, self._backlog, self._state_of)
+        self._consumers: dict[Consumer, None] = {}
+        self._most_consumers = bounds.consumers
+        self._limits = ConsumerLimits(bounds.request_bytes, bounds.send_bytes, settings.drain_s)
+        own = (os.geteuid(), 0)
+        self._account_uids = frozenset(own if settings.account_uids is None else settings.account_uids)
+        self._accepting = trio.CancelScope()
+        self._deserted = trio.Event()
+
+    @property
+    def session(self) -> str:
+        """The life of this numbering."""
+        return self._shelf.session
+
+    @property
+    def backlog_bytes(self) -> int:
+        """What the kept records cost."""
+        return self._backlog.held_bytes
+
+    def consumers(self) -> list[ConsumerStatus]:
+        """Return who is connected and how far behind."""
+        return [consumer.status() for consumer in self._consumers]
+
+    # What the feeds call: nothing here awaits.
+
+    def channel(self, name: str, *, feed: str, account: bool) -> Channel:
+        """Open a channel; consumers whose patterns match it get it from its first record on."""
+        channel = self._channels.open(name, feed=feed, account=account)
+        self._backlog.track()  # its numbered records
+        self._backlog.track()  # its states
+        for consumer in self._consumers:
+            if consumer.subscription:
+                consumer.subscription.offer(channel)
+        return channel
+
+    def publish(
+        self, channel: Channel, line: str, recv_ns: int, payload: bytes, event_class: str = ""
+    ) -> None:
+        """Publish an event (`event_class` is empty for an ordinary one); `flush` sends it."""
+        self._append(channel.event(line, recv_ns, payload, event_class), 2 * channel.number)
+
+    def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
+        """Publish a gap of a channel; `flush` sends it."""
+        self._append(channel.gap(reason, since_ns, until_ns), 2 * channel.number)
+
+    def state(self, channel: Channel, word: str, since_ns: int) -> None:
+        """Publish a channel's state, to later consumers when they subscribe; `flush` sends it."""
+        record = records.state(channel.name, word, since_ns)
+        self._states[channel.name] = record
+        self._append(record, states_track(channel))
+
+    def flush(self) -> None:
+        """Send what is pending to every consumer that can take it at once."""
+        for consumer in self._consumers:
+            consumer.flush()
+
+    # What the daemon runs.
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve the socket until `drain` has let every consumer go."""
+        with ExitStack() as stack:
+            listener = stack.enter_context(listening(self._settings))
+            async with trio.open_nursery() as nursery:
+                with self._accepting:
+                    task_status.started()
+                    await self._accept(listener, nursery)
+                stack.close()  # the path is free for a successor while the consumers go
+
+    async def drain(self, seconds: float) -> None:
+        """Stop accepting, and let every consumer go with what is pending and a last word, in time."""
+        self._accepting.cancel()
+        for consumer in tuple(self._consumers):
+            consumer.finish(records.bye("shutdown"))
+        with trio.move_on_after(seconds):
+            while self._consumers:
+                await self._deserted.wait()
+        for consumer in tuple(self._consumers):
+            consumer.close()
+
+    async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(listener)
+            try:
+                sock, _ = listener.accept()
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._notify(note("accept_failed", error=errno.errorcode[error.errno]))
+                    await trio.sleep(ACCEPT_PAUSE_S)
+                continue
+            sock.setblocking(False)
+            self._welcome(sock, nursery)
+
+    def _welcome(self, sock: socket.socket, nursery: trio.Nursery) -> None:
+        peer = peer_of(sock)
+        if len(self._consumers) >= self._most_consumers:
+            self._turn_away(sock, peer)
+            return
+        consumer = Consumer(
+            sock,
+            peer,
+            self._shelf,
+            account=peer.uid in self._account_uids,
+            limits=self._limits,
+            clock=self._clock,
+            notify=self._notify,
+        )
+        self._consumers[consumer] = None
+        nursery.start_soon(self._attend, consumer)
+
+    def _turn_away(self, sock: socket.socket, peer: Peer) -> None:
+        """Tell one consumer too many, as far as its socket takes it, and close."""
+        self._notify(note("request_refused", consumer="", pid=peer.pid, uid=peer.uid, code="busy"))
+        detail = f"there are {self._most_consumers} consumers already"
+        with sock, suppress(OSError):
+            sock.send(records.error("busy", detail))
+
+    async def _attend(self, consumer: Consumer) -> None:
+        try:
+            await consumer.run()
+        finally:
+            del self._consumers[consumer]
+            if not self._consumers:
+                self._deserted.set()
+                self._deserted = trio.Event()
+
+    def _state_of(self, channel: Channel) -> bytes:
+        return self._states.get(channel.name, b"")

@@ -1,0 +1,209 @@
+"""A consumer's place in the backlog: which records come to it, and from where on.
+
+A channel has two tracks in the backlog: its numbered records, and its states, which take no seq and are
+never replayed. A subscription knows of each track the place from which its records are wanted (`NEVER` for
+a channel that was not asked for) and one cursor. A live channel is wanted from the head at the time of the
+request, a resumed one from the record after the last received; the cursor starts at the earliest of these,
+so that a replay keeps its original order and passes into the live stream without a seam.
+
+**No resume yields a hole without a record that says so**: what can't be served exactly is refused with its
+reason, and the channel goes on live. A cursor that falls off the backlog is no fault by itself; it is
+`overrun` only if a record that was wanted is among those that went.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from feedhandler.core.channels import Channel, Channels, Patterns
+from feedhandler.publish import records
+from feedhandler.publish.backlog import Backlog
+from feedhandler.publish.request import Request, Resume
+
+NEVER = 2**63 - 1
+
+
+def records_track(channel: Channel) -> int:
+    """Return the track of a channel's numbered records."""
+    return 2 * channel.number
+
+
+def states_track(channel: Channel) -> int:
+    """Return the track of a channel's states."""
+    return 2 * channel.number + 1
+
+
+class Subscription:
+    """The channels of one consumer and its cursor."""
+
+    def __init__(self, backlog: Backlog, patterns: Patterns, *, account: bool) -> None:
+        self._backlog = backlog
+        self._patterns = patterns
+        self._account = account
+        self._since: list[int] = []
+        self._joined = self.cursor = backlog.head
+        self.channels: list[Channel] = []
+
+    @property
+    def behind(self) -> bool:
+        """Whether there are records beyond the cursor."""
+        return self.cursor < self._backlog.head
+
+    def may_read(self, channel: Channel) -> bool:
+        """Tell whether the peer may know of the channel at all."""
+        return self._account or not channel.account
+
+    def offer(self, channel: Channel) -> None:
+        """Take up the next channel of the session: live if it was asked for and may be read."""
+        chosen = self._patterns.match(channel.name) and self.may_read(channel)
+        if chosen:
+            self.channels.append(channel)
+        since = self._backlog.head if chosen else NEVER
+        self._since += (since, since)
+
+    def replay(self, channel: Channel, seq: int) -> None:
+        """Let a channel come from a kept seq on."""
+        track = records_track(channel)
+        self._since[track] = self._backlog.place(track, seq)
+        self.cursor = min(self.cursor, self._since[track])
+
+    def overrun(self) -> bool:
+        """Tell whether a wanted record went before it was taken."""
+        if self.cursor >= self._backlog.base:
+            return False
+        if any(map(self._lost, self.channels)):
+            return True
+        self.cursor = self._backlog.base
+        return False
+
+    def take(self, most_bytes: int) -> bytes:
+        """Move over the next stretch of the backlog and return what is wanted of it, possibly nothing."""
+        start = self.cursor
+        self.cursor = self._backlog.end_of(start, most_bytes)
+        if start >= self._joined and 2 * len(self.channels) == len(self._since):
+            return self._backlog.join(start, self.cursor)
+        return self._backlog.join_chosen(start, self.cursor, self._since)
+
+    def next_seqs(self) -> dict[str, int]:
+        """Return of each channel the seq that comes next to this consumer."""
+        return {channel.name: self._next(channel) for channel in self.channels}
+
+    def lag_events(self) -> int:
+        """Return the number of wanted records beyond the cursor; states are not counted."""
+        return sum(channel.next - self._next(channel) for channel in self.channels)
+
+    def lag_bytes(self) -> int:
+        """Return the bytes of all records beyond the cursor, those of other channels included."""
+        return self._backlog.size(max(self.cursor, self._backlog.base), self._backlog.head)
+
+    def _next(self, channel: Channel) -> int:
+        track = records_track(channel)
+        return self._backlog.count_at(track, max(self.cursor, self._since[track]))
+
+    def _lost(self, channel: Channel) -> bool:
+        tracks = (records_track(channel), states_track(channel))
+        return any(self._backlog.lost(track, max(self.cursor, self._since[track])) for track in tracks)
+
+
+class Refusal(NamedTuple):
+    """Why a request as a whole is refused: the error's code and detail."""
+
+    code: str
+    detail: str
+
+
+class Refused(NamedTuple):
+    """Why one channel is not resumed."""
+
+    reason: str
+    oldest: int
+    next: int
+
+
+class Stream(NamedTuple):
+    """A subscription and the records that come before anything of it."""
+
+    subscription: Subscription
+    preamble: bytes
+    refusals: Counter[str]  # channels not resumed, by reason
+
+
+class Shelf(NamedTuple):
+    """What a subscription is made from: everything that is published."""
+
+    session: str
+    channels: Channels
+    backlog: Backlog
+    state_of: Callable[[Channel], bytes]
+
+
+def subscribe(shelf: Shelf, request: Request, *, account: bool) -> Stream | Refusal:
+    """Serve a request: a stream, or the reason why not."""
+    patterns = Patterns(request.channels)
+    subscription = Subscription(shelf.backlog, patterns, account=account)
+    for name in patterns.exact:
+        channel = shelf.channels.get(name)
+        if channel is None:
+            return Refusal("unknown_channel", f"there is no channel {name}")
+        if not subscription.may_read(channel):
+            return Refusal("forbidden", f"the channel {name} is not for this user")
+    for channel in shelf.channels:
+        subscription.offer(channel)
+    refused = _resume(shelf, subscription, request.resume)
+    unknown = _unknown(shelf, subscription, patterns, request.resume)
+    reasons = Counter(why.reason for why in (*refused.values(), *unknown.values()))
+    return Stream(subscription, _preamble(shelf, subscription, refused, unknown), reasons)
+
+
+def _resume(shelf: Shelf, subscription: Subscription, resume: Resume | None) -> dict[str, Refused]:
+    """Let the named channels come from where the consumer left off; return those that can't."""
+    refused = {}
+    for channel in subscription.channels:
+        if resume is None or channel.name not in resume.seq:
+            continue
+        last, oldest = resume.seq[channel.name], shelf.backlog.oldest(records_track(channel))
+        reason = _refuse(shelf, resume, last, oldest, channel.next)
+        if reason:
+            refused[channel.name] = Refused(reason, oldest, channel.next)
+        else:
+            subscription.replay(channel, last + 1)
+    return refused
+
+
+def _refuse(shelf: Shelf, resume: Resume, last: int, oldest: int, next_seq: int) -> str:
+    """Return why a resume after the seq `last` can't be served exactly, or nothing."""
+    if resume.session != shelf.session:
+        return "unknown_session"
+    if last >= next_seq:
+        return "future"
+    if last + 1 < oldest:
+        return "too_old"
+    return ""
+
+
+def _unknown(
+    shelf: Shelf, subscription: Subscription, patterns: Patterns, resume: Resume | None
+) -> dict[str, Refused]:
+    """Return the refusals for channels that, as far as the peer may know, do not exist (yet)."""
+    if resume is None:
+        return {}
+    known = {channel.name for channel in subscription.channels}
+    refused = {}
+    for name, last in resume.seq.items():
+        if name not in known and patterns.match(name):
+            reason = _refuse(shelf, resume, last, oldest=1, next_seq=1)
+            if reason:
+                refused[name] = Refused(reason, 1, 1)
+    return refused
+
+
+def _preamble(
+    shelf: Shelf, subscription: Subscription, refused: dict[str, Refused], unknown: dict[str, Refused]
+) -> bytes:
+    lines = [records.subscribed(subscription.next_seqs())]
+    for channel in subscription.channels:
+        lines.append(shelf.state_of(channel))
+        if channel.name in refused:
+            lines.append(records.refused(channel.name, *refused[channel.name]))
+    lines += [records.refused(name, *why) for name, why in unknown.items()]
+    return b"".join(lines)

@@ -1,0 +1,158 @@
+"""``feedhandler simulate``: the simulated exchange as a program.
+
+What others read stands on standard output, one line each: ``listening on URL``, ``ca file PATH`` (with
+``--tls``), ``playing``, ``fault KIND market=M line=N …``, ``finished``. Progress stands on standard error.
+"""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import trio
+
+from feedhandler.errors import ConfigError
+from feedhandler.simulator.exchange import Exchange
+from feedhandler.simulator.messages import ALL
+from feedhandler.simulator.server import serve
+from feedhandler.simulator.settings import FaultPlan, Settings, load_faults
+
+PROGRESS_S = 5.0
+DEFAULT_RATE = 200.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: any")
+    parser.add_argument("--tls", action="store_true", help="speak TLS, with a made-up authority")
+    parser.add_argument(
+        "--ca-file", type=Path, help="where to write that authority's certificate (default: a temporary file)"
+    )
+    parser.add_argument(
+        "--tape", type=Path, action="append", default=[], help="play this tape; several: one after another"
+    )
+    parser.add_argument("--market", action="append", default=[], help="generate traffic for this market")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        help=f"generated events per second; 0: flat out (default: {DEFAULT_RATE:g}; none with --tape)",
+    )
+    parser.add_argument("--speed", type=float, default=1.0, help="of the tapes; 0: flat out")
+    parser.add_argument("--seed", type=int, default=1, help="of generated traffic and random choices")
+    parser.add_argument(
+        "--wait", type=int, default=0, help="start playing when every market has so many connections"
+    )
+    parser.add_argument("--faults", type=Path, help="what goes wrong, and how the exchange behaves (TOML)")
+    parser.add_argument("--truth", type=Path, help="write every broadcast to this file")
+    parser.add_argument(
+        "--api-key", default="", help="the key that the token endpoint accepts (default: any)"
+    )
+    parser.add_argument("--api-secret", default="", help="the secret that goes with it (default: any)")
+    parser.add_argument("--token-life", type=float, help="seconds that a token lives")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the exchange until it is told to stop; return the exit code."""
+    code = 0
+    try:
+        trio.run(_run, settings_from(args))
+    except* ConfigError as group:
+        _complain(group)
+        code = 2
+    except* OSError as group:
+        _complain(group)
+        code = 1
+    return code
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    """Return the settings that the options say."""
+    _check(args)
+    plan = load_faults(args.faults) if args.faults else FaultPlan()
+    if args.token_life is not None:
+        behaviour = msgspec.structs.replace(plan.behaviour, token_life_s=args.token_life)
+        plan = msgspec.structs.replace(plan, behaviour=behaviour)
+    rate = args.rate if args.rate is not None or args.tape else DEFAULT_RATE
+    default = () if args.tape else Settings().markets
+    return Settings(
+        host=args.host,
+        port=args.port,
+        tls=args.tls,
+        ca_file=args.ca_file,
+        markets=tuple(dict.fromkeys(args.market)) or default,
+        tapes=tuple(args.tape),
+        rate=rate,
+        speed=args.speed,
+        seed=args.seed,
+        wait=args.wait,
+        truth=args.truth,
+        api_key=args.api_key,
+        api_secret=args.api_secret,
+        plan=plan,
+    )
+
+
+def _check(args: argparse.Namespace) -> None:
+    mistakes = [
+        f"--{name.replace('_', '-')}: expected 0 or more, got {value:g}"
+        for name in ("rate", "speed", "wait", "token_life", "port")
+        if (value := getattr(args, name)) is not None and not value >= 0
+    ]
+    if ALL in args.market:
+        mistakes.append(f"--market: {ALL} stands for every market and is none itself")
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def _complain(group: BaseExceptionGroup[BaseException]) -> None:
+    for error in _leaves(group):
+        print(error, file=sys.stderr)  # noqa: T201 - a command speaks
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - a command speaks
+
+
+def _say_fault(kind: str, market: str, line: int, detail: str) -> None:
+    _say(" ".join(part for part in (f"fault {kind} market={market} line={line}", detail) if part))
+
+
+async def _run(settings: Settings) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            exchange: Exchange = await nursery.start(_serve, settings)
+            _say(f"listening on {exchange.url}")
+            if exchange.ca_file is not None:
+                _say(f"ca file {exchange.ca_file}")
+            nursery.start_soon(_tell, exchange)
+            nursery.start_soon(_tell_progress, exchange)
+            await anext(aiter(signals))
+            nursery.cancel_scope.cancel()
+
+
+async def _serve(settings: Settings, *, task_status: trio.TaskStatus[Exchange]) -> None:
+    await serve(settings, on_fault=_say_fault, task_status=task_status)
+
+
+async def _tell(exchange: Exchange) -> None:
+    await exchange.started_playing.wait()
+    _say("playing")
+    await exchange.finished.wait()
+    _say("finished")
+
+
+async def _tell_progress(exchange: Exchange) -> None:
+    while True:
+        await trio.sleep(PROGRESS_S)
+        lines = sum(len(exchange.connections(market)) for market in (*exchange.markets, ALL))
+        print(f"{exchange.broadcasts} events, {lines} connections", file=sys.stderr)  # noqa: T201 - a command speaks

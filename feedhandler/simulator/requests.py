@@ -1,0 +1,106 @@
+"""The answers to what clients ask on their connections.
+
+Whatever a client sends gets one answer; what is no request, or an unknown one, gets an error with status
+400. Answers depend on the markets and change nothing but the asking connection's subscriptions.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from feedhandler.simulator.market import Market
+from feedhandler.simulator.messages import ALL, STREAMS, Wording
+from feedhandler.simulator.settings import Behaviour
+
+
+class Asker(Protocol):
+    """The connection that asks."""
+
+    market: str
+    subscriptions: list[str]
+
+
+class _Request(msgspec.Struct):
+    message: str
+    content: dict[str, Any] = {}
+
+
+_decode = msgspec.json.Decoder(_Request).decode
+
+
+class Desk:
+    """Answers requests."""
+
+    def __init__(
+        self, behaviour: Behaviour, wording: Wording, markets: Mapping[str, Market], start_ms: int
+    ) -> None:
+        self._behaviour = behaviour
+        self._wording = wording
+        self._markets = markets
+        self._start_ms = start_ms
+
+    def answer(self, asker: Asker, raw: bytes, now: float) -> bytes:
+        """Return the one answer to a request."""
+        try:
+            request = _decode(raw)
+        except msgspec.DecodeError:
+            return self._error("the request is not readable", {})
+        echo = self._echo(request)
+        match request.message:
+            case "ping":
+                return self._wording.reply("pong", {**echo, "statusCode": 200})
+            case "subscribe" | "unsubscribe":
+                return self._change_subscriptions(asker, request, echo)
+            case "emitPublicOrderBook" | "emitPublicCompletedOrders":
+                return self._snapshot(asker, request, echo, now)
+            case _:
+                return self._error("unknown message", echo)
+
+    def subscribed(self, asker: Asker, requested: list[str], echo: Mapping[str, object], verb: str) -> bytes:
+        """Say what an asker is subscribed to."""
+        data = {"activeSubscriptions": asker.subscriptions, **echo, "requestedSubscriptions": requested}
+        return self._wording.reply(verb, data)
+
+    def book_snapshot(self, market: str, now: float, request_id: str | None = None) -> bytes:
+        """Return a market's book as a snapshot message."""
+        state = self._markets[market]
+        rows = state.level_rows(now)
+        return self._wording.snapshot("publicOrderBook", market, rows, state.ts or self._start_ms, request_id)
+
+    def trade_snapshot(self, market: str, now: float, request_id: str | None = None) -> bytes:
+        """Return a market's recent trades as a snapshot message."""
+        state = self._markets[market]
+        rows = state.trade_rows(now)
+        if self._behaviour.trades_newest_first:
+            rows.reverse()
+        return self._wording.snapshot(
+            "publicCompletedOrders", market, rows, state.ts or self._start_ms, request_id
+        )
+
+    def _echo(self, request: _Request) -> dict[str, object]:
+        request_id = request.content.get("clientRequestId")
+        return {} if request_id is None else {"clientRequestId": request_id}
+
+    def _error(self, text: str, echo: Mapping[str, object]) -> bytes:
+        return self._wording.reply("error", {"body": text, **echo, "statusCode": 400})
+
+    def _change_subscriptions(self, asker: Asker, request: _Request, echo: Mapping[str, object]) -> bytes:
+        streams = request.content.get("subscriptions")
+        if not isinstance(streams, list) or not all(stream in STREAMS for stream in streams):
+            return self._error("subscriptions: expected a list of known streams", echo)
+        if request.message == "subscribe":
+            asker.subscriptions = list(dict.fromkeys([*asker.subscriptions, *streams]))
+            return self.subscribed(asker, streams, echo, "subscribed")
+        asker.subscriptions = [stream for stream in asker.subscriptions if stream not in streams]
+        return self.subscribed(asker, streams, echo, "unsubscribed")
+
+    def _snapshot(self, asker: Asker, request: _Request, echo: Mapping[str, object], now: float) -> bytes:
+        market = request.content.get("market") if asker.market == ALL else asker.market
+        named = request.content.get("market", market)
+        if not isinstance(market, str) or named != market or market not in self._markets:
+            return self._error("market: expected the connection's market, or over ALL a known one", echo)
+        request_id = str(echo["clientRequestId"]) if echo else None
+        if request.message == "emitPublicOrderBook":
+            return self.book_snapshot(market, now, request_id)
+        return self.trade_snapshot(market, now, request_id)

@@ -1,0 +1,253 @@
+"""The `tail` command: what it prints, where it goes on, how it ends."""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from feedhandler.client.core import Position, Reader, ServerError, read_position
+from feedhandler.client.tail import Tail, add_arguments, run
+from feedhandler.config import Bounds, Publish
+from feedhandler.core.channels import Channel
+from feedhandler.publish.server import Publisher
+
+TRADES = "m/publicTrades"
+
+
+class House:
+    """A publisher of one channel."""
+
+    def __init__(self, folder: Path, session: str = "session") -> None:
+        self.path = folder / "feed.sock"
+        self.publisher = Publisher(
+            Publish(socket=self.path), Bounds(), session=session, clock=lambda: 0, notify=lambda _: None
+        )
+        self.trades: Channel = self.publisher.channel(TRADES, feed="m", account=False)
+
+    def events(self, count: int, payload: bytes = b"{}") -> None:
+        """Publish events."""
+        for _ in range(count):
+            self.publisher.publish(self.trades, "a", 7, payload)
+        self.publisher.flush()
+
+    async def subscribed(self) -> None:
+        """Wait for a consumer that has subscribed."""
+        while not any(consumer.subscribed for consumer in self.publisher.consumers()):
+            await trio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def serving(folder: Path, session: str = "session") -> AsyncIterator[House]:
+    """Serve during a test."""
+    house = House(folder, session)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(house.publisher.serve)
+        yield house
+        await house.publisher.drain(1)
+
+
+def tail(
+    house: House, output: int, count: int | None = None, resume_file: Path | None = None, **reader: Any
+) -> Tail:
+    """Make a tail that prints to a descriptor."""
+    return Tail(house.path, Reader(**reader), count=count, resume_file=resume_file, output=output)
+
+
+def printed(path: Path) -> list[dict[str, Any]]:
+    """Return the records that were printed."""
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    """Parse a command line."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(words)
+
+
+async def test_the_stream_is_printed_as_received(tmp_path: Path) -> None:
+    """Each line is the server's, byte for byte, and the count is of events, gaps and snapshots."""
+    out = tmp_path / "out"
+    async with serving(tmp_path) as house:
+        with out.open("wb") as file:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(tail(house, file.fileno(), count=3).run)
+                await house.subscribed()
+                house.publisher.state(house.trades, "live", 1)
+                house.events(1, b'{ "x" : 1.50 }')
+                house.publisher.gap(house.trades, "outage", 1, 2)
+                house.events(5)
+    lines = out.read_bytes().splitlines()
+    assert [json.loads(line)["type"] for line in lines[:2]] == ["hello", "subscribed"]
+    assert lines[2:] == [
+        b'{"type":"state","channel":"m/publicTrades","state":"live","since":1}',
+        b'{"type":"event","channel":"m/publicTrades","seq":1,"line":"a","recv":7,"msg":{ "x" : 1.50 }}',
+        b'{"type":"gap","channel":"m/publicTrades","seq":2,"reason":"outage","since":1,"until":2}',
+        b'{"type":"event","channel":"m/publicTrades","seq":3,"line":"a","recv":7,"msg":{}}',
+    ]
+
+
+async def test_the_next_run_goes_on_after_the_last_line(tmp_path: Path) -> None:
+    """Two runs with a resume file print every event once, whatever was released between them."""
+    out, state = tmp_path / "out", tmp_path / "state"
+    async with serving(tmp_path) as house:
+        house.events(2)
+        state.write_bytes(json.dumps({"session": "session", "seq": {TRADES: 0}}).encode())
+        for count in (1, 4):
+            resume = read_position(state.read_bytes())
+            with out.open("ab") as file:
+                await tail(house, file.fileno(), count=count, resume_file=state, resume=resume).run()
+            house.events(3)
+    assert [record["seq"] for record in printed(out) if record["type"] == "event"] == [1, 2, 3, 4, 5]
+    assert read_position(state.read_bytes()) == Position("session", {TRADES: 5})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["feed.sock.lock", "out", "state"]
+
+
+async def test_the_position_covers_only_what_reached_the_output(tmp_path: Path) -> None:
+    """With an output that nobody reads, SIGTERM still ends the run, and no unprinted line counts as received."""
+    state = tmp_path / "state"
+    reading, writing = os.pipe()
+    async with serving(tmp_path) as house:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tail(house, writing, resume_file=state).run)
+            await house.subscribed()
+            house.events(1)
+            with open(reading, "rb", closefd=False) as pipe:  # noqa: ASYNC230 - the data is on its way
+                for _ in range(3):
+                    await trio.lowlevel.wait_readable(reading)
+                    got = pipe.readline()
+            assert json.loads(got)["seq"] == 1
+            house.events(300, b'"%b"' % (b"x" * 10_000))
+            while any(consumer.lag_events for consumer in house.publisher.consumers()):
+                await trio.sleep(0.01)
+            signal.raise_signal(signal.SIGTERM)
+        position = read_position(state.read_bytes())
+        assert position.seq[TRADES] < 301
+    os.close(reading)  # ends the thread that still writes
+    while threading.active_count() > 1 and any(_writes(thread) for thread in threading.enumerate()):
+        await trio.sleep(0.001)
+    os.close(writing)
+
+
+def _writes(thread: threading.Thread) -> bool:
+    return "_write" in thread.name
+
+
+async def test_a_closed_output_ends_the_run_quietly(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A reader of the output that has gone is no fault."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    async with serving(tmp_path) as house:
+        await tail(house, writing).run()
+    os.close(writing)
+    assert capfd.readouterr().err == ""
+
+
+async def test_a_refused_request_ends_the_run_after_it_is_printed(tmp_path: Path) -> None:
+    """The server's `error` is printed like any record, and raised."""
+    out = tmp_path / "out"
+    async with serving(tmp_path) as house:
+        with (
+            out.open("wb") as file,
+            pytest.raises(ServerError, match="unknown_channel: there is no channel x/y"),
+        ):
+            await tail(house, file.fileno(), channels=["x/y"]).run()
+    assert [record["type"] for record in printed(out)] == ["hello", "error"]
+
+
+async def test_a_restarted_daemon_is_waited_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The run outlives the daemon, and says so; a session that is gone comes as a refusal."""
+    out = tmp_path / "out"
+    with out.open("wb") as file:
+        async with trio.open_nursery() as nursery:
+            async with serving(tmp_path) as house:
+                nursery.start_soon(tail(house, file.fileno(), count=3).run)
+                await house.subscribed()
+                house.events(2)
+            async with serving(tmp_path, "another") as house:
+                await house.subscribed()
+                house.events(1)
+                while house.publisher.consumers():
+                    await trio.sleep(0.01)
+    assert [record["type"] for record in printed(out)] == [
+        *("hello", "subscribed", "event", "event", "bye"),
+        *("hello", "subscribed", "refused", "event"),
+    ]
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0].endswith("feed.sock: the server closed the connection; trying again")
+    assert lines[-1].endswith("feed.sock: connected")
+
+
+@pytest.mark.parametrize("text", ["", "x", "{}", '{"session":"s","seq":{"m/a":-1}}'])
+def test_a_broken_resume_file_is_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    """A resume file that is none ends with 2 and a line that names it, before anything is printed."""
+    state = tmp_path / "state"
+    state.write_text(text)
+    assert run(arguments("--socket", str(tmp_path / "s"), "--resume", str(state))) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"feedhandler tail: --resume {state}: not a position to resume from: ")
+    assert state.read_text() == text
+
+
+def test_a_resume_file_that_cannot_be_read_is_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder is no resume file."""
+    assert run(arguments("--socket", str(tmp_path / "s"), "--resume", str(tmp_path))) == 2
+    assert "Is a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["--socket", "s", "--count", "0"], ["--socket", "s", "--count", "x"]])
+def test_a_wrong_command_line_ends_with_two(words: list[str]) -> None:
+    """A missing socket and a count below one are mistakes."""
+    with pytest.raises(SystemExit) as end:
+        arguments(*words)
+    assert end.value.code == 2
+
+
+def test_the_command_ends_with_one_where_the_server_refuses(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The detail of the server's `error` is on standard error, the record on standard output."""
+    path = tmp_path / "feed.sock"
+    record = b'{"type":"error","code":"busy","detail":"there are 256 consumers already"}\n'
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(os.fspath(path))
+        listener.listen(1)
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(record)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert run(arguments("--socket", str(path), "--channel", "m/a", "--no-snapshot")) == 1
+        thread.join()
+    captured = capfd.readouterr()
+    assert captured.out.encode() == record
+    assert captured.err == "feedhandler tail: busy: there are 256 consumers already\n"
+
+
+async def test_a_resume_file_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
+    """A position that can't be kept is a fault, not something to go on without."""
+    missing = tmp_path / "missing" / "state"
+    out = tmp_path / "out"
+    async with serving(tmp_path) as house:
+        with out.open("wb") as file, pytest.raises(Exception, match="missing/state: No such file"):
+            await tail(house, file.fileno(), count=1, resume_file=missing).run()

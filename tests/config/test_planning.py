@@ -1,0 +1,67 @@
+"""Connections against the limits, and the time that they take."""
+
+from feedhandler.config import Config, Exchange, Feed, Limits, describe, plan
+
+EXCHANGE = Exchange(websocket_url="wss://e", markets_url="https://m")
+TIME = "time to full coverage, at 20 connections a minute:"
+
+
+def config(*feeds: Feed, **limits: int) -> Config:
+    """Make a configuration of feeds and limits."""
+    return Config(exchange=EXCHANGE, feeds=feeds, limits=Limits(**limits))
+
+
+def test_named_markets_and_the_account():
+    """Lines of one market, of all markets and over ALL are counted against their own limits."""
+    found = config(
+        Feed(markets=("A", "B"), lines=2),
+        Feed(name="book", markets=("B",), streams=("publicOrderBook",), lines=3),
+        Feed(name="account", markets=("ALL",), streams=("orders", "trades"), lines=2),
+        connections_total=7,
+    )
+    assert describe(found) == [
+        "connections: 9 lines of 4 feeds",
+        "  one market: 5 of 5 (B)",
+        "  per-market feeds together: 7 of 7",
+        "  over market=ALL: 2 of 5",
+        f"{TIME} at most 27 s; every feed has a line within 12 s",
+    ]
+
+
+def test_listed_markets_not_known_yet():
+    """Until the exchange has listed its markets, the need is told per market."""
+    assert describe(config(Feed(markets=("*",), lines=2))) == [
+        "connections: 0 lines of 0 feeds, and 2 lines for each market that the exchange lists",
+        "  one market: 2 of 5 (each listed one)",
+        "  per-market feeds together: 0 of no limit",
+        f"{TIME} at most 0 s, and 6 s for each listed market",
+    ]
+
+
+def test_listed_markets_known():
+    """With their number, feeds of listed markets count like others, and may turn out to be too many."""
+    found = plan(config(Feed(markets=("*",), lines=2), connections_total=80), 50)
+    assert (found.feeds, found.connections, found.per_market) == (50, 100, 2)
+    assert (found.first_lines_s, found.coverage_s) == (150, 300)
+    assert found.above_limits == ("limits.connections_total: 100 connections needed, 80 allowed",)
+    assert describe(config(Feed(markets=("*",), lines=2), connections_total=80), 50)[-2:] == [
+        f"{TIME} at most 5 min 0 s; every feed has a line within 2 min 30 s",
+        "above a limit: limits.connections_total: 100 connections needed, 80 allowed",
+    ]
+
+
+def test_a_market_that_is_named_and_listed_has_both_lines():
+    """Lines of ["*"] and of a named feed come together on the named market."""
+    found = plan(
+        config(Feed(markets=("*",), lines=2), Feed(name="a", markets=("A",), streams=("orders",), lines=1)),
+        10,
+    )
+    assert (found.per_market, found.busiest, found.total) == (3, "A", 21)
+
+
+def test_one_feed_of_one_line():
+    """One is written without a plural."""
+    assert describe(config(Feed(markets=("ALL",), lines=1)))[:2] == [
+        "connections: 1 line of 1 feed",
+        "  over market=ALL: 1 of 5",
+    ]

@@ -1,0 +1,123 @@
+"""Channels: names, numbering, the bytes of numbered records, patterns."""
+
+import json
+from fnmatch import fnmatchcase
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feedhandler.core.channels import Channel, Channels, Patterns, split
+
+text = st.text(st.characters(exclude_categories=["Cs"]))
+parts = st.text(st.sampled_from("ab*é\"'\n "), max_size=3)
+
+
+def opened(name: str = "BTC-USD/publicTrades") -> Channel:
+    return Channels().open(name, feed="BTC-USD", account=False)
+
+
+def test_an_ordinary_event_is_encoded_as_the_contract_shows_it() -> None:
+    """An ordinary event has its keys in the contract's order and the message last, byte for byte."""
+    record = opened().event("a", 1772576154169000000, b'{ "resultType" : "publicTrades" }')
+    assert record == (
+        b'{"type":"event","channel":"BTC-USD/publicTrades","seq":1,"line":"a","recv":1772576154169000000,'
+        b'"msg":{ "resultType" : "publicTrades" }}\n'
+    )
+
+
+def test_a_class_stands_after_recv_and_only_where_there_is_one() -> None:
+    """The class of an event that is not ordinary follows `recv`, and the next ordinary event has none."""
+    channel = opened()
+    late, ordinary = channel.event("b", 7, b"{}", "late"), channel.event("b", 7, b"{}")
+    assert late.endswith(b'"seq":1,"line":"b","recv":7,"class":"late","msg":{}}\n')
+    assert ordinary.endswith(b'"seq":2,"line":"b","recv":7,"msg":{}}\n')
+
+
+def test_a_gap_is_encoded_as_the_contract_shows_it() -> None:
+    """A gap takes the next seq of its channel."""
+    channel = opened()
+    channel.event("a", 1, b"{}")
+    assert channel.gap("outage", 10, 20) == (
+        b'{"type":"gap","channel":"BTC-USD/publicTrades","seq":2,"reason":"outage","since":10,"until":20}\n'
+    )
+    assert channel.next == 3
+
+
+@given(name=text, line=text, word=text)
+@settings(deadline=None)
+def test_whatever_the_names_are_a_record_is_one_line_of_json(name: str, line: str, word: str) -> None:
+    """Hostile names are escaped: the record is one line, and reads back as what went in."""
+    channel = opened(name)
+    for record in (channel.event(line, 5, b'{"a":1}', word), channel.gap(word, 1, 2)):
+        assert record.count(b"\n") == 1
+        assert record.endswith(b"\n")
+        assert json.loads(record)["channel"] == name
+    assert json.loads(channel.event(line, 5, b"{}"))["line"] == line
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from("ab"), st.integers(0, 2), st.booleans())))
+@settings(deadline=None)
+def test_seqs_of_each_channel_are_contiguous(steps: list[tuple[int, str, int, bool]]) -> None:
+    """Whatever is encoded in whatever order, each channel's seqs are 1, 2, 3 and so on, with the right fields."""
+    channels = Channels()
+    opened = [channels.open(f"m/{number}", feed="m", account=False) for number in range(3)]
+    seen = {channel.name: 0 for channel in opened}
+    for number, line, recv, is_gap in steps:
+        channel = opened[number]
+        record = channel.gap("outage", 0, recv) if is_gap else channel.event(line, recv, b"{}")
+        fields = json.loads(record)
+        seen[channel.name] += 1
+        assert fields["seq"] == seen[channel.name]
+        assert is_gap or (fields["line"], fields["recv"]) == (line, recv)
+
+
+def test_channels_keep_the_order_of_their_opening() -> None:
+    """Channels are numbered from 0 in the order of opening, found by name, and a name opens once."""
+    channels = Channels()
+    first = channels.open("ALL/trades", feed="account/ALL", account=True)
+    second = channels.open("a/b/c", feed="a/b", account=False)
+    assert list(channels) == [first, second]
+    assert [channel.number for channel in channels] == [0, 1]
+    assert (second.market, second.stream, second.feed) == ("a/b", "c", "a/b")
+    assert first.account
+    assert channels.get("a/b/c") is second
+    assert channels.get("a/b") is None
+    assert len(channels) == 2
+    with pytest.raises(ValueError, match="open already"):
+        channels.open("a/b/c", feed="x", account=False)
+
+
+def test_a_name_is_split_at_its_last_slash() -> None:
+    """A market may hold slashes, a stream holds none."""
+    assert split("a/b/c") == ("a/b", "c")
+    assert split("none") == ("", "none")
+
+
+@given(
+    patterns=st.lists(st.one_of(st.just("*"), st.builds("{}/{}".format, parts, parts)), max_size=4),
+    market=parts,
+    stream=parts,
+)
+@settings(deadline=None)
+def test_patterns_match_whole_parts(patterns: list[str], market: str, stream: str) -> None:
+    """`*` stands for a whole part, `*` alone for everything, any other text for itself."""
+
+    def matches(pattern: str) -> bool:
+        wanted_market, wanted_stream = split(pattern)
+        whole = (wanted_market in ("*", market)) and (wanted_stream in ("*", stream))
+        return pattern in ("*", f"{market}/{stream}") or (whole and wanted_market != "")
+
+    assert Patterns(patterns).match(f"{market}/{stream}") == any(map(matches, patterns))
+
+
+def test_only_names_without_a_star_part_are_exact() -> None:
+    """Exact names are listed once and in order; patterns are not among them."""
+    patterns = Patterns(["b/x", "*", "*/x", "b/*", "b*/x", "b/x", "*/*", "plain"])
+    assert patterns.exact == ["b/x", "b*/x", "plain"]
+
+
+def test_a_star_inside_a_part_stands_for_itself() -> None:
+    """Parts are no globs: `BTC-*` names a market of that very name."""
+    assert fnmatchcase("BTC-USD", "BTC-*")
+    assert not Patterns(["BTC-*/publicTrades"]).match("BTC-USD/publicTrades")

@@ -1,0 +1,72 @@
+"""The gate: slots in their order, and nothing lost to a cancellation."""
+
+import trio
+import trio.testing
+
+from feedhandler.core.budget import WINDOW_S
+from feedhandler.ingest.gate import Gate
+
+
+async def test_waiters_are_served_by_priority(autojump_clock: trio.testing.MockClock) -> None:
+    """The first minute's slots go to the most urgent, the others wait for a minute."""
+    gate = Gate(2)
+    served: list[tuple[str, float]] = []
+    priorities = {"c": 2, "b": 1, "a": 0, "d": 2}
+
+    async def attempt(name: str) -> None:
+        async with gate.attempt(lambda: priorities[name]):
+            served.append((name, trio.current_time()))
+
+    async with gate.attempt(lambda: 0), gate.attempt(lambda: 0), trio.open_nursery() as nursery:
+        start_s = trio.current_time()
+        for name in priorities:
+            nursery.start_soon(attempt, name)
+            await trio.testing.wait_all_tasks_blocked()
+        assert not served
+        assert repr(gate) == "<Gate <Budget 2/min: 4 waiting, 2 under way, 0 counted>>"
+        nursery.cancel_scope.deadline = start_s + 10
+    assert gate.available() == 0
+    async with trio.open_nursery() as nursery:
+        for name in priorities:
+            nursery.start_soon(attempt, name)
+            await trio.testing.wait_all_tasks_blocked()
+    assert [name for name, _ in served] == ["a", "b", "c", "d"]
+    times_s = [at_s - start_s - 10 for _, at_s in served]
+    assert times_s[:2] == [WINDOW_S, WINDOW_S]
+    assert times_s[2:] == [2 * WINDOW_S, 2 * WINDOW_S]
+
+
+async def test_a_cancelled_waiter_takes_no_slot(autojump_clock: trio.testing.MockClock) -> None:
+    """Who gives up waiting leaves its turn to the next."""
+    gate = Gate(1)
+    async with gate.attempt(lambda: 0):
+        pass
+    with trio.move_on_after(1) as scope:
+        async with gate.attempt(lambda: 0):
+            raise AssertionError  # pragma: no cover
+    assert scope.cancelled_caught
+    assert repr(gate) == "<Gate <Budget 1/min: 0 waiting, 0 under way, 1 counted>>"
+    async with gate.attempt(lambda: 1):
+        assert trio.current_time() == WINDOW_S
+
+
+async def test_an_attempt_cancelled_at_its_grant_is_counted() -> None:
+    """A slot granted to a task that is cancelled at that moment is given back, not leaked."""
+    gate = Gate(1)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with gate.attempt(lambda: 0):
+            raise AssertionError  # pragma: no cover
+    assert repr(gate) == "<Gate <Budget 1/min: 0 waiting, 0 under way, 1 counted>>"
+
+
+async def test_a_failed_attempt_counts_as_well(autojump_clock: trio.testing.MockClock) -> None:
+    """The exchange counts attempts, whatever came of them."""
+    gate = Gate(1)
+    try:
+        async with gate.attempt(lambda: 0):
+            raise OSError
+    except OSError:
+        assert gate.available() == 0
+    gate.set_limit(2)
+    assert gate.available() == 1
