@@ -95,6 +95,7 @@ class Line:
         self.aside: list[Held] = []
         self.moved = 0.0
         self.restarting = False
+        self.crossing = False
         self.messages = self.wins = self.duplicates = self.garbage = 0
 
     def __repr__(self) -> str:
@@ -166,7 +167,7 @@ class Arbiter:
         line.subscribed = self._subscriptions
         line.connected = True
         line.connected_at = line.moved = now
-        line.restarting = False
+        line.restarting = line.crossing = False
         line.head_at_start = self.window.head
         self._unknowns.forget(name)
         self._health(line, "connected", now)
@@ -203,6 +204,7 @@ class Arbiter:
         """Keep what a dying line held: the sequence may still need it (rule R5)."""
         ghost = Line(line.name, LineHealth(self._limits, line.moved), line.hold)
         ghost.subscribed, ghost.connected_at, ghost.moved = line.subscribed, line.connected_at, line.moved
+        ghost.crossing = line.crossing
         ghost.owing, ghost.joined_at, ghost.pinned, ghost.aside = (
             line.owing,
             line.joined_at,
@@ -239,13 +241,13 @@ class Arbiter:
         window = self.window
         index, count, first = 0, len(payloads), owing.position
         while index < count:
-            if owing.position < window.head:
+            if owing.position < window.head and line.owing is not None:
                 run = owing.deliver_run(payloads, index)
                 if run:
                     line.duplicates += run
                     index += run
                     continue
-            if line.aside or owing.deliver(payloads[index], now) is None:
+            if line.aside or line.owing is None or owing.deliver(payloads[index], now) is None:
                 self._receive_one(line, payloads[index], now, recv, replies)
             else:
                 self._delivered(line, owing, now)
@@ -253,29 +255,25 @@ class Arbiter:
         if owing.position > first:
             line.moved = now
             last = owing.position - 1
-            if window.line(last) != line.name:
+            if last >= window.base and window.line(last) != line.name:
                 line.health.lagged(now - window.released_at(last))
 
     def _delivered(self, line: Line, owing: Owing, now: float) -> None:
         line.duplicates += 1
         line.moved = now
         self._interleaved |= owing.interleaves
-        if owing.contradicted is not None:
-            self._correct(line, owing, owing.contradicted, now)
-            owing.contradicted = None
 
     def _correct(self, line: Line, owing: Owing, position: int, now: float) -> None:
         """Put right what was taken for later copies: the line has brought an event that it had passed.
 
         Within a channel a line keeps the exchange's order. So what it brought before this event, and what was taken
-        for events after it, are others: they belong before it, and nobody has released them yet. Only an event with
-        identity proves that, and only where none of the others has one.
+        for events after it, are others: they belong before it, and nobody has released them yet. That is so only where
+        none of the others has an identity.
         """
         window = self.window
         taken = owing.delivered_after(position)
-        distinct = [self._dialect.identify(window.payload(p)).distinct for p in (position, *taken)]
         self._note("order_contradicted", line=line.name, position=position)
-        if not distinct[0] or any(distinct[1:]):
+        if any(self._dialect.identify(window.payload(p)).distinct for p in taken):
             return
         for later in taken:
             owing.reopen(later)
@@ -317,16 +315,48 @@ class Arbiter:
 
     def _judge(self, line: Line, owing: Owing, payload: bytes, event: Event, now: float, recv: int) -> None:
         """Tell whether an event of an aligned line is owed or new (rule R3)."""
-        if (owing.early or owing.count or owing.passed) and owing.deliver(payload, now) is not None:
+        if owing.count and owing.deliver(payload, now) is not None:
             self._delivered(line, owing, now)
+            return
+        if owing.passed and self._dialect.identify(payload).distinct:
+            position = owing.take_passed(payload)
+            if position is not None:
+                self._delivered(line, owing, now)
+                self._correct(line, owing, position, now)
+                return
+        if owing.fence is not None:
+            self._stop_at_fence(line, Held(payload, event, self._dialect.identify(payload), recv, now), now)
             return
         if line.pinned is not None and event.channel not in line.pinned:
             if self._unpinned(line, owing, payload, event, now, recv):
                 return
-        before = owing.first_ordinary(event.channel) if owing.count else None
-        if before is not None and self._same_value(line, owing, payload, event.channel, now):
-            return
+        before = None
+        if owing.count and owing.owes(self.window.ordinary.get(event.channel, -1)):
+            if self._same_value(line, owing, payload, event.channel, now):
+                return
+            before = self._belongs_before(owing, payload, event.channel)
         self._release(line, owing, payload, event, now, recv, before=before)
+
+    def _stop_at_fence(self, line: Line, held: Held, now: float) -> None:
+        """Make a line a witness again that has come to a gap: what it brings may be from the gap or from behind it."""
+        self._vacate(line)
+        line.hold.add(held)
+        line.crossing = True
+        self._health(line, "outrun", now)
+
+    def _belongs_before(self, owing: Owing, payload: bytes, channel: str) -> int | None:
+        """Return the event before which a new one belongs, None where it belongs at the end of its channel.
+
+        The line still owes events of the channel. Either the others have dropped this one, and it comes late; or this
+        line has dropped those, and leads. The exchange's own times tell, as far as they differ; without them, late.
+        """
+        owed = list(islice(owing.owed_ordinary(channel), VALUE_SEARCH_EVENTS))
+        time = self._dialect.identify(payload).time_ms
+        for position in (*owed, self.window.ordinary[channel]):
+            other = self._dialect.identify(self.window.payload(position)).time_ms
+            if time is None or other is None or other >= time:
+                return position
+        return None
 
     def _same_value(self, line: Line, owing: Owing, payload: bytes, channel: str, now: float) -> bool:
         """Look for the event among what the line owes by its JSON value: other bytes, the same event (rule R1)."""
@@ -373,16 +403,26 @@ class Arbiter:
         )
 
     def _skip_where_past(self, bringer: Line, position: int, before: int, now: float) -> None:
-        """Let the lines that are past the place of a late event not owe it: they have missed it."""
+        """Let the lines that have joined after the place of a late event not owe it."""
         distinct = self._dialect.identify(self.window.payload(position)).distinct
         for other in self.lines.values():
-            if other.owing is None or other is bringer or other.owing.owes(before):
-                continue
-            other.owing.skip(position)
-            if distinct:
-                other.owing.passed[position] = now  # should it come after all, it is no news
-            elif other.joined_at <= before:
-                self._divergences.missed(other.name, position)
+            if other.owing is not None and other is not bringer and self._never_owed(other, other.owing, position, before):
+                other.owing.skip(position)
+                if distinct:
+                    other.owing.passed[position] = now  # should it come after all, it is no news
+
+    def _never_owed(self, line: Line, owing: Owing, position: int, before: int) -> bool:
+        """Tell whether a late event's place is before a line's time.
+
+        That is so where the line's first event of the channel is the one at ``before`` or a later one; or where that
+        one is of another channel, and the line has brought it.
+        """
+        window = self.window
+        channel = window.channel(before)
+        if channel != window.channel(position):
+            return not owing.owes(before)
+        start = max(line.joined_at, window.base)
+        return not any(window.channel(p) == channel and p not in window.late for p in range(start, before))
 
     def _lead(self, name: str) -> None:
         if name == self.leader:
@@ -548,7 +588,7 @@ class Arbiter:
         In each channel it owes what follows the ``first`` event that it shares.
         """
         window = self.window
-        owing = Owing(window, position + 1)
+        owing = Owing(window, position + 1, window.gap_from(position + 1))
         owing.early = {p for p in matched if p > position}
         last = {window.channel(p): p for p in sorted(matched) if p not in window.late}
         for p in range(min(first.values()), position):
@@ -561,6 +601,8 @@ class Arbiter:
         for p, before in window.late.items():
             if p not in matched and not owing.owes(before):
                 owing.skip(p)
+                if self._dialect.identify(window.payload(p)).distinct:
+                    owing.passed[p] = now
         return owing
 
     def _catch_up(
@@ -578,10 +620,11 @@ class Arbiter:
         identity on it surely is not. What is left out so falls into the gap.
         """
         window = self.window
-        known = window.proven_from(line.joined_at) == window.base
+        known = line.crossing or window.proven_from(line.joined_at) == window.base
+        line.crossing = False
         for one, place_ in zip(held, places, strict=True):
             known = known or one.identity.distinct
-            if place_ == OPEN:
+            if place_ == OPEN or any(aside.event.channel == one.event.channel for aside in line.aside):
                 self._rejudge(line, [one], now)
             elif place_ == MISSING and known:
                 self._before_join(line, owing, one, first, now)
@@ -600,11 +643,15 @@ class Arbiter:
         if start and start == window.base and not older:
             line.duplicates += 1  # from before the window: released long ago
         else:
-            before = first[channel] if channel in first else owing.first_ordinary(channel)
-            self._release_late(line, owing, held, before, now)
+            before = first[channel] if channel in first else next(owing.owed_ordinary(channel), None)
+            self._release_late(line, owing, held, line.joined_at - 1 if before is None else before, now)
 
-    def _release_late(self, line: Line, owing: Owing, held: Held, before: int | None, now: float) -> None:
-        """Release an event that belongs before another, unless it is the copy of one that came late already."""
+    def _release_late(self, line: Line, owing: Owing, held: Held, before: int, now: float) -> None:
+        """Release an event that belongs before another, unless it is the copy of one that came late already.
+
+        That other event may be of another channel: then nothing of its own channel stands behind it yet, and it goes
+        out as an ordinary event.
+        """
         if owing.deliver_late(held.payload, now):
             self._delivered(line, owing, now)
         else:
@@ -612,13 +659,13 @@ class Arbiter:
 
     def _rejudge(self, line: Line, held: Iterable[Held], now: float) -> None:
         """Judge what was held as if it came now; its arrival stays what it was."""
-        owing = line.owing
-        assert owing is not None
         for one in held:
-            if line.aside:
+            if line.owing is None:
+                line.hold.add(one)
+            elif line.aside:
                 line.aside.append(one)
             else:
-                self._judge(line, owing, one.payload, one.event, now, one.recv)
+                self._judge(line, line.owing, one.payload, one.event, now, one.recv)
 
     def _anchor(self, now: float, recv: int) -> bool:
         """Align a witness by decree where nobody can carry the sequence on (rule R4)."""
@@ -639,10 +686,17 @@ class Arbiter:
                 held = line.hold.events[0]
                 self.outputs.append(Gap("", OUTAGE if self._outage else UNPROVEN, self._last_recv, held.recv))
                 self._note("gap_declared", reason=OUTAGE if self._outage else UNPROVEN)
-                self.window.gaps.append(self.window.head)
+                self._fence(aligned)
                 self._decree(line, now)
                 return True
         return False
+
+    def _fence(self, aligned: Iterable[Line]) -> None:
+        """Note a gap at the head: who is aligned before it has to prove its place behind it anew."""
+        self.window.gaps.append(self.window.head)
+        for line in aligned:
+            if line.owing is not None and line.owing.fence is None:
+                line.owing.fence = self.window.head
 
     def _is_ahead(self, line: Line, now: float, *, patience_s: float) -> bool:
         """Tell whether a witness is past the released sequence, dropping what it may hold from before that.

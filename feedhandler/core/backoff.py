@@ -1,9 +1,9 @@
 """How long to wait after a failed attempt: capped exponential backoff with full jitter.
 
-The wait is drawn evenly from zero to a ceiling that doubles with every failure up to its cap, so that lines that
-failed together do not return together. What the exchange asked for with ``Retry-After`` comes on top, so that those
-who were told the same do not come back as one either. There is no last attempt: the cap bounds the wait, and nothing
-bounds the number of tries.
+The wait is drawn evenly from zero to a ceiling that doubles with every failure up to its cap, so that lines
+that failed together do not return together. What the exchange asked for with ``Retry-After`` comes on top,
+so that those who were told the same do not come back as one either. There is no last attempt: the cap
+bounds the wait, and nothing bounds the number of tries.
 
 The lot is drawn outside and handed in as a number from zero to one.
 """
@@ -11,7 +11,7 @@ The lot is drawn outside and handed in as a number from zero to one.
 from typing import Final
 
 RETRY_AFTER_MAX_S: Final = 3600.0
-"""The longest ``Retry-After`` that is obeyed to the letter; a longer one counts as this, since nothing is given up."""
+"""The longest ``Retry-After`` that is obeyed; a longer one counts as this, since nothing is given up."""
 
 
 class Backoff:

@@ -1,12 +1,13 @@
 """Attempts to connect as a budget: how many in any minute, and who goes first.
 
-The exchange counts new connections of the last minute and bans who goes above its limit. It counts an attempt at
-some moment between our decision and its end, so an attempt keeps its slot while it lasts and for a minute after:
-then no minute holds more than the limit, wherever the exchange's begin.
+The exchange counts new connections of the last minute and bans who goes above its limit. It counts an
+attempt at some moment between our decision and its end, so an attempt keeps its slot while it lasts and for
+a minute after: then no minute holds more than the limit, wherever the exchange's begin.
 
-Who waits is served by priority (the lower the more urgent), then in the order of asking. A priority is asked for at
-the moment of choice and not remembered: a feed that gets its first line while another of its lines waits is less
-urgent from then on. For the same reason a chosen request is told so before the next one is chosen.
+Who waits is served by priority (the lower the more urgent), then in the order of asking. A priority is
+asked for at the moment of choice and not remembered: a feed that gets its first line while another of its
+lines waits is less urgent from then on. For the same reason a chosen request is told so before the next one
+is chosen.
 
     waiting ──grant──▶ under way ──finish──▶ (counted for a minute more)
        └─────withdraw──▶ forgotten

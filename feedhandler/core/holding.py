@@ -77,7 +77,7 @@ class Hold:
         """
         window = self._window
         self._compare()
-        for index, position in sorted(self._shared.items()):
+        for index, position in sorted(self._shared.items(), key=self._newest_stretch_first):
             held = self.events[index]
             if position in window.late:
                 continue
@@ -86,6 +86,10 @@ class Hold:
             if len(window.find(held.payload)) == 1 and len(self._places[window.key(held.payload)]) == 1:
                 return index, position
         return None
+
+    def _newest_stretch_first(self, shared: tuple[int, int]) -> tuple[int, int]:
+        index, position = shared
+        return -self._window.proven_from(position), index
 
     def _compare(self) -> None:
         """Look for events with identity on both sides, among what is new on either side since the last time."""
@@ -148,11 +152,12 @@ def place(events: Sequence[Held], window: Window, index: int, position: int) -> 
 def _proofs(events: Sequence[Held], window: Window, index: int, position: int) -> dict[str, tuple[int, int]]:
     """Return the first event of each channel that both sides share, as its index and its position."""
     counts = Counter(held.payload for held in events if held.identity.distinct)
+    start = window.proven_from(position)
     proofs = {events[index].event.channel: (index, position)}
     for place_, held in enumerate(events):
         if held.identity.distinct and held.event.channel not in proofs and counts[held.payload] == 1:
             positions = window.find(held.payload)
-            if len(positions) == 1 and positions[0] not in window.late:
+            if len(positions) == 1 and positions[0] >= start and positions[0] not in window.late:
                 proofs[held.event.channel] = (place_, positions[0])
     return proofs
 

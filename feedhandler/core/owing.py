@@ -13,11 +13,15 @@ window from the line's **position** on, so the position and a few exceptions say
 Within a channel all lines deliver in one order; that is what "passed" rests on. Across channels no order is assumed.
 Owing is counted by occurrence: each copy of the same bytes is a position of its own.
 
-A message is looked for among the open events first, then from the position on, then among the late ones, then among
-the passed ones: where content recurs, the first copy in its channel's order is the one that a line delivers.
+A message is looked for among the open events first, then from the position on, then among the late ones: where content
+recurs, the first copy in its channel's order is the one that a line delivers. What was passed and comes all the same
+is a duplicate if it has an identity. If it has none, it is another event with the same bytes: to take it for the one
+that this line has dropped would lose it.
 
-A late event belongs before an ordinary one of its channel. A line that has got past that one will not bring it any
-more, so it does not owe it.
+A gap is a **fence**: the same bytes on both sides of it need not be the same event. A line that brings something else
+than what it owes from before the fence has to prove its place anew.
+
+A late event belongs before an ordinary one of its channel. A line that has joined after that place does not owe it.
 """
 
 from bisect import bisect_left, insort
@@ -29,14 +33,14 @@ from feedhandler.core.window import Window
 class Owing:
     """The state of one aligned line against the window of its feed."""
 
-    def __init__(self, window: Window, position: int) -> None:
+    def __init__(self, window: Window, position: int, fence: int | None = None) -> None:
         self._window = window
+        self.fence = fence
         self.position = position
         self.early: set[int] = set()
         self.open: set[int] = set()
         self._open_of: dict[str, list[int]] = {}
         self.passed: dict[int, float] = {}
-        self.contradicted: int | None = None
         self.interleaves = False
 
     def __repr__(self) -> str:
@@ -63,7 +67,8 @@ class Owing:
             return 0
         window = self._window
         place = self.position - window.base
-        count = min(len(payloads) - start, len(window.payloads) - place)
+        end = len(window.payloads) if self.fence is None else self.fence - window.base
+        count = min(len(payloads) - start, end - place)
         if count <= 0:
             return 0
         expected = window.payloads[place : place + count]
@@ -76,13 +81,16 @@ class Owing:
     def deliver(self, payload: bytes, now: float) -> int | None:
         """Take one message if it is owed: return the position that it delivers, else None."""
         window = self._window
-        if not self.open and not self.early and self.position < window.head:
+        if not self.open and not self.early and self.fence is None and self.position < window.head:
             if window.payload(self.position) == payload:
                 self.position += 1
                 return self.position - 1
-        elif self.count == 0 and not self.passed:
+        elif self.count == 0:
             return None
-        return self._look_up(window.find(payload), now)
+        positions = window.find(payload)
+        if self.fence is not None:
+            positions = positions[: bisect_left(positions, self.fence)]
+        return self._look_up(positions, now)
 
     def _look_up(self, positions: Sequence[int], now: float) -> int | None:
         late = self._window.late
@@ -96,8 +104,7 @@ class Owing:
             if position not in self.early and position not in late:
                 self.take(position, now)
                 return position
-        position = self._take_late(positions, now)
-        return self._take_passed(positions) if position is None else position
+        return self._take_late(positions, now)
 
     def deliver_late(self, payload: bytes, now: float) -> bool:
         """Take one message if it is a late event that is owed; tell whether it was."""
@@ -110,10 +117,13 @@ class Owing:
                 return position
         return None
 
-    def _take_passed(self, positions: Sequence[int]) -> int | None:
-        for position in positions:
+    def take_passed(self, payload: bytes) -> int | None:
+        """Take one message if the line has passed it before; return its position.
+
+        Only what has an identity may be asked for: of anything else that was passed, a copy is another event.
+        """
+        for position in self._window.find(payload):
             if self.passed.pop(position, None) is not None:
-                self.contradicted = position
                 return position
         return None
 
@@ -200,12 +210,10 @@ class Owing:
             and not self.owes(later)
         ]
 
-    def first_ordinary(self, channel: str) -> int | None:
-        """Return the first ordinary event of a channel that the line may still bring: a new one of it is late."""
-        last = self._window.ordinary.get(channel, -1)
-        if not self.owes(last):
-            return None
-        return next(position for position in self.owed_of(channel) if position not in self._window.late)
+    def owed_ordinary(self, channel: str) -> Iterator[int]:
+        """Yield the ordinary events of a channel that the line may still bring, oldest first."""
+        if self.owes(self._window.ordinary.get(channel, -1)):
+            yield from (position for position in self.owed_of(channel) if position not in self._window.late)
 
     def owed_of(self, channel: str) -> Iterator[int]:
         """Yield the positions of a channel that the line may still bring, oldest first."""

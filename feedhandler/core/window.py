@@ -114,6 +114,11 @@ class Window:
         index = bisect_right(self.gaps, position)
         return max(self.base, self.gaps[index - 1]) if index else self.base
 
+    def gap_from(self, position: int) -> int | None:
+        """Return the first event behind a gap at ``position`` or later."""
+        index = bisect_left(self.gaps, position)
+        return self.gaps[index] if index < len(self.gaps) else None
+
     def _follow(self) -> None:
         """Bring the index up to the head."""
         index = self._index

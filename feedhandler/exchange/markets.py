@@ -1,8 +1,9 @@
 """Which markets the exchange lists.
 
-The shape of the answer is not documented (exchange-api.md, section 11), so it is read as far as it makes sense:
-a list of names, a list of objects that have a name under one of the usual keys, or an object that holds either.
-Names are opaque, but one that could not stand in a channel or that means something else here is left out.
+The shape of the answer is not documented (exchange-api.md, section 11), so it is read as far as it makes
+sense: a list of names, a list of objects that have a name under one of the usual keys, or an object that
+holds either. Names are opaque, but one that could not stand in a channel or that means something else here
+is left out.
 """
 
 import ssl

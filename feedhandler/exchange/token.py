@@ -6,9 +6,10 @@
 - Only one request is under way at a time; whoever wants a token meanwhile waits for its outcome.
 - A token's life counts from the moment of asking. It is not handed out within its margin, which is a quarter
   of its life at most, so that short-lived tokens work as well.
-- At most ``REQUESTS_PER_MINUTE`` requests in any minute; above it the answer is a refusal that names the wait.
-- After a refusal there is a pause: what ``Retry-After`` asks for, else a long one where the key is bad (401, 403)
-  and a short one otherwise.
+- At most ``REQUESTS_PER_MINUTE`` requests in any minute; above it the answer is a refusal that names the
+  wait.
+- After a refusal there is a pause: what ``Retry-After`` asks for, else a long one where the key is bad
+  (401, 403) and a short one otherwise.
 - The answer is data from outside: what would not pass as one WebSocket subprotocol is no token.
 - Key, secret and token show in no text, no repr and no note; the key is read anew for each request.
 """
@@ -18,13 +19,14 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import msgspec
 import trio
 
+from feedhandler.config import Credentials
 from feedhandler.core.notes import Notify, note
-from feedhandler.errors import ConnectionFailed, TokenRefused
+from feedhandler.errors import ConfigError, ConnectionFailed, TokenRefused
 from feedhandler.exchange.web import Answer, ask
 
 REQUESTS_PER_MINUTE: Final = 20
@@ -46,18 +48,6 @@ TOKEN_MAX_CHARS: Final = 8192
 
 _SHAPE: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BAD_KEY: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
-
-
-class Credentials(Protocol):
-    """The key and the secret of an account."""
-
-    @property
-    def key(self) -> str:
-        """The public half."""
-
-    @property
-    def secret(self) -> str:
-        """The secret half."""
 
 
 class Token(NamedTuple):
@@ -143,15 +133,22 @@ class TokenSource:
         return token
 
     async def _ask(self, asked_s: float) -> Token:
-        credentials = self._credentials()
-        if credentials is None:
-            raise TokenRefused(0, "no API key and secret are configured")
+        headers = self._headers()
         if len(self._asked_s) == REQUESTS_PER_MINUTE and asked_s < self._asked_s[0] + MINUTE_S:
             wait_s = self._asked_s[0] + MINUTE_S - asked_s
             raise TokenRefused(0, "the limit of token requests per minute is reached", wait_s)
         self._asked_s.append(asked_s)
-        headers = {"X-Api-Key": credentials.key, "X-Api-Secret": credentials.secret}
         return read_token(await self._post(headers))
+
+    def _headers(self) -> dict[str, str]:
+        """Read key and secret anew; that they are missing now is no reason to stop."""
+        try:
+            credentials = self._credentials()
+        except ConfigError:
+            credentials = None
+        if credentials is None:
+            raise TokenRefused(0, "there is no API key and secret to be read")
+        return {"X-Api-Key": credentials.key, "X-Api-Secret": credentials.secret}
 
     async def _post(self, headers: dict[str, str]) -> Answer:
         try:

@@ -1,14 +1,14 @@
 """Opening and closing one connection: name, TCP, TLS, WebSocket handshake; and goodbye.
 
 This is the only file that knows what ssl and the WebSocket library raise; it maps that once, to
-`ConnectionFailed` and `HandshakeRefused`. Their texts are our own, since exceptions of the library can hold what
-was sent; and they are raised outside of the handlers, so that nothing hangs on to them as a context.
+`ConnectionFailed` and `HandshakeRefused`. Their texts are our own, since exceptions of the library can hold
+what was sent; and they are raised outside of the handlers, so that nothing hangs on to them as a context.
 
     open_line ──▶ Connection ──pump──▶ the reason of its end ──▶ goodbye, at most GOODBYE_S
 
-Whatever ends a connection, its other side is told with a close frame and given a moment to answer: the exchange
-counts open connections, and a slot that it believes taken is missing at the next attempt. That moment is shielded
-from cancellation and bounded; then the socket is closed in any case.
+Whatever ends a connection, its other side is told with a close frame and given a moment to answer: the
+exchange counts open connections, and a slot that it believes taken is missing at the next attempt. That
+moment is shielded from cancellation and bounded; then the socket is closed in any case.
 
 TCP goes to the first address that answers (happy eyeballs) and does not delay small writes (trio's default).
 """
@@ -25,7 +25,7 @@ from typing import Final
 import h11
 import trio
 import trio_websocket
-from wsproto.utilities import ProtocolError
+from wsproto.utilities import LocalProtocolError, ProtocolError
 
 from feedhandler.config import Bounds
 from feedhandler.errors import ConfigError, ConnectionFailed
@@ -121,16 +121,17 @@ async def open_line(
     )
     connection: Connection | None = None
     failure: ConnectionFailed | None = None
+    leaving = trio.Event()
+    reading = trio.CancelScope(shield=True)
     try:
-        async with trio.open_nursery() as nursery:  # holds the library's reader
-            connection = await _shake_hands(nursery, plane, target, offered, deadline_s)
+        async with trio.open_nursery() as nursery:
+            reader_home = await nursery.start(_keep_reader, reading, leaving)
             try:
+                connection = await _shake_hands(reader_home, plane, target, offered, deadline_s)
                 yield connection
             finally:
-                connection.end(CLOSED)
-                nursery.cancel_scope.deadline = trio.current_time() + GOODBYE_S
-                nursery.cancel_scope.shield = True
-                await connection.say_goodbye()
+                leaving.set()
+                await _leave(connection, reading)
     except BaseExceptionGroup as group:
         failure = None if connection else _handshake_failure(group)
         if failure is None:
@@ -139,6 +140,34 @@ async def open_line(
         await trio.aclose_forcefully(transport)
     if failure is not None:
         raise failure
+
+
+async def _keep_reader(
+    reading: trio.CancelScope, leaving: trio.Event, task_status: trio.TaskStatus[trio.Nursery]
+) -> None:
+    """Hold the library's reader, which outlives a cancelled line until the goodbye is over.
+
+    The reader answers every ping, and fails where our close frame has gone out before: then the goodbye is over.
+    """
+    with reading:
+        try:
+            async with trio.open_nursery() as nursery:
+                task_status.started(nursery)
+                await leaving.wait()
+        except* LocalProtocolError:
+            if not leaving.is_set():
+                raise
+
+
+async def _leave(connection: Connection | None, reading: trio.CancelScope) -> None:
+    """Say goodbye; what is not over by its bound is cut off."""
+    if connection is None:
+        reading.cancel()
+        return
+    connection.end(CLOSED)
+    reading.deadline = trio.current_time() + GOODBYE_S
+    with trio.CancelScope(deadline=reading.deadline, shield=True):
+        await connection.say_goodbye()
 
 
 def _check(offered: str | None, head: bytes) -> None:

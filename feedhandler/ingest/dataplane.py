@@ -4,22 +4,24 @@
                       └──────────▶ text messages, a list for each read ──▶ ``deliver``
     socket ◀── DataPlaneStream ◀── all that the library sends
 
-The library keeps the handshake, pings and pongs, closing and sending. It never sees a data frame, so its message
-queue stays empty, nothing in it ever waits for a consumer, and it answers a ping at the read that brought it.
+The library keeps the handshake, pings and pongs, closing and sending. It never sees a data frame, so its
+message queue stays empty, nothing in it ever waits for a consumer, and it answers a ping at the read that
+brought it.
 
 Rules:
 
-- Until the head of the answer to the handshake is complete (16 KiB at most) nothing passes; ``check`` judges it
-  and raises what ends the attempt. An exception of the handshake crosses the library on its way to `connect`.
+- Until the head of the answer to the handshake is complete (16 KiB at most) nothing passes; ``check``
+  judges it and raises what ends the attempt. An exception of the handshake crosses the library on its way
+  to `connect`.
 - Then nothing is read until ``open``: who is told of the data is told of the connection first.
 - **No await between a read and the end of its delivery.** One read is one call of ``deliver``, before the
   library gets the control frames of that read.
 - A read yields to the other tasks however much there is to read: trio's streams have a checkpoint in every
   ``receive_some``.
-- The end has one reason, the first that is seen: ``closed`` (a close frame), ``eof`` (without one), ``reset``,
-  ``protocol``, ``oversize``, or what the caller of ``end`` says. After it nothing is delivered.
-- After the end the library still gets the control frames, so that it can say goodbye; where frames can't be told
-  apart any more, all that comes is read and dropped, so that the other side's end is seen.
+- The end has one reason, the first that is seen: ``closed`` (a close frame), ``eof`` (without one),
+  ``reset``, ``protocol``, ``oversize``, or what the caller of ``end`` says. After it nothing is delivered.
+- After the end the library still gets the control frames, so that it can say goodbye; where frames can't be
+  told apart any more, all that comes is read and dropped, so that the other side's end is seen.
 - A write that fails is dropped: the read side holds what came before and then tells the end. So a broken
   connection loses nothing that has already arrived.
 """

@@ -1,4 +1,4 @@
-"""The frames that a WebSocket server sends, split into messages and control frames. Pure: bytes in, values out.
+"""The frames of a WebSocket server, split into messages and control frames. Pure: bytes in, values out.
 
     bytes ──▶ text messages, whole and in order        for the feed
           ──▶ control frames (ping, pong, close),      for the WebSocket library, byte for byte
@@ -7,17 +7,19 @@
 
 Rules (RFC 6455, section 5, as a client reads it):
 
-- A text message comes out when its last byte is in. Fragments are put together here, so that nothing overtakes;
-  control frames may stand between them. Whether a payload is UTF-8 is not looked at.
-- A message of more than ``max_message_bytes`` fails the connection, as soon as a header shows it and before its
-  payload is kept. So what is kept is bounded by one message in assembly and one frame under way, each of that size.
-- What the protocol forbids fails the connection: a masked frame, a reserved bit or opcode (no extension was offered),
-  a continuation of nothing, a new message within a fragmented one, a control frame that is fragmented or long.
-  A length in more bytes than it needs is let pass: it leaves no doubt about where the frame ends.
+- A text message comes out when its last byte is in. Fragments are put together here, so that nothing
+  overtakes; control frames may stand between them. Whether a payload is UTF-8 is not looked at.
+- A message of more than ``max_message_bytes`` fails the connection, as soon as a header shows it and before
+  its payload is kept. So what is kept is bounded by one message in assembly and one frame under way, each
+  of that size.
+- What the protocol forbids fails the connection: a masked frame, a reserved bit or opcode (no extension was
+  offered), a continuation of nothing, a new message within a fragmented one, a control frame that is
+  fragmented or long. A length in more bytes than it needs is let pass: it leaves no doubt about where the
+  frame ends.
 - What precedes a failure comes out; nothing after it does. Nor does anything after a close frame.
 
-`FrameSplitter._usual` is the daemon's hottest loop: one unfragmented short text frame after the other out of one
-piece of bytes. All else takes the way around through `FrameSplitter._unusual`, one frame a call.
+`FrameSplitter._usual` is the daemon's hottest loop: one unfragmented short text frame after the other out
+of one piece of bytes. All else takes the way around through `FrameSplitter._unusual`, one frame a call.
 """
 
 from struct import Struct
@@ -131,7 +133,7 @@ class FrameSplitter:
         return position
 
     def _unusual(self, data: bytes, position: int) -> int:
-        """Take one frame of any kind; return where the next one begins, or ``position`` where there is none."""
+        """Take one frame of any kind; return where the next begins, or ``position`` where there is none."""
         header = self._header(data, position)
         if header is None:
             return position

@@ -1,7 +1,7 @@
 """The budget of connection attempts as lines see it: wait for a slot, use it, give it back.
 
-There is no task behind the gate. Whoever waits sleeps until a slot can be free and then serves all who wait, the
-most urgent first; so a cancelled waiter takes nothing with it.
+There is no task behind the gate. Whoever waits sleeps until a slot can be free and then serves all who
+wait, the most urgent first; so a cancelled waiter takes nothing with it.
 """
 
 from collections.abc import AsyncIterator, Callable

@@ -1,9 +1,9 @@
 """What a line asks for and what the answer to its handshake means. Pure: text and bytes in, values out.
 
 The answer is judged here before the WebSocket library sees it, since that one reads the body of a refusal
-without a bound, waits for ever where some rules are broken, and names in its exceptions what was sent.
-The exchange may select the subprotocol that was offered, which carries the token, or none; no extension
-was offered, so none may be selected. The library then checks the rest (``Sec-WebSocket-Accept`` and the like).
+without a bound, waits for ever where some rules are broken, and names in its exceptions what was sent. The
+exchange may select the subprotocol that was offered, which carries the token, or none; no extension was
+offered, so none may be selected. The library then checks the rest (``Sec-WebSocket-Accept`` and the like).
 """
 
 from typing import Final, NamedTuple
@@ -33,7 +33,7 @@ class Target(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """The ``Host`` header: brackets around an IPv6 address, and the port unless it is the scheme's own."""
+        """The ``Host`` header: an IPv6 address in brackets, and the port unless it is the scheme's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORTS["wss" if self.tls else "ws"] else f"{host}:{self.port}"
 

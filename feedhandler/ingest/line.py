@@ -6,16 +6,17 @@
 
 Rules:
 
-- The feed hears of a connection in one order: ``connecting``, ``connected``, ``received`` and ``rejected`` as
-  often as something comes, ``lost`` once, after everything that was read; or ``failed``, once for each attempt
-  (without ``connecting`` where the attempt ended before a slot was granted, for want of a token).
-- A line never gives up and data never raises out of it. Waits are drawn from a backoff that starts over only when
-  the feed says that good data has come, since a connection that brings none is no success.
+- The feed hears of a connection in one order: ``connecting``, ``connected``, ``received`` and ``rejected``
+  as often as something comes, ``lost`` once, after everything that was read; or ``failed``, once for each
+  attempt (without ``connecting`` where the attempt ended before a slot was granted, for want of a token).
+- A line never gives up and data never raises out of it. Waits are drawn from a backoff that starts over
+  only when the feed says that good data has come, since a connection that brings none is no success.
 - A token that the exchange refuses (401, 403) is replaced once, and the attempt repeated at once, before the
   backoff. A key that the token endpoint refuses is asked with again only at the backoff's longest interval.
-- An application-level ping goes out at its interval. The line is lost (``silent``) when for the interval and the
-  pong's time-out together nothing at all has arrived: no data, no pong, no control frame. That time is counted in
-  wake-ups of the line's own, so a daemon that stood still for a while blames itself and not the exchange.
+- An application-level ping goes out at its interval. The line is lost (``silent``) when for the interval
+  and the pong's time-out together nothing at all has arrived: no data, no pong, no control frame. That time
+  is counted in wake-ups of the line's own, so a daemon that stood still for a while blames itself and not
+  the exchange.
 - The goodbye to a lost connection and the wait before the next attempt pass at the same time.
 """
 

@@ -209,12 +209,14 @@ class Consumer:
 
     async def run(self) -> None:
         """Serve the connection to its end."""
-        with self._sock, self._scope:
-            self._note("consumer_connected")
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._send_rest)
-                await self._serve(nursery)
-        self._note("consumer_left", reason=self._leaving)
+        self._note("consumer_connected")
+        try:
+            with self._sock, self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send_rest)
+                    await self._serve(nursery)
+        finally:
+            self._note("consumer_left", reason=self._leaving or "shutdown")
 
     def _hello(self) -> bytes:
         readable = (channel for channel in self._shelf.channels if self._account or not channel.account)

@@ -7,6 +7,7 @@ What others read stands on standard output, one line each: ``listening on URL``,
 import argparse
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -75,13 +76,12 @@ def settings_from(args: argparse.Namespace) -> Settings:
         behaviour = msgspec.structs.replace(plan.behaviour, token_life_s=args.token_life)
         plan = msgspec.structs.replace(plan, behaviour=behaviour)
     rate = args.rate if args.rate is not None or args.tape else DEFAULT_RATE
-    default = () if args.tape else Settings().markets
     return Settings(
         host=args.host,
         port=args.port,
         tls=args.tls,
         ca_file=args.ca_file,
-        markets=tuple(dict.fromkeys(args.market)) or default,
+        markets=tuple(dict.fromkeys(args.market)) or None,
         tapes=tuple(args.tape),
         rate=rate,
         speed=args.speed,
@@ -130,7 +130,7 @@ def _say_fault(kind: str, market: str, line: int, detail: str) -> None:
 async def _run(settings: Settings) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-            exchange: Exchange = await nursery.start(_serve, settings)
+            exchange: Exchange = await nursery.start(partial(serve, settings, on_fault=_say_fault))
             _say(f"listening on {exchange.url}")
             if exchange.ca_file is not None:
                 _say(f"ca file {exchange.ca_file}")
@@ -138,10 +138,6 @@ async def _run(settings: Settings) -> None:
             nursery.start_soon(_tell_progress, exchange)
             await anext(aiter(signals))
             nursery.cancel_scope.cancel()
-
-
-async def _serve(settings: Settings, *, task_status: trio.TaskStatus[Exchange]) -> None:
-    await serve(settings, on_fault=_say_fault, task_status=task_status)
 
 
 async def _tell(exchange: Exchange) -> None:

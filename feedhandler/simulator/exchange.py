@@ -31,7 +31,7 @@ from feedhandler.simulator.messages import (
 )
 from feedhandler.simulator.outbox import Ending, Outbox
 from feedhandler.simulator.requests import Desk
-from feedhandler.simulator.settings import Behaviour, Fault, Settings
+from feedhandler.simulator.settings import DEFAULT_MARKETS, Behaviour, Fault, Settings
 from feedhandler.simulator.traffic import NOMINAL_RATE, MarketTraffic
 from feedhandler.simulator.truth import Truth
 
@@ -87,7 +87,9 @@ class Exchange:
             for name in names:
                 if name not in self.markets:
                     self._open_market(name, books.get(name, ()))
-        generated = [name for name in self.settings.markets if name not in self.markets]
+        default = () if self.settings.tapes else DEFAULT_MARKETS
+        wanted = default if self.settings.markets is None else self.settings.markets
+        generated = [name for name in wanted if name not in self.markets]
         rate = (self.settings.rate or 0) / max(1, len(generated)) or NOMINAL_RATE
         for name in generated:
             source = MarketTraffic(name, rate, self.settings.seed, self.wording)
@@ -260,6 +262,8 @@ class Exchange:
     def reply(self, line: Connection, message: bytes) -> None:
         """Send a message to one connection only."""
         line.outbox.put_reply(trio.current_time(), frames.text(message, self._fragment_bytes))
+        if line.outbox.backlog_bytes > self.settings.outbox_bytes:
+            self._close_slow(line)
 
     def book_snapshot(self, market: str) -> bytes:
         """Return a market's book as the message that a snapshot request gets."""

@@ -7,8 +7,8 @@ exchange still answers. Control frames are urgent always.
 
 An `Ending` stands in the queue like a frame, so that a connection that is to die at an event dies behind it.
 
-Bound: who puts events in watches ``backlog_bytes``, clears the outbox over its limit and closes the
-connection as slow.
+Bounds: who puts events and replies in watches ``backlog_bytes``, clears the outbox over its limit and closes
+the connection as slow; `URGENT_MAX` replies and control frames overtake.
 """
 
 import math
@@ -21,6 +21,9 @@ import trio
 
 TAKE_MAX_BYTES = 256 * 1024
 """How much a writer takes at once."""
+
+URGENT_MAX = 10_000
+"""Replies and control frames that overtake; what would be more is left unsaid."""
 
 
 class Ending(NamedTuple):
@@ -108,7 +111,8 @@ class Outbox:
 
     def put_urgent(self, frame: bytes | Ending) -> None:
         """Queue something that overtakes everything."""
-        self._urgent.append(frame)
+        if len(self._urgent) < URGENT_MAX or isinstance(frame, Ending):
+            self._urgent.append(frame)
         self.wake()
 
     def put_ending(self, now: float, ending: Ending) -> None:

@@ -17,7 +17,7 @@ from feedhandler.simulator.exchange import Exchange, now_ms
 from feedhandler.simulator.messages import OTHER
 from feedhandler.simulator.traffic import Step
 
-BATCH = 128
+BATCH = 512
 
 
 async def play(exchange: Exchange) -> None:

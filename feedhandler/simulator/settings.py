@@ -32,6 +32,8 @@ from feedhandler.errors import ConfigError
 OUTBOX_MAX_BYTES = 64 * 1024 * 1024
 """Default bound of what waits for one connection; a connection that reaches it is closed as slow."""
 
+DEFAULT_MARKETS = ("BTC-USD", "ETH-USD")
+
 Kind = Literal[
     "close", "reset", "half_frame", "mute", "delay", "throttle",
     "drop", "interleave", "refuse", "garbage", "outage", "ping",
@@ -163,7 +165,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tls: bool = False
     ca_file: Path | None = None
     """Where the certificate of the made-up authority is written; left out: a temporary file."""
-    markets: tuple[str, ...] = ("BTC-USD", "ETH-USD")
+    markets: tuple[str, ...] | None = None
+    """Whose traffic is generated; left out: `DEFAULT_MARKETS`, none where tapes are played."""
     tapes: tuple[Path, ...] = ()
     """Played one after another."""
     rate: float | None = None

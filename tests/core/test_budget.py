@@ -7,7 +7,7 @@ from feedhandler.core.budget import WINDOW_S, Budget, Request
 
 
 def request(priority: int = 0) -> Request:
-    """A request of a fixed priority."""
+    """Return a request of a fixed priority."""
     return Request(lambda: priority, lambda: None)
 
 

@@ -14,6 +14,7 @@ parts = st.text(st.sampled_from("ab*é\"'\n "), max_size=3)
 
 
 def opened(name: str = "BTC-USD/publicTrades") -> Channel:
+    """Open one channel."""
     return Channels().open(name, feed="BTC-USD", account=False)
 
 
@@ -47,7 +48,7 @@ def test_a_gap_is_encoded_as_the_contract_shows_it() -> None:
 @given(name=text, line=text, word=text)
 @settings(deadline=None)
 def test_whatever_the_names_are_a_record_is_one_line_of_json(name: str, line: str, word: str) -> None:
-    """Hostile names are escaped: the record is one line, and reads back as what went in."""
+    """Hostile names are escaped: the record is one line, and reads back."""
     channel = opened(name)
     for record in (channel.event(line, 5, b'{"a":1}', word), channel.gap(word, 1, 2)):
         assert record.count(b"\n") == 1
@@ -59,7 +60,7 @@ def test_whatever_the_names_are_a_record_is_one_line_of_json(name: str, line: st
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from("ab"), st.integers(0, 2), st.booleans())))
 @settings(deadline=None)
 def test_seqs_of_each_channel_are_contiguous(steps: list[tuple[int, str, int, bool]]) -> None:
-    """Whatever is encoded in whatever order, each channel's seqs are 1, 2, 3 and so on, with the right fields."""
+    """Whatever is encoded in whatever order, each channel's seqs go 1, 2, 3, with the right fields."""
     channels = Channels()
     opened = [channels.open(f"m/{number}", feed="m", account=False) for number in range(3)]
     seen = {channel.name: 0 for channel in opened}

@@ -1,4 +1,4 @@
-"""Peers for the tests of ingest: raw scripted servers on loopback, and a hub that writes down what it hears."""
+"""Peers for the tests of ingest: scripted servers on loopback, and a hub that writes down what it hears."""
 
 import base64
 import hashlib

@@ -83,7 +83,7 @@ def text(payload: bytes) -> bytes:
 
 
 async def test_messages_arrive_and_the_close_is_answered(serve: Serve, inbox: Inbox) -> None:
-    """A clean life: the request is right, data that comes with the answer counts, a close frame is answered."""
+    """A clean life: the request is right, early data counts, and a close frame is answered."""
     answers: list[tuple[int, bytes]] = []
     heads: list[str] = []
 
@@ -212,7 +212,8 @@ async def test_retry_after_is_read(serve: Serve, inbox: Inbox, as_date: bool) ->
         pytest.param(b"HTTP/1.1 101 x\r\n\r\n", "protocol", id="bare 101"),
         pytest.param(b"HTTP/1.1 101 x\r\n\xff: \xff\r\n\r\n", "protocol", id="not ASCII"),
         pytest.param(
-            b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: no\r\n\r\n",
+            b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+            b"Sec-WebSocket-Accept: no\r\n\r\n",
             "protocol",
             id="wrong accept",
         ),
@@ -270,7 +271,7 @@ async def test_no_answer_times_out(
     async def script(_peer: Any) -> None:
         await trio.sleep_forever()
 
-    autojump_clock.autojump_threshold = 0.02
+    autojump_clock.autojump_threshold = 0.005
     port = await serve(script)
     before_s = trio.current_time()
     assert (await failure(port, inbox)).reason == "timeout"
@@ -285,7 +286,7 @@ async def test_no_tls_answer_times_out(
     async def script(_peer: Any) -> None:
         await trio.sleep_forever()
 
-    autojump_clock.autojump_threshold = 0.02
+    autojump_clock.autojump_threshold = 0.005
     error = await failure(await serve(script), inbox, url="wss://127.0.0.1:{port}")
     assert error.reason == "timeout"
 
@@ -362,13 +363,42 @@ async def test_goodbye_is_bounded(serve: Serve, inbox: Inbox, autojump_clock: tr
         frames.append(await peer.frame())
         await trio.sleep_forever()
 
-    autojump_clock.autojump_threshold = 0.02
+    autojump_clock.autojump_threshold = 0.005
     async with opened(await serve(script), inbox) as connection:
         connection.end("restart")
         await connection.pump()
         before_s = trio.current_time()
     assert trio.current_time() - before_s == pytest.approx(GOODBYE_S, abs=0.01)
     assert frames == [(8, b"\x03\xe8")]
+
+
+@pytest.mark.parametrize(
+    "close", [b"\x88\x01x", b"\x88\x02\x00\x01", b"\x88\x04\x03\xe8\xff\xff", b"\x88\x00"]
+)
+async def test_odd_close_frames(serve: Serve, inbox: Inbox, close: bytes) -> None:
+    """A close frame is a close, whatever it holds."""
+
+    async def script(peer: Any) -> None:
+        await peer.accept()
+        await peer.send(text(b"data") + close)
+
+    async with opened(await serve(script), inbox) as connection:
+        assert await connection.pump() == "closed"
+    assert inbox.payloads == [b"data"]
+
+
+async def test_pings_during_the_goodbye(serve: Serve, inbox: Inbox) -> None:
+    """A server that goes on to ping and to send while we take leave changes nothing."""
+
+    async def script(peer: Any) -> None:
+        await peer.accept()
+        assert await peer.frame() == (8, b"\x03\xe8")
+        await peer.send(text(b"late") + b"\x89\x00" + text(b"late") + b"\x88\x02\x03\xe8")
+
+    async with opened(await serve(script), inbox) as connection:
+        connection.end("restart")
+        assert await connection.pump() == "restart"
+    assert inbox.payloads == []
 
 
 async def test_cancellation_says_goodbye(serve: Serve, inbox: Inbox) -> None:

@@ -28,7 +28,7 @@ def plane_on(
         stream,
         check=check,
         deliver=lambda payloads: log.append(tuple(payloads)),
-        rejected=lambda kind: log.append(kind),
+        rejected=log.append,
         read_bytes=4096,
         max_message_bytes=4096,
     )
@@ -38,7 +38,7 @@ async def test_delivery_precedes_the_control_frames_of_a_read() -> None:
     """One read is one delivery, and the library sees its control frames after it."""
     log: list[Any] = []
     ours, theirs = trio.testing.memory_stream_pair()
-    plane = plane_on(ours, log, lambda head: log.append(head))
+    plane = plane_on(ours, log, log.append)
     await theirs.send_all(HEAD + text(b"early"))
     log.append(await plane.receive_some(10))
     plane.open()
@@ -129,7 +129,7 @@ async def test_two_flat_out_lines_share_the_daemon(serve: Serve) -> None:
 
 
 async def test_pings_are_answered_while_data_floods(serve: Serve) -> None:
-    """(14) Pings within an endless flood are each answered, in order, though every delivery takes its time."""
+    """(14) Pings within an endless flood are each answered, in order, though deliveries are slow."""
     pings = [b"ping %d" % i for i in range(20)]
     pongs: list[bytes] = []
     answered = trio.Event()
@@ -156,15 +156,17 @@ async def test_pings_are_answered_while_data_floods(serve: Serve) -> None:
 
     target = Target.from_url(f"ws://127.0.0.1:{await serve(flood)}")
     with trio.fail_after(10):
-        async with open_line(
-            target,
-            token=None,
-            deliver=busy,
-            rejected=lambda _kind: None,
-            ssl_context=tls_context(None),
-            bounds=Bounds(read_kib=16),
-        ) as connection:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(connection.pump)
-                await answered.wait()
+        async with (
+            open_line(
+                target,
+                token=None,
+                deliver=busy,
+                rejected=lambda _kind: None,
+                ssl_context=tls_context(None),
+                bounds=Bounds(read_kib=16),
+            ) as connection,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(connection.pump)
+            await answered.wait()
     assert pongs == pings

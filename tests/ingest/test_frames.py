@@ -55,7 +55,7 @@ def messages(draw: st.DrawFn) -> Expected:
 
 
 def alone(wire: bytes) -> Expected:
-    """A control frame between messages."""
+    """Expect a control frame between messages."""
     return Expected(wire, [], wire, [])
 
 
@@ -153,7 +153,7 @@ GOOD = frame(0x81, b"good")
     ],
 )
 def test_violations_fail_the_connection(bad: bytes, reason: str) -> None:
-    """What precedes a violation comes out, nothing after it does, and the reason is named; in one read or in many."""
+    """What precedes a violation comes out, nothing after it does, and the reason is named."""
     for chunks in ([GOOD + bad + GOOD, GOOD], [(GOOD + bad + GOOD)[i : i + 1] for i in range(len(bad) + 12)]):
         splitter = FrameSplitter(1000)
         assert split(splitter, chunks) == ([b"good"], b"")

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def running(nursery: trio.Nursery, journal: Any) -> Callable[..., Line]:
     """Run a line in the background of a test, on a clock that jumps when nothing happens."""
 
     def start(clock: trio.testing.MockClock, port: int, **changes: Any) -> Line:
-        clock.autojump_threshold = 0.02
+        clock.autojump_threshold = 0.005
         line = line_to(port, journal, **changes)
         nursery.start_soon(line.run)
         return line
@@ -114,7 +115,7 @@ async def test_backoff_grows_until_good_data_comes(
     await journal.wait_for("lost", "a", "closed", times=5)
     journal.on_received = line.reset_backoff
     await journal.wait_for("lost", "a", "closed", times=7)
-    waits_s = [later_s - earlier_s for earlier_s, later_s in zip(opened_s, opened_s[1:], strict=False)]
+    waits_s = [later_s - earlier_s for earlier_s, later_s in pairwise(opened_s)]
     assert waits_s == pytest.approx([1, 2, 4, 5, 5, 1], abs=0.05)
 
 
@@ -148,7 +149,7 @@ async def test_it_never_gives_up(
 async def test_a_mute_connection_is_lost(
     serve: Serve, journal: Any, running: Callable[..., Line], autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Where nothing at all arrives, pongs included, the line is lost within the ping's interval and time-out."""
+    """Where nothing arrives, not even pongs, the line is lost after the ping's interval and time-out."""
     pings: list[bytes] = []
 
     async def script(peer: Any) -> None:
@@ -203,7 +204,7 @@ async def test_data_without_pongs_keeps_a_line(
 async def test_restart_within_a_delivery(
     serve: Serve, journal: Any, running: Callable[..., Line], autojump_clock: trio.testing.MockClock
 ) -> None:
-    """The feed may end a connection while it is given data: nothing more of it arrives, and a new one comes."""
+    """The feed may end a connection within a delivery: nothing more of it arrives, and a new one comes."""
     seen: list[int] = []
 
     async def script(peer: Any) -> None:

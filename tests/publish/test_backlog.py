@@ -27,18 +27,22 @@ class Model:
         self.all: list[Kept] = []
 
     def append(self, size: int, track: int) -> None:
+        """Append to both."""
         ordinal = self.next(track)
         record = b"%d:%d:" % (track, ordinal) + b"x" * size
         self.all.append(Kept(record, track, ordinal))
         self.backlog.append(record, track)
 
     def next(self, track: int) -> int:
+        """Count a track."""
         return 1 + sum(kept.track == track for kept in self.all)
 
     def held_bytes(self) -> int:
+        """Weigh what should be kept."""
         return sum(len(kept.record) + RECORD_COST_BYTES for kept in self.all[self.backlog.base :])
 
     def first_of(self, track: int, place: int) -> int:
+        """Return the ordinal of the track's first record from a place on."""
         later = (kept.ordinal for kept in self.all[place:] if kept.track == track)
         return next(later, self.next(track))
 

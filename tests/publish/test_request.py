@@ -56,8 +56,8 @@ def test_what_is_wrong_is_said(line: bytes, detail: str) -> None:
 @pytest.mark.parametrize("seq", ["-1", "true", "1.0", "1e3", '"1"', "null", "[]", "1" + "0" * 5000])
 def test_a_seq_is_a_number_from_nought(seq: str) -> None:
     """Hostile values of a resume are refused, whatever their type."""
-    line = '{"op":"subscribe","channels":["*"],"resume":{"session":"s","seq":{"a/b":%s}}}' % seq
-    assert isinstance(parse(line.encode()), BadRequest)
+    line = b'{"op":"subscribe","channels":["*"],"resume":{"session":"s","seq":{"a/b":%b}}}' % seq.encode()
+    assert isinstance(parse(line), BadRequest)
 
 
 def test_a_huge_seq_is_a_seq() -> None:

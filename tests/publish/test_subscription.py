@@ -36,11 +36,13 @@ class World:
             self.open(name)
 
     def open(self, name: str, *, account: bool = False) -> None:
+        """Open a channel and its tracks."""
         self.channels.open(name, feed="feed", account=account)
         self.backlog.track()
         self.backlog.track()
 
     def event(self, name: str, size: int = 0) -> None:
+        """Publish an event."""
         channel = self.channels.get(name)
         assert channel
         record = channel.event("a", len(self.stream), b'{"x":"%b"}' % (b"x" * size))
@@ -48,6 +50,7 @@ class World:
         self.stream.append(json.loads(record))
 
     def state(self, name: str, word: str) -> None:
+        """Publish a state."""
         channel = self.channels.get(name)
         assert channel
         self.states[name] = record = records.state(name, word, 0)
@@ -55,16 +58,19 @@ class World:
         self.stream.append(json.loads(record))
 
     def subscribe(self, request: Request, *, account: bool = False) -> Stream:
+        """Subscribe, where that works."""
         outcome = subscribe(self.shelf, request, account=account)
         assert isinstance(outcome, Stream)
         return outcome
 
 
 def lines(data: bytes) -> list[dict[str, Any]]:
+    """Read records."""
     return [json.loads(line) for line in data.splitlines()]
 
 
 def drained(subscription: Subscription, most_bytes: int = 300) -> list[dict[str, Any]]:
+    """Take all that there is, in stretches."""
     taken = []
     while subscription.behind and not subscription.overrun():
         taken += lines(subscription.take(most_bytes))
@@ -72,6 +78,7 @@ def drained(subscription: Subscription, most_bytes: int = 300) -> list[dict[str,
 
 
 def wish(*channels: str, resume: Resume | None = None) -> Request:
+    """Make a request."""
     return Request("subscribe", list(channels), resume=resume)
 
 
@@ -84,6 +91,7 @@ steps = st.lists(
 
 
 def play(world: World, steps: list[tuple[str, str, int]]) -> None:
+    """Publish what the steps say."""
     for kind, name, size in steps:
         if kind == "event":
             world.event(name, size)
@@ -101,7 +109,7 @@ def play(world: World, steps: list[tuple[str, str, int]]) -> None:
     pull=st.integers(1, 1_000),
 )
 @settings(deadline=None, max_examples=300)
-def test_a_consumer_gets_what_the_model_says_or_a_refusal(
+def test_a_consumer_gets_what_the_model_says_or_a_refusal(  # noqa: PLR0917 - hypothesis names what it draws
     before: list[tuple[str, str, int]],
     after: list[tuple[str, str, int]],
     limit: int,
@@ -110,7 +118,7 @@ def test_a_consumer_gets_what_the_model_says_or_a_refusal(
     patterns: list[str],
     pull: int,
 ) -> None:
-    """(10) Random appends, trims and resumes: exactly the model's records in their order, never a silent hole."""
+    """(10) Whatever is appended, trimmed and resumed: the model's records in order, never a silent hole."""
     world = World(limit)
     play(world, before)
     request = wish(*patterns, resume=Resume(session, seqs))
@@ -179,7 +187,7 @@ def test_the_next_seqs_are_true_of_every_place(
 
 
 def test_the_answer_stands_in_the_order_of_the_contract() -> None:
-    """`subscribed`, then per channel its state and its refusal, then the refusals of channels not yet there."""
+    """`subscribed`, then per channel its state and refusal, then refusals of channels not yet there."""
     world = World()
     world.state("m/a", "quiet")
     world.state("m/b", "live")
@@ -192,6 +200,27 @@ def test_the_answer_stands_in_the_order_of_the_contract() -> None:
         {"type": "refused", "channel": "m/later", "reason": "unknown_session", "oldest": 1, "next": 1},
     ]
     assert stream.refusals == {"unknown_session": 2}
+
+
+def test_a_resume_is_served_from_the_oldest_kept_record_on() -> None:
+    """(10) One seq decides: after the record before the oldest kept one all is there, one earlier it is not."""
+    world = World(2_000)
+    for _ in range(50):
+        world.event("m/a", 100)
+    oldest = world.backlog.oldest(0)
+    assert oldest > 2
+    served, refused = (
+        world.subscribe(wish("m/a", resume=Resume(SESSION, {"m/a": oldest - back}))) for back in (1, 2)
+    )
+    assert [record["seq"] for record in drained(served.subscription)] == list(range(oldest, 51))
+    assert lines(refused.preamble)[1] == {
+        "type": "refused",
+        "channel": "m/a",
+        "reason": "too_old",
+        "oldest": oldest,
+        "next": 51,
+    }
+    assert not refused.subscription.behind
 
 
 def test_states_are_not_replayed() -> None:
@@ -207,7 +236,7 @@ def test_states_are_not_replayed() -> None:
 
 
 def test_account_channels_are_for_those_who_may_read_them() -> None:
-    """A pattern passes over what the peer may not read, an exact name is `forbidden`, nothing is given away."""
+    """A pattern passes over what the peer may not read, an exact name is `forbidden`; no secret is told."""
     world = World()
     world.open(SECRET, account=True)
     world.event(SECRET)
@@ -217,7 +246,8 @@ def test_account_channels_are_for_those_who_may_read_them() -> None:
     stream = world.subscribe(wish("*", resume=Resume("old", {SECRET: 1, "ALL/nothing": 1})))
     assert SECRET not in lines(stream.preamble)[0]["channels"]
     refused = [record for record in lines(stream.preamble) if record["type"] == "refused"]
-    assert [{**record, "channel": ""} for record in refused][0] == {**refused[1], "channel": ""}
+    secret, nothing = ({**record, "channel": ""} for record in refused)
+    assert secret == nothing
     world.event(SECRET)
     assert drained(stream.subscription) == []
     allowed = world.subscribe(wish(SECRET, resume=Resume(SESSION, {SECRET: 0})), account=True)

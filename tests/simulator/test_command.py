@@ -33,7 +33,7 @@ def parse(*words):
 def test_the_defaults():
     """Without options two markets are generated at a gentle rate; a tape replaces them."""
     assert parse() == Settings(rate=command.DEFAULT_RATE)
-    assert parse("--tape", "x") == Settings(tapes=(Path("x"),), markets=())
+    assert parse("--tape", "x") == Settings(tapes=(Path("x"),))
     assert parse("--tape", "x", "--market", "A-B", "--rate", "5").markets == ("A-B",)
     assert parse("--token-life", "60").plan.behaviour.token_life_s == 60
 

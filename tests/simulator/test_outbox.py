@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feedhandler.simulator.outbox import TAKE_MAX_BYTES, Ending, Interleaver, Outbox
+from feedhandler.simulator.outbox import TAKE_MAX_BYTES, URGENT_MAX, Ending, Interleaver, Outbox
 
 
 def test_everything_due_goes_in_one_piece_and_bounded():
@@ -30,6 +30,16 @@ def test_urgent_things_overtake_and_endings_keep_their_place():
     outbox.put_event("s", (0.0, b"later"))
     outbox.put_urgent(b"pong")
     assert [outbox.take(0.0) for _ in range(4)] == [b"pong", b"event", Ending("reset"), b"later"]
+
+
+def test_no_more_urgent_things_than_the_bound():
+    """What would overtake beyond the bound is left unsaid; an ending never is."""
+    outbox = Outbox()
+    for _ in range(URGENT_MAX + 5):
+        outbox.put_urgent(b"pong")
+    outbox.put_urgent(Ending("reset"))
+    assert [outbox.take(0.0) for _ in range(URGENT_MAX + 1)][-2:] == [b"pong", Ending("reset")]
+    assert outbox.take(0.0) is None
 
 
 def test_a_reply_overtakes_events_only_on_a_muted_line():

@@ -3,6 +3,7 @@
 
 import json
 import ssl
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -10,7 +11,8 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, open_websocket_url
 
-from feedhandler.simulator.settings import Behaviour, Fault, FaultPlan, RandomFaults
+from feedhandler.simulator.server import serve
+from feedhandler.simulator.settings import Behaviour, Fault, FaultPlan, RandomFaults, Settings
 
 BOOK = "publicOrderBook"
 TRADES = "publicTrades"
@@ -588,3 +590,45 @@ async def test_a_client_that_breaks_the_protocol_is_closed(start, join_raw, auto
     data, _ = await read_to_end(stream)
     assert data[0] == 0x88
     assert int.from_bytes(data[2:4], "big") == code
+
+
+async def test_faults_that_find_nobody_are_noted(nursery, autojump_clock):
+    """A fault without a victim strikes nobody and is noted; connections are noted as they come and go."""
+    notes = []
+    settings = Settings(markets=("A-B",))
+    exchange = await nursery.start(partial(serve, settings, notify=notes.append))
+    exchange.inject(Fault(kind="reset"))
+    exchange.inject(Fault(kind="reset", market="A-B", line=3))
+    assert [note.name for note in notes] == ["simulated_fault_missed"] * 2
+
+
+async def test_ping_floods_are_answered(start, join, autojump_clock, faults):
+    """A flood of pings is as many pings, each answered."""
+    exchange = await start()
+    async with join(exchange):
+        exchange.inject(Fault(kind="ping", count=50, line="all"))
+        await trio.sleep(1)
+    assert exchange.gate.compliance.pongs_received == 50
+    assert faults == [("ping", "BTC-USD", 0)]
+
+
+async def test_account_events_go_to_their_subscribers(start, join, autojump_clock):
+    """Account trades reach whoever is subscribed to them, whatever market the connection named."""
+    exchange = await start(markets=("A-B", "C-D"))
+    async with join(exchange, "A-B", "trades") as one, join(exchange, "ALL", "trades,orders") as two:
+        exchange.broadcast("ALL", "trades", b'{"resultType":"completedOrdersDelta","data":[]}')
+        for line in (one, two):
+            assert await line.get_message() == '{"resultType":"completedOrdersDelta","data":[]}'
+
+
+async def test_a_client_that_asks_and_never_reads_is_closed_as_slow(start, join_raw, autojump_clock):
+    """Unread replies count toward the bound of the outbox, too."""
+    exchange = await start(outbox_bytes=20_000)
+    stream = await join_raw(exchange)
+    await trio.testing.wait_all_tasks_blocked()
+    (line,) = exchange.connections("BTC-USD")
+    for _ in range(4):
+        exchange.reply(line, exchange.book_snapshot("BTC-USD"))
+    assert exchange.connections("BTC-USD") == []
+    data, _ = await read_to_end(stream)
+    assert data == b"\x88\x0a\x03\xf5too slow"

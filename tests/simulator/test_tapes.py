@@ -133,7 +133,7 @@ def test_what_is_no_tape_is_named(tmp_path, content):
 async def test_a_tape_plays_at_its_speed(start, join, autojump_clock, tape):  # noqa: ARG001 - the clock's
     """At double speed a tape takes half its time; then the exchange says that it is finished and stays."""
     path = tape(OPENING, *(trade(number * 1_000_000_000, number) for number in range(1, 11)))
-    exchange = await start(tapes=(path,), markets=(), speed=2.0, wait=1)
+    exchange = await start(tapes=(path,), markets=None, speed=2.0, wait=1)
     async with join(exchange, "X") as line:
         began = trio.current_time()
         for _ in range(10):
@@ -147,7 +147,7 @@ async def test_a_tape_plays_at_its_speed(start, join, autojump_clock, tape):  # 
 async def test_a_snapshot_in_mid_tape_is_broadcast_as_the_difference(start, join, autojump_clock, tape):  # noqa: ARG001
     """What the later snapshot changes comes as one delta, the opening not at all."""
     later = book(2_000_000_000, 9, 9, ["bid", "1.0", "3"], ["ask", "2.5", "4"], snapshot=True)
-    exchange = await start(tapes=(tape(OPENING, trade(1_000_000_000, 1), later),), markets=(), wait=1)
+    exchange = await start(tapes=(tape(OPENING, trade(1_000_000_000, 1), later),), markets=None, wait=1)
     async with join(exchange, "X") as line:
         assert "publicCompletedOrdersDelta" in await line.get_message()
         delta = json.loads(await line.get_message())
@@ -161,7 +161,7 @@ async def test_recorded_lags_are_replayed_on_the_lines(start, join, autojump_clo
     """Connection k gets its events when recorded line k got them."""
     copies = [trade(10**9, 1) | {"t": t, "line": line} for t, line in ((10**9, 1), (3 * 10**9, 2))]
     path = tape(OPENING | {"line": 1}, *copies)
-    exchange = await start(tapes=(path,), markets=(), wait=2)
+    exchange = await start(tapes=(path,), markets=None, wait=2)
     async with join(exchange, "X") as one, join(exchange, "X") as two:
         began = trio.current_time()
         await one.get_message()
