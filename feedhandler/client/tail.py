@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import trio
@@ -84,8 +85,15 @@ class Tail:
 
     async def run(self) -> None:
         """Print until the count is reached, a signal comes or the output is closed."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            await self._run(signals)
+        self._save()
+        if self._fault is not None:
+            raise self._fault
+
+    async def _run(self, signals: AsyncIterator[int]) -> None:
         async with trio.open_nursery() as nursery:
-            await nursery.start(_end_on_signal, nursery.cancel_scope)
+            nursery.start_soon(_end_on_signal, signals, nursery.cancel_scope)
             try:
                 await self._print_all()
             except BrokenPipeError:
@@ -93,9 +101,6 @@ class Tail:
             except OperationalError as fault:
                 self._fault = fault
             nursery.cancel_scope.cancel()
-        self._save()
-        if self._fault is not None:
-            raise self._fault
 
     async def _print_all(self) -> None:
         async with self._client:
@@ -145,13 +150,9 @@ class Tail:
         self._saved_at = trio.current_time()
 
 
-async def _end_on_signal(
-    scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for _ in signals:
-            scope.cancel()
+async def _end_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -49,7 +49,7 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._disconnect()
+        self._disconnect()
 
     def __aiter__(self) -> Self:
         return self
@@ -82,7 +82,7 @@ class Client:
         if data:
             self._reader.feed(data)
             return
-        await self._disconnect()
+        self._disconnect()
         self._complain("the server closed the connection")
         await self._pause()
 
@@ -109,10 +109,10 @@ class Client:
                 await stream.send_all(self._reader.subscribe())
             return stream
 
-    async def _disconnect(self) -> None:
+    def _disconnect(self) -> None:
         if self._stream is not None:
-            stream, self._stream = self._stream, None
-            await stream.aclose()
+            self._stream.socket.close()
+            self._stream = None
 
     def _complain(self, trouble: str) -> None:
         """Report trouble once, not for each attempt that ends in the same."""

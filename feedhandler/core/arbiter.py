@@ -92,6 +92,7 @@ class Line:
         self.owing: Owing | None = None
         self.joined_at = 0
         self.pinned: set[str] | None = None
+        self.decreed = False
         self.aside: list[Held] = []
         self.moved = 0.0
         self.restarting = False
@@ -322,7 +323,8 @@ class Arbiter:
             position = owing.take_passed(payload)
             if position is not None:
                 self._delivered(line, owing, now)
-                self._correct(line, owing, position, now)
+                if position not in self.window.late:
+                    self._correct(line, owing, position, now)
                 return
         if owing.fence is not None:
             self._stop_at_fence(line, Held(payload, event, self._dialect.identify(payload), recv, now), now)
@@ -384,10 +386,13 @@ class Arbiter:
         before: int | None = None,
     ) -> None:
         """Admit a new event: it goes out, and every other aligned line owes it, unless it is late and they are past it."""
-        position = self.window.append(payload, event.channel, line.name, now, before=before)
+        late = before is not None and self.window.ordinary.get(event.channel, -1) >= before
+        position = self.window.append(
+            payload, event.channel, line.name, now, before=before if late else None
+        )
         if owing.position == position:
             owing.position += 1
-            if owing.open and before is None:
+            if owing.open and not late:
                 owing.pass_before(event.channel, position, now)
         else:
             owing.take(position, now)
@@ -399,7 +404,7 @@ class Arbiter:
         self._last_release = now
         self._lead(line.name)
         self.outputs.append(
-            Release(event.channel, event.payload, line.name, recv, "" if before is None else LATE)
+            Release(event.channel, event.payload, line.name, recv, LATE if late else "")
         )
 
     def _skip_where_past(self, bringer: Line, position: int, before: int, now: float) -> None:
@@ -441,7 +446,7 @@ class Arbiter:
         """Judge a first message of a channel in which the line is not pinned; tell whether that settled it."""
         channel = event.channel
         assert line.pinned is not None
-        if self._has_delivered(line, owing, channel):
+        if not line.decreed and self._has_delivered(line, owing, channel):
             line.pinned.add(channel)
             return False
         identity = self._dialect.identify(payload)
@@ -452,6 +457,10 @@ class Arbiter:
                     self._pin_from(line, owing, channel, positions[0])
                 self._delivered(line, owing, now)
                 return True
+            if line.decreed:
+                line.pinned.add(channel)
+        if line.decreed:
+            return False
         if (identity.distinct or self._interleaved) and self._others_in(line, channel):
             line.aside = [Held(payload, event, identity, recv, now)]
             return True
@@ -460,7 +469,7 @@ class Arbiter:
 
     def _has_delivered(self, line: Line, owing: Owing, channel: str) -> bool:
         """Tell whether the line has brought an event of a channel since it joined."""
-        last = self.window.newest.get(channel, -1)
+        last = self.window.ordinary.get(channel, -1)
         if last < line.joined_at or last in owing.open:
             return False
         return last < owing.position or last in owing.early
@@ -576,6 +585,7 @@ class Arbiter:
         first = {held[i].event.channel: places[i] for i in reversed(in_order)}
         line.owing = self._owing_at(position, {p for p in places if p >= 0}, first, now)
         line.joined_at = position + 1
+        line.decreed = False
         line.pinned = set(first)
         line.moved = now
         self._health(line, "joined", now)
@@ -743,7 +753,8 @@ class Arbiter:
         line.hold = self._new_hold()
         line.owing = Owing(self.window, self.window.head)
         line.joined_at = self.window.head
-        line.pinned = None
+        line.decreed = bool(self.window.head)
+        line.pinned = set() if line.decreed else None
         line.moved = now
         self._outage = False
         self._health(line, "joined", now)

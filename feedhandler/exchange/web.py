@@ -22,8 +22,8 @@ ANSWER_MAX_BYTES: Final = 4 * 1024 * 1024
 """The longest body that is kept; an endpoint that sends more has given no answer."""
 
 STEPS: Final = 3
-"""TCP, TLS, answer: each has its share of the time. A TLS handshake whose time is up in httpx is closed by it;
-one that is cancelled from outside leaves its socket open."""
+"""TCP, TLS, answer: each has its share of the time. httpx closes a TLS handshake that is too slow for it, but
+leaves the socket of one open that is cancelled from outside."""
 
 
 class Answer(NamedTuple):

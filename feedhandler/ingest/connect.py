@@ -131,7 +131,8 @@ async def open_line(
                 yield connection
             finally:
                 leaving.set()
-                await _leave(connection, reading)
+                with trio.move_on_after(GOODBYE_S, shield=True):
+                    await _leave(connection, reading)
     except BaseExceptionGroup as group:
         failure = None if connection else _handshake_failure(group)
         if failure is None:
@@ -147,7 +148,7 @@ async def _keep_reader(
 ) -> None:
     """Hold the library's reader, which outlives a cancelled line until the goodbye is over.
 
-    The reader answers every ping, and fails where our close frame has gone out before: then the goodbye is over.
+    The reader answers every ping, and fails where our close frame has gone out before: the goodbye is over.
     """
     with reading:
         try:
@@ -166,8 +167,7 @@ async def _leave(connection: Connection | None, reading: trio.CancelScope) -> No
         return
     connection.end(CLOSED)
     reading.deadline = trio.current_time() + GOODBYE_S
-    with trio.CancelScope(deadline=reading.deadline, shield=True):
-        await connection.say_goodbye()
+    await connection.say_goodbye()
 
 
 def _check(offered: str | None, head: bytes) -> None:

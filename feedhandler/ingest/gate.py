@@ -6,10 +6,14 @@ wait, the most urgent first; so a cancelled waiter takes nothing with it.
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Final
 
 import trio
 
 from feedhandler.core.budget import Budget, Request
+
+SETTLE_S: Final = 0.02
+"""How long everyone waits at least, so that who asks at about the same time is weighed together."""
 
 
 class Gate:
@@ -48,6 +52,7 @@ class Gate:
         event = self._granted[request] = trio.Event()
         self._budget.ask(request)
         try:
+            await trio.sleep(SETTLE_S)
             while not request.granted:
                 now_s = trio.current_time()
                 self._serve(now_s)

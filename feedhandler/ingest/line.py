@@ -150,9 +150,10 @@ class Line:
         await self._fetch_token()
         try:
             return await self._connect(stack)
-        except HandshakeRefused as refusal:
-            if refusal.status not in _REFUSED or not await self._replace_token():
-                raise
+        except HandshakeRefused as error:
+            refusal = error
+        if refusal.status not in _REFUSED or not await self._replace_token():
+            raise refusal
         return await self._connect(stack)
 
     async def _connect(self, stack: AsyncExitStack) -> Connection:

@@ -1,1 +1,1 @@
-"""To be written."""
+"""What operators see: notes become metrics and log lines here, and nowhere else."""

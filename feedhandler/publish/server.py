@@ -32,7 +32,7 @@ from feedhandler.publish import records
 from feedhandler.publish.backlog import Backlog
 from feedhandler.publish.consumer import Consumer, ConsumerLimits, ConsumerStatus
 from feedhandler.publish.endpoint import Peer, listening, peer_of
-from feedhandler.publish.subscription import Shelf, states_track
+from feedhandler.publish.subscription import Shelf, records_track, states_track
 
 ACCEPT_PAUSE_S = 0.1  # after the system has run out of descriptors or memory
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -90,11 +90,12 @@ class Publisher:
         self, channel: Channel, line: str, recv_ns: int, payload: bytes, event_class: str = ""
     ) -> None:
         """Publish an event (`event_class` is empty for an ordinary one); `flush` sends it."""
-        self._append(channel.event(line, recv_ns, payload, event_class), 2 * channel.number)
+        record = channel.event(line, recv_ns, payload, event_class)
+        self._append(record, 2 * channel.number)  # `records_track`, without the call
 
     def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
         """Publish a gap of a channel; `flush` sends it."""
-        self._append(channel.gap(reason, since_ns, until_ns), 2 * channel.number)
+        self._append(channel.gap(reason, since_ns, until_ns), records_track(channel))
 
     def state(self, channel: Channel, word: str, since_ns: int) -> None:
         """Publish a channel's state, to later consumers when they subscribe; `flush` sends it."""

@@ -1,12 +1,14 @@
 """``feedhandler simulate``: the simulated exchange as a program.
 
 What others read stands on standard output, one line each: ``listening on URL``, ``ca file PATH`` (with
-``--tls``), ``playing``, ``fault KIND market=M line=N …``, ``finished``. Progress stands on standard error.
+``--tls``), ``playing``, ``fault KIND market=M line=N …``, ``finished``. Progress stands on standard error. SIGTERM and
+SIGINT end the broadcasts; the connections still get what is on its way to them, for a few seconds at most.
 """
 
 import argparse
 import signal
 import sys
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -137,7 +139,16 @@ async def _run(settings: Settings) -> None:
             nursery.start_soon(_tell, exchange)
             nursery.start_soon(_tell_progress, exchange)
             await anext(aiter(signals))
+            with trio.CancelScope() as stopping:
+                nursery.start_soon(_stop_at_once, signals, stopping)
+                await exchange.stop_playing()
             nursery.cancel_scope.cancel()
+
+
+async def _stop_at_once(signals: AsyncIterator[int], stopping: trio.CancelScope) -> None:
+    """Do not wait any longer when a second signal comes."""
+    await anext(signals)
+    stopping.cancel()
 
 
 async def _tell(exchange: Exchange) -> None:

@@ -58,6 +58,7 @@ class Exchange:
         self.broadcasts = 0
         self.started_playing = trio.Event()
         self.finished = trio.Event()
+        self.playing = trio.CancelScope()
         self.gate = Gate(behaviour, settings.api_key, settings.api_secret)
         self.wording = Wording(behaviour)
         self.start_ms = now_ms() if settings.start_ms is None else settings.start_ms
@@ -177,6 +178,15 @@ class Exchange:
                 await line.outbox.wait_below(FLAT_OUT_BYTES)
             if patience.cancelled_caught:
                 self._close_slow(line)
+
+    async def stop_playing(self) -> None:
+        """Broadcast nothing more, and wait until every healthy connection has been sent everything, bounded."""
+        self.playing.cancel()
+        self.truth.flush()
+        with trio.move_on_after(STALL_S):
+            for line in list(itertools.chain.from_iterable(self._connections.values())):
+                if line.touched_until <= trio.current_time():
+                    await line.outbox.wait_below(0)
 
     # Faults
 

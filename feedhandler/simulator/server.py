@@ -60,11 +60,16 @@ async def serve(
             exchange.url = f"{'wss' if tls else 'ws'}://{host}:{port}"
             exchange.http_url = f"{'https' if tls else 'http'}://{host}:{port}"
             exchange.ca_file = ca_file
-            nursery.start_soon(play, exchange)
+            nursery.start_soon(_play, exchange)
             nursery.start_soon(truth.keep_flushed)
             if settings.plan.random is not None:
                 nursery.start_soon(exchange.faults.strike_at_random, settings.plan.random)
             task_status.started(exchange)
+
+
+async def _play(exchange: Exchange) -> None:
+    with exchange.playing:
+        await play(exchange)
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """The gate: slots in their order, and nothing lost to a cancellation."""
 
+import pytest
 import trio
 import trio.testing
 
 from feedhandler.core.budget import WINDOW_S
-from feedhandler.ingest.gate import Gate
+from feedhandler.ingest.gate import SETTLE_S, Gate
 
 
 async def test_waiters_are_served_by_priority(autojump_clock: trio.testing.MockClock) -> None:
@@ -33,9 +34,8 @@ async def test_waiters_are_served_by_priority(autojump_clock: trio.testing.MockC
             nursery.start_soon(attempt, name)
             await trio.testing.wait_all_tasks_blocked()
     assert [name for name, _ in served] == ["a", "b", "c", "d"]
-    times_s = [at_s - start_s - 10 for _, at_s in served]
-    assert times_s[:2] == [WINDOW_S, WINDOW_S]
-    assert times_s[2:] == [2 * WINDOW_S, 2 * WINDOW_S]
+    minutes = [(at_s - start_s - 10) / WINDOW_S for _, at_s in served]
+    assert minutes == pytest.approx([1, 1, 2, 2])
 
 
 async def test_a_cancelled_waiter_takes_no_slot(autojump_clock: trio.testing.MockClock) -> None:
@@ -49,16 +49,16 @@ async def test_a_cancelled_waiter_takes_no_slot(autojump_clock: trio.testing.Moc
     assert scope.cancelled_caught
     assert repr(gate) == "<Gate <Budget 1/min: 0 waiting, 0 under way, 1 counted>>"
     async with gate.attempt(lambda: 1):
-        assert autojump_clock.current_time() == WINDOW_S
+        assert autojump_clock.current_time() == WINDOW_S + SETTLE_S
 
 
 async def test_an_attempt_cancelled_at_its_grant_is_counted() -> None:
     """A slot granted to a task that is cancelled at that moment is given back, not leaked."""
     gate = Gate(1)
     with trio.CancelScope() as scope:
-        scope.cancel()
-        async with gate.attempt(lambda: 0):
+        async with gate.attempt(lambda: 0, scope.cancel):
             raise AssertionError  # pragma: no cover
+    assert scope.cancelled_caught
     assert repr(gate) == "<Gate <Budget 1/min: 0 waiting, 0 under way, 1 counted>>"
 
 
@@ -74,3 +74,26 @@ async def test_a_failed_attempt_counts_as_well(autojump_clock: trio.testing.Mock
     assert gate.available() == 1
     autojump_clock.jump(WINDOW_S)
     assert gate.available() == 2
+
+
+async def test_every_feed_is_covered_before_redundancy(autojump_clock: trio.testing.MockClock) -> None:
+    """(11) Fifty feeds of three lines: each has a line in time, and none has two before."""
+    gate = Gate(20)
+    lines = [0] * 50
+    covered_s = [0.0] * 50
+
+    async def line(feed: int) -> None:
+        def connecting() -> None:
+            lines[feed] += 1
+            covered_s[feed] = covered_s[feed] or autojump_clock.current_time()
+            assert lines[feed] == 1 or min(lines) >= 1
+
+        async with gate.attempt(lambda: min(lines[feed], 2), connecting):
+            await trio.sleep(0.05)
+
+    async with trio.open_nursery() as nursery:
+        for feed in range(50):
+            for _ in range(3):
+                nursery.start_soon(line, feed)
+    assert lines == [3] * 50
+    assert max(covered_s) <= 50 / 20 * 60 + 60

@@ -203,15 +203,14 @@ def test_the_answer_stands_in_the_order_of_the_contract() -> None:
 
 
 def test_a_resume_is_served_from_the_oldest_kept_record_on() -> None:
-    """(10) One seq decides: after the record before the oldest kept one all is there, one earlier it is not."""
+    """(10) One seq decides: a resume that needs the oldest kept record is served, one earlier is not."""
     world = World(2_000)
     for _ in range(50):
         world.event("m/a", 100)
     oldest = world.backlog.oldest(0)
     assert oldest > 2
-    served, refused = (
-        world.subscribe(wish("m/a", resume=Resume(SESSION, {"m/a": oldest - back}))) for back in (1, 2)
-    )
+    resumes = (Resume(SESSION, {"m/a": oldest - back}) for back in (1, 2))
+    served, refused = (world.subscribe(wish("m/a", resume=resume)) for resume in resumes)
     assert [record["seq"] for record in drained(served.subscription)] == list(range(oldest, 51))
     assert lines(refused.preamble)[1] == {
         "type": "refused",

@@ -1,0 +1,7 @@
+"""``python -m feedhandler``."""
+
+import sys
+
+from feedhandler.cli import main
+
+sys.exit(main())

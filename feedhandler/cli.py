@@ -1,0 +1,127 @@
+"""The command line: one function a command, each with its options, its help and its exit code.
+
+Exit codes: 0 done, 1 failed at run time, 2 bad usage or configuration. What goes wrong on purpose
+(`feedhandler.errors`) becomes one line on standard error for each mistake; anything else is a bug and keeps its trace.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from feedhandler import __version__, daemon, demo
+from feedhandler.client import tail
+from feedhandler.config import Config, describe, load, render
+from feedhandler.errors import ConfigError, FeedHandlerError
+from feedhandler.observe.logs import Logs
+from feedhandler.simulator import command as simulator
+
+DONE, FAILED, BAD_USAGE = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    args = _parser().parse_args(argv)
+    code = DONE
+    try:
+        code = args.run(args)
+    except* ConfigError as group:
+        _complain(group)
+        code = BAD_USAGE
+    except* FeedHandlerError as group:
+        _complain(group)
+        code = FAILED
+    except* KeyboardInterrupt:
+        code = FAILED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="feedhandler",
+        description="Merge identical WebSocket lines of an exchange into one exact, numbered stream.",
+    )
+    parser.add_argument("--version", action="version", version=f"feedhandler {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add(commands, "demo", "everything on this machine, with faults, without configuration", demo.add_arguments, demo.run)
+    _add(commands, "run", "the daemon, in the foreground", _add_config, _run)
+    _add(commands, "check", "validate a configuration and show what it means", _add_config, _check)
+    _add(commands, "tail", "print the stream of a socket", tail.add_arguments, tail.run)
+    _add(commands, "simulate", "the simulated exchange alone", simulator.add_arguments, simulator.run)
+    return parser
+
+
+def _add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    summary: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], int],
+) -> None:
+    parser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, required=True, metavar="FILE", help="a TOML file, or a folder of them"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one key, as in publish.socket=./feed.sock or feed[0].lines=3",
+    )
+
+
+def _load(args: argparse.Namespace) -> Config:
+    return load(args.config, args.set, environ=os.environ)
+
+
+def _check(args: argparse.Namespace) -> int:
+    config = _load(args)
+    _say(render(config))
+    for line in describe(config):
+        _say(f"# {line}")
+    return DONE
+
+
+def _run(args: argparse.Namespace) -> int:
+    config = _load(args)
+    with Logs(config.log, time.monotonic) as logs:
+        trio.run(
+            partial(
+                daemon.run,
+                config,
+                os.environ,
+                logs,
+                reload=partial(_load, args),
+                exit_now=partial(os._exit, FAILED),
+            )
+        )
+    return DONE
+
+
+def _complain(group: BaseExceptionGroup[FeedHandlerError]) -> None:
+    for error in _leaves(group):
+        for line in error.mistakes if isinstance(error, ConfigError) else (str(error),):
+            print(f"feedhandler: {line}", file=sys.stderr)  # noqa: T201 - a command speaks
+
+
+def _leaves(group: BaseExceptionGroup[FeedHandlerError]) -> Iterator[FeedHandlerError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201 - a command speaks

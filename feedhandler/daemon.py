@@ -1,0 +1,220 @@
+"""The daemon's nursery tree.
+
+    run
+    ├── the publisher             outlives the feeds: its consumers get what is pending
+    └── the service
+        ├── incidents             written in a thread
+        ├── the ticker            tells every arbiter the time
+        ├── signals               SIGTERM and SIGINT end the service, a second one the process; SIGHUP reloads
+        └── a feed each
+            └── its lines
+
+The feeds share one publisher, one gate for connection attempts and one token. At the end the service is cancelled
+first, so nothing new comes; then the consumers are let go with what is pending, within ``publish.drain_s``.
+"""
+
+import signal
+import ssl
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Final
+
+import msgspec
+import trio
+
+from feedhandler import __version__
+from feedhandler.config import ACCOUNT_STREAMS, LISTED, Config, Feed as FeedSettings, plan, read_credentials
+from feedhandler.core.channels import Channel
+from feedhandler.core.notes import Notify, note
+from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
+from feedhandler.exchange.markets import fetch_markets
+from feedhandler.exchange.requests import ping
+from feedhandler.exchange.token import TokenSource
+from feedhandler.ingest.connect import tls_context
+from feedhandler.ingest.feed import TICK_S, Feed, Surroundings
+from feedhandler.ingest.gate import Gate
+from feedhandler.ingest.line import Means
+from feedhandler.observe.incidents import Incidents
+from feedhandler.publish.server import Publisher
+
+MARKETS_RETRY_S: Final = 5.0
+"""Between two attempts to learn the markets."""
+
+
+class Outlet:
+    """The publisher as feeds see it: a channel that is open already is theirs to find."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._channels: dict[str, Channel] = {}
+        self.publish = publisher.publish
+        self.gap = publisher.gap
+        self.state = publisher.state
+        self.flush = publisher.flush
+
+    def channel(self, name: str, *, feed: str, account: bool) -> Channel:
+        """Return a channel, opened for ``feed`` unless it is open already."""
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = self._publisher.channel(name, feed=feed, account=account)
+        return channel
+
+
+class Daemon:
+    """One running configuration."""
+
+    def __init__(self, config: Config, environ: Mapping[str, str], notify: Notify) -> None:
+        self.config = config
+        self._environ = environ
+        self._notify = notify
+        self._ssl = tls_context(config.exchange.ca_file)
+        self.publisher = Publisher(
+            config.publish, config.bounds, session=str(uuid.uuid4()), clock=time.time_ns, notify=notify
+        )
+        self._incidents = Incidents(config.observe.incidents, config.bounds.incident_files, notify)
+        self._around = self._surroundings(config)
+        self.feeds: dict[str, Feed] = {}
+        self._service = trio.CancelScope()
+
+    def _surroundings(self, config: Config) -> Surroundings:
+        exchange = config.exchange
+        tokens = None
+        if exchange.token_url:
+            tokens = TokenSource(
+                exchange.token_url, lambda: read_credentials(config, self._environ), self._ssl, self._notify
+            )
+        means = Means(
+            gate=Gate(config.limits.connections_per_minute),
+            tokens=tokens,
+            ssl_context=self._ssl,
+            health=config.health,
+            bounds=config.bounds,
+            make_ping=ping,
+        )
+        return Surroundings(
+            outlet=Outlet(self.publisher),
+            means=means,
+            notify=self._notify,
+            wall_ns=time.time_ns,
+            incident=self._incidents.take,
+            account_other=any(ACCOUNT_STREAMS.intersection(feed.streams) for feed in config.feeds),
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until `stop`; started when the socket listens."""
+        self._open_known_feeds()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.publisher.serve)
+            self._notify(note("daemon_started", version=__version__, session=self.publisher.session))
+            task_status.started()
+            with self._service:
+                await self._serve()
+            self._notify(note("daemon_draining"))
+            for feed in self.feeds.values():
+                feed.end()
+            await self.publisher.drain(self.config.publish.drain_s)
+        self._notify(note("daemon_stopped"))
+
+    def stop(self) -> None:
+        """End the service; the consumers get what is pending."""
+        self._service.cancel()
+
+    def compare(self, reload: Callable[[], Config]) -> None:
+        """Read the configuration again: refuse a wrong one, and say what of a new one needs a restart."""
+        try:
+            config = reload()
+        except ConfigError as error:
+            for mistake in error.mistakes:
+                self._notify(note("config_refused", mistake=mistake))
+            return
+        names = [field.name for field in msgspec.structs.fields(Config)]
+        changed = [name for name in names if getattr(config, name) != getattr(self.config, name)]
+        for section in changed:
+            self._notify(note("config_needs_restart", section=section))
+        if not changed:
+            self._notify(note("config_reloaded"))
+
+    async def _serve(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._incidents.run)
+            nursery.start_soon(self._tick)
+            for feed in self.feeds.values():
+                nursery.start_soon(feed.run)
+            for settings in self.config.feeds:
+                if settings.markets == (LISTED,):
+                    nursery.start_soon(self._open_listed_feeds, settings, nursery)
+
+    async def _tick(self) -> None:
+        while True:
+            await trio.sleep(TICK_S)
+            for feed in tuple(self.feeds.values()):
+                feed.tick()
+
+    # Feeds
+
+    def _open_known_feeds(self) -> None:
+        for settings in self.config.feeds:
+            for market in settings.markets:
+                if market != LISTED:
+                    self._open(settings, market)
+
+    def _open(self, settings: FeedSettings, market: str) -> Feed:
+        label = settings.label(market)
+        url = self.config.exchange.websocket_url
+        feed = Feed(label, url, market, settings.streams, settings.lines, self._around)
+        self.feeds[label] = feed
+        return feed
+
+    async def _open_listed_feeds(self, settings: FeedSettings, nursery: trio.Nursery) -> None:
+        """Open a feed for each market that the exchange lists and that has no feed of these streams yet."""
+        markets = await self._markets()
+        above = plan(self.config, len(markets)).above_limits
+        if above:
+            raise ConfigError(above)
+        for market in markets:
+            if settings.label(market) not in self.feeds:
+                nursery.start_soon(self._open(settings, market).run)
+
+    async def _markets(self) -> tuple[str, ...]:
+        while True:
+            try:
+                markets = await fetch_markets(self.config.exchange.markets_url, self._ssl)
+            except OperationalError as failure:
+                reason = failure.reason if isinstance(failure, ConnectionFailed) else "answer"
+                self._notify(note("markets_failed", reason=reason, detail=str(failure)))
+            else:
+                self._notify(note("markets_listed", markets=len(markets)))
+                return markets
+            await trio.sleep(MARKETS_RETRY_S)
+
+
+async def run(
+    config: Config,
+    environ: Mapping[str, str],
+    notify: Notify,
+    *,
+    reload: Callable[[], Config],
+    exit_now: Callable[[], object],
+) -> None:
+    """Run the daemon in the foreground, with signals: the first end drains, the second calls ``exit_now``."""
+    daemon = Daemon(config, environ, notify)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_obey_signals, signals, daemon, reload, exit_now)
+            await daemon.run()
+            nursery.cancel_scope.cancel()
+
+
+async def _obey_signals(
+    signals: AsyncIterator[int], daemon: Daemon, reload: Callable[[], Config], exit_now: Callable[[], object]
+) -> None:
+    stopping = False
+    async for number in signals:
+        if number == signal.SIGHUP:
+            daemon.compare(reload)
+        elif stopping:
+            exit_now()
+        else:
+            stopping = True
+            daemon.stop()

@@ -1,0 +1,268 @@
+"""One feed: its lines, their arbiter, and what comes of it.
+
+    feed ── line a ── line b ── line c        one task tree each (`ingest.line`)
+      └── the arbiter (`core.arbiter`)        pure; this module hands it the time and carries out what it says
+
+What a line reads is judged, numbered and on its way to the consumers before the line's next read: `received` is
+called from within the read, and nothing in it awaits.
+
+A feed's channels are opened when it starts, as far as they are known then; others with their first event. A channel
+belongs to the feed that opened it. What another feed brings of it is no news there: it is counted and left out, or
+it would come out twice. Only `MARKET/other`, which promises nothing, may be shared.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from feedhandler.config import ALL, Bounds, Health
+from feedhandler.core.arbiter import Arbiter, Quarantine, Restart
+from feedhandler.core.channels import Channel, split
+from feedhandler.core.health import GOOD
+from feedhandler.core.messages import Gap, Release, State
+from feedhandler.core.notes import Notify, note
+from feedhandler.errors import ConnectionFailed
+from feedhandler.exchange.messages import ACCOUNT_STREAMS, OTHER, TRADES, Dialect, channel_name
+from feedhandler.exchange.requests import connection_url
+from feedhandler.ingest.handshake import Target
+from feedhandler.ingest.line import Line, Means
+
+TICK_S = 0.1
+"""How often the arbiter of a feed that has work to do is told the time."""
+
+IDLE_TICKS = 10
+"""A feed in which nothing moves is told the time every so many ticks."""
+
+LINE_NAMES = "abcdefgh"
+
+
+class Outlet(Protocol):
+    """Where a feed's output goes; nothing of it awaits or raises."""
+
+    def channel(self, name: str, *, feed: str, account: bool) -> Channel:
+        """Return a channel, opened for this feed unless it is open already."""
+
+    def publish(self, channel: Channel, line: str, recv_ns: int, payload: bytes, event_class: str = "") -> None:
+        """Number an event and keep it for the consumers."""
+
+    def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
+        """Number a gap and keep it."""
+
+    def state(self, channel: Channel, word: str, since_ns: int) -> None:
+        """Tell a channel's state."""
+
+    def flush(self) -> None:
+        """Send what was kept."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all feeds share."""
+
+    outlet: Outlet
+    means: Means
+    notify: Notify
+    wall_ns: Callable[[], int]
+    incident: Callable[[dict[str, object]], None]
+    account_other: bool
+    """Whether messages of unknown type may be about the account: then only its readers get them."""
+
+
+class Feed:
+    """One set of identical lines, merged; the lines' hub."""
+
+    def __init__(
+        self, label: str, url: str, market: str, streams: Sequence[str], lines: int, around: Surroundings
+    ) -> None:
+        self.label = label
+        self.market = market
+        self.streams = tuple(streams)
+        self._around = around
+        self._account = bool(ACCOUNT_STREAMS.intersection(streams))
+        self._dialect = Dialect(market)
+        bounds: Bounds = around.means.bounds
+        health: Health = around.means.health
+        names = LINE_NAMES[:lines]
+        self.arbiter = Arbiter(
+            label, names, self._dialect, bounds=bounds, limits=health, now=trio.current_time()
+        )
+        target = Target.from_url(connection_url(url, market, streams))
+        self._lines = {
+            name: Line(name, target, self, around.means, priority=self._priority) for name in names
+        }
+        self._attempting: set[str] = set()
+        self._unproven: dict[str, int] = {}
+        self._channels: dict[str, Channel | None] = {}
+        self._moved = True
+        self._ticks = 0
+        for stream in self.streams:
+            if stream == TRADES or market != ALL:
+                self._channel(channel_name(ALL if stream == TRADES else market, stream))
+
+    def __repr__(self) -> str:
+        return f"<Feed {self.label} {self.arbiter.state} {list(self.arbiter.lines.values())}>"
+
+    async def run(self) -> None:
+        """Keep all lines up until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for line in self._lines.values():
+                nursery.start_soon(line.run)
+
+    def end(self) -> None:
+        """Tell the consumers that nothing more will come of this feed for now."""
+        now_ns = self._around.wall_ns()
+        for channel in self._channels.values():
+            if channel is not None:
+                self._around.outlet.state(channel, "down", now_ns)
+        self._around.outlet.flush()
+
+    def tick(self) -> None:
+        """Let time pass for the arbiter; the daemon calls this every `TICK_S`."""
+        self._ticks += 1
+        if self._moved or self._ticks % IDLE_TICKS == 0 or not self._settled():
+            self._moved = False
+            self.arbiter.tick(trio.current_time(), self._around.wall_ns())
+            self._carry_out()
+
+    def _settled(self) -> bool:
+        """Tell whether time alone changes nothing soon: every line is good and owes nothing."""
+        return all(
+            line.owing is not None and line.health.state == GOOD and not line.owing.count
+            for line in self.arbiter.lines.values()
+        )
+
+    def _priority(self) -> int:
+        """Rank a connection of this feed: 0 for its first, 1 for its second, 2 for more (core.budget)."""
+        connected = {name for name, line in self.arbiter.lines.items() if line.connected}
+        return min(len(connected | self._attempting), 2)
+
+    # The lines' hub
+
+    def connecting(self, line: str) -> None:
+        """Hear that a line tries to connect."""
+        self._attempting.add(line)
+        self.arbiter.connecting(line, trio.current_time())
+        self._carry_out()
+
+    def connected(self, line: str) -> None:
+        """Hear that a line is connected."""
+        self._attempting.discard(line)
+        self._unproven[line] = self._judged(line)
+        self._around.notify(note("line_connected", feed=self.label, line=line))
+        self.arbiter.connected(line, trio.current_time(), self._around.wall_ns())
+        self._carry_out()
+
+    def received(self, line: str, payloads: list[bytes]) -> None:
+        """Judge what one read of a line brought, and send what is new."""
+        self._moved = True
+        self.arbiter.receive(line, payloads, trio.current_time(), self._around.wall_ns())
+        self._carry_out()
+        if line in self._unproven:
+            self._prove(line)
+
+    def _prove(self, line: str) -> None:
+        """Let a connection that has brought events count as a success."""
+        if self._judged(line) > self._unproven[line] or self.arbiter.lines[line].hold.events:
+            del self._unproven[line]
+            self._lines[line].reset_backoff()
+
+    def _judged(self, line: str) -> int:
+        state = self.arbiter.lines[line]
+        return state.wins + state.duplicates
+
+    def rejected(self, line: str, kind: str) -> None:
+        """Count a message that is no text."""
+        self._around.notify(note("garbage_received", feed=self.label, line=line, reason=kind))
+
+    def lost(self, line: str, reason: str) -> None:
+        """Hear that a connection has ended."""
+        self._around.notify(note("line_lost", feed=self.label, line=line, reason=reason))
+        self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
+        self._carry_out()
+
+    def failed(self, line: str, failure: ConnectionFailed, retry_s: float) -> None:
+        """Hear that an attempt to connect has failed."""
+        self._attempting.discard(line)
+        self._around.notify(
+            note(
+                "connect_failed",
+                feed=self.label,
+                line=line,
+                reason=failure.reason,
+                status=getattr(failure, "status", 0),
+                detail=str(failure),
+                retry_s=round(retry_s, 3),
+            )
+        )
+        self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
+        self._carry_out()
+
+    # What the arbiter says
+
+    def _carry_out(self) -> None:
+        """Publish the arbiter's output, follow its orders, pass on its notes."""
+        arbiter = self.arbiter
+        if arbiter.outputs:
+            self._publish()
+        if arbiter.orders:
+            orders, arbiter.orders = arbiter.orders, []
+            for order in orders:
+                self._obey(order)
+        if arbiter.notes:
+            notes, arbiter.notes = arbiter.notes, []
+            for one in notes:
+                self._around.notify(one)
+
+    def _publish(self) -> None:
+        outlet = self._around.outlet
+        outputs, self.arbiter.outputs = self.arbiter.outputs, []
+        publish = outlet.publish
+        channels = self._channels
+        for output in outputs:
+            if type(output) is Release:
+                name = output.channel
+                channel = channels[name] if name in channels else self._channel(name)
+                if channel is not None:
+                    publish(channel, output.line, output.recv, output.payload, output.kind)
+                else:
+                    self._around.notify(note("foreign_event", feed=self.label, channel=name))
+            elif type(output) is Gap:
+                self._publish_gap(output)
+            elif type(output) is State:
+                for channel in self._own_channels():
+                    outlet.state(channel, output.state, output.since)
+        outlet.flush()
+
+    def _publish_gap(self, gap: Gap) -> None:
+        for channel in self._own_channels():
+            if gap.channel in ("", channel.name) and channel.stream != OTHER:
+                self._around.outlet.gap(channel, gap.reason, gap.since, gap.until)
+                self._around.notify(
+                    note("gap_published", feed=self.label, channel=channel.name, reason=gap.reason)
+                )
+
+    def _own_channels(self) -> list[Channel]:
+        return [channel for channel in self._channels.values() if channel is not None]
+
+    def _channel(self, name: str) -> Channel | None:
+        """Return a channel of this feed, None for one that belongs to another."""
+        stream = split(name)[1]
+        account = stream in ACCOUNT_STREAMS or (stream == OTHER and self._around.account_other)
+        channel: Channel | None = self._around.outlet.channel(name, feed=self.label, account=account)
+        if channel is not None and channel.feed != self.label and stream != OTHER:
+            channel = None
+        self._channels[name] = channel
+        if channel is not None and self.arbiter.state:
+            self._around.outlet.state(channel, self.arbiter.state, self._around.wall_ns())
+        return channel
+
+    def _obey(self, order: Restart | Quarantine) -> None:
+        if isinstance(order, Quarantine):
+            self._around.notify(note("line_quarantined", feed=self.label, line=order.line))
+            self._around.incident(order.incident)
+            self._lines[order.line].restart("quarantined", self._around.means.health.quarantine_s)
+        else:
+            self._around.notify(note("line_restarted", feed=self.label, line=order.line, reason=order.reason))
+            self._lines[order.line].restart(order.reason)
