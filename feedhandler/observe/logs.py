@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Final, TextIO
+from typing import Final, Self, TextIO
 
 import structlog
 
@@ -72,14 +72,18 @@ class LogWriter:
 class Journal:
     """Writes notes as log lines."""
 
-    def __init__(self, settings: Log, write: Callable[[str], object], *, terminal: bool, now: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: Log, write: Callable[[str], object], *, terminal: bool, now: Callable[[], float]
+    ) -> None:
         self._level = logging.getLevelNamesMapping()[settings.level.upper()]
         self._write = write
         self._now = now
         self._last: dict[tuple[str, ...], float] = {}
         self._repeated: Counter[tuple[str, ...]] = Counter()
         console = settings.format == "console" or (not settings.format and terminal)
-        render = structlog.dev.ConsoleRenderer(colors=terminal) if console else structlog.processors.JSONRenderer()
+        render = (
+            structlog.dev.ConsoleRenderer(colors=terminal) if console else structlog.processors.JSONRenderer()
+        )
         self._processors: list[Callable[..., object]] = [
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             render,
@@ -119,7 +123,7 @@ class Logs:
         self._writer = LogWriter(stream.fileno())
         self._journal = Journal(settings, self._put, terminal=stream.isatty(), now=now)
 
-    def __enter__(self) -> "Logs":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
