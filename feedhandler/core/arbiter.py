@@ -387,12 +387,10 @@ class Arbiter:
     ) -> None:
         """Admit a new event: it goes out, and every other aligned line owes it, unless it is late and they are past it."""
         late = before is not None and self.window.ordinary.get(event.channel, -1) >= before
-        position = self.window.append(
-            payload, event.channel, line.name, now, before=before if late else None
-        )
+        position = self.window.append(payload, event.channel, line.name, now, before=before)
         if owing.position == position:
             owing.position += 1
-            if owing.open and not late:
+            if owing.open and before is None:
                 owing.pass_before(event.channel, position, now)
         else:
             owing.take(position, now)

@@ -63,8 +63,8 @@ http = ""
 probation_s = 2.0
 replace_s = 1.0
 [bounds]
-backoff_min_s = 0.2
-backoff_max_s = 2.0
+backoff_min_s = 3.0
+backoff_max_s = 6.0
 """
 
 
@@ -201,10 +201,9 @@ class Demo:
 
     async def _watch_faults(self, output: AsyncIterator[str]) -> None:
         async for line in output:
-            word, _, fault = line.partition(" ")
-            if word == "fault":
-                self._scene.faults += 1
-                self._scene.add_news(f"fault: {fault}")
+            words = line.split(" ")
+            if words[0] == "fault":
+                self._scene.add_fault(words[1], words[2].removeprefix("market="))
 
     async def _consume(self) -> None:
         """Read the socket as any consumer would, and remember what came, by its hash."""
@@ -226,8 +225,14 @@ class Demo:
         with trio.move_on_after(self._args.seconds or float("inf")):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._draw)
+                nursery.start_soon(self._remember)
                 await anext(signals)
                 nursery.cancel_scope.cancel()
+
+    async def _remember(self) -> None:
+        while True:
+            self._scene.remember()
+            await trio.sleep(1)
 
     async def _draw(self) -> None:
         console = view.console()
@@ -237,7 +242,7 @@ class Demo:
                 _say(view.summary(self._scene))
         with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
-                live.update(view.render(self._scene), refresh=True)
+                live.update(view.render(self._scene, console.width), refresh=True)
                 await trio.sleep(1 / FRAMES_PER_S)
 
     # The end
