@@ -1,3 +1,32 @@
-"""Exact A/B line arbitration for a WebSocket market-data feed without sequence numbers."""
+"""Exact A/B line arbitration for a WebSocket market-data feed without sequence numbers.
+
+A line reads bytes; its feed's arbiter admits every event exactly once; what it releases gets its channel's next seq,
+goes into the backlog as the very bytes that consumers will get, and is on its way to every one of them before the
+next is looked at.
+
+- **The core performs no I/O and reads no clock.** [test_contract.py: test_the_core_is_pure]
+- **No await between an event's arrival and its place in the backlog.** [test_contract.py: test_the_way_in_never_waits]
+- **Per channel seqs are contiguous, and what could not be proven continuous is marked.**
+  [test_daemon.py: test_an_outage_of_all_lines_is_one_gap_per_channel]
+- **Data never raises.** [test_daemon.py: test_what_is_no_event_is_noted_and_left_out]
+- **Everything has a bound, and a policy for reaching it.** [test_contract.py: test_every_bound_says_what_happens_at_it]
+- **A slow consumer costs only itself.** [test_daemon.py: test_blocked_consumers_disk_and_log_cost_no_line]
+- **A dead line costs nothing.** [test_daemon.py: test_any_line_may_die_at_any_event]
+- **A dead feed costs no other feed.** [test_daemon.py: test_a_dead_feed_costs_no_other_feed]
+- **One note is one metric and at most one log line.**
+  [observe/test_catalogue.py: test_the_catalogue_is_what_the_program_notes]
+
+The rooms, as data flows through them; what a room calls upward are callables that were handed down to it:
+
+    core        pure: arbitration, window, line health, channels and their seqs, connection budget, backoff
+    exchange    what is special to this exchange: requests, messages; token and markets
+    ingest      the bytes of a line, the life of a line, a feed and its lines
+    publish     the backlog, the Unix socket, its consumers
+    client      reads the socket; knows nothing of the daemon
+    observe     what operators see: the catalogue of notes, logs, incident files
+    simulator   the exchange that everything is tried against
+    demo        all of it on one machine, in front of people
+    config, errors; daemon, the nursery tree; cli, the commands
+"""
 
 __version__ = "0.1.0"

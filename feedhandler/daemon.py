@@ -10,12 +10,16 @@
             └── its lines
 
 The feeds share one publisher, one gate for connection attempts and one token. At the end the service is cancelled
-first, so nothing new comes; then the consumers are let go with what is pending, within ``publish.drain_s``.
+first, so nothing new comes; then the consumers are let go with what is pending. Both together have
+``publish.drain_s``; only an exchange that does not answer the lines' goodbye can take longer, by its bound.
+
+Nothing here reads a file in the event loop: the configuration is read again in a thread.
 """
 
 import signal
 import time
 import uuid
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
@@ -76,6 +80,7 @@ class Daemon:
         self._around = self._surroundings(config)
         self.feeds: dict[str, Feed] = {}
         self._service = trio.CancelScope()
+        self._stopped_s = 0.0
 
     def _surroundings(self, config: Config) -> Surroundings:
         exchange = config.exchange
@@ -113,17 +118,19 @@ class Daemon:
             self._notify(note("daemon_draining"))
             for feed in self.feeds.values():
                 feed.end()
-            await self.publisher.drain(self.config.publish.drain_s)
+            left_s = self._stopped_s + self.config.publish.drain_s - trio.current_time()
+            await self.publisher.drain(max(0.0, left_s))
         self._notify(note("daemon_stopped"))
 
     def stop(self) -> None:
         """End the service; the consumers get what is pending."""
+        self._stopped_s = trio.current_time()
         self._service.cancel()
 
-    def compare(self, reload: Callable[[], Config]) -> None:
+    async def reload(self, load: Callable[[], Config]) -> None:
         """Read the configuration again: refuse a wrong one, and say what of a new one needs a restart."""
         try:
-            config = reload()
+            config = await trio.to_thread.run_sync(load, abandon_on_cancel=True)
         except ConfigError as error:
             for mistake in error.mistakes:
                 self._notify(note("config_refused", mistake=mistake))
@@ -167,14 +174,22 @@ class Daemon:
         return feed
 
     async def _open_listed_feeds(self, settings: FeedSettings, nursery: trio.Nursery) -> None:
-        """Open a feed for each market that the exchange lists and that has no feed of these streams yet."""
+        """Open a feed for each market that the exchange lists, as far as the limits allow, unless there is one."""
         markets = await self._markets()
-        above = plan(self.config, len(markets)).above_limits
-        if above:
-            raise ConfigError(above)
-        for market in markets:
+        most = self._most_markets(len(markets))
+        if most < len(markets):
+            limit = plan(self.config, len(markets)).above_limits[0]
+            self._notify(note("markets_left_out", markets=len(markets) - most, limit=limit))
+        for market in markets[:most]:
             if settings.label(market) not in self.feeds:
                 nursery.start_soon(self._open(settings, market).run)
+
+    def _most_markets(self, listed: int) -> int:
+        """Return how many of the listed markets the limits allow."""
+        return bisect_left(range(1, listed + 1), True, key=self._is_above_limits)
+
+    def _is_above_limits(self, markets: int) -> bool:
+        return bool(plan(self.config, markets).above_limits)
 
     async def _markets(self) -> tuple[str, ...]:
         while True:
@@ -210,11 +225,12 @@ async def _obey_signals(
     signals: AsyncIterator[int], daemon: Daemon, reload: Callable[[], Config], exit_now: Callable[[], object]
 ) -> None:
     stopping = False
-    async for number in signals:
-        if number == signal.SIGHUP:
-            daemon.compare(reload)
-        elif stopping:
-            exit_now()
-        else:
-            stopping = True
-            daemon.stop()
+    async with trio.open_nursery() as nursery:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                nursery.start_soon(daemon.reload, reload)
+            elif stopping:
+                exit_now()
+            else:
+                stopping = True
+                daemon.stop()

@@ -1,43 +1,36 @@
 """The socket's protocol from the consumer's side, without any I/O.
 
-The contract of a `Reader`, in four verbs: `subscribe` gives the line to send once connected; `feed` takes
-the bytes that came, in whatever pieces; `next` gives one record after the other, `None` when more bytes are
-needed; `restart` forgets the connection, and keeps where the stream was left, for the next one. Each record
-comes with the line as it was received, and what this version does not know passes as `Unknown`.
+The contract of a `Reader`, in four verbs: `feed` takes the bytes that came, in whatever pieces; `next` gives
+one record after the other, `None` when more bytes are needed; `request` then gives what has to be sent,
+once for each connection; `restart` forgets the connection, and keeps where the stream was left, for the next
+one. Each record comes with the line as it was received, and what this version does not know passes as
+`Unknown`.
 
 The reader counts. Of each channel it knows the seq that must come next, and **a record that is not the
 expected one is a `ProtocolError`, never passed on**: a hole has its `gap`, `skipped` or `refused` record,
 or it is a bug of the server. `position` is where a consumer can resume that has dealt with all the records
 it was given so far.
 
-One line has a bound, `LINE_BYTES`; beyond it the connection is given up with a `ProtocolError`, too.
+**A position speaks for every channel that a pattern chooses.** One that it does not name has appeared since,
+while nobody was connected, so the request asks for it from its first record on; that is why the request
+waits for the greeting, which names the channels. A channel that appears between greeting and request and is
+under way already makes the connection `torn`: nothing more is read from it, and the next one asks for that
+channel, too. A channel given by its exact name and not in the position starts live.
 """
 
-from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
-from feedhandler.errors import OperationalError
+from feedhandler.client.errors import ProtocolError
+from feedhandler.client.lines import LINE_BYTES, Lines
+from feedhandler.client.position import Position
 
-LINE_BYTES = 64 * 1024 * 1024
+PROTOCOL = 1  # a server that changes what stands raises the number; additions leave it
 
-_IN_STREAM = frozenset({"start", "gap", "late", "audit"})  # reasons of snapshots that take a seq
+_SENT_TO_ONE = frozenset({"join", "conflated", "refused"})  # reasons of snapshots that take no seq
 _BEFORE_ALL = 1  # the first seq of a channel that appears later
-
-
-class ProtocolError(OperationalError):
-    """The server broke the protocol: a seq that is not the next, a line that is no record or too long."""
-
-
-class ServerError(OperationalError):
-    """The server answered with an `error` record."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}")
-        self.code = code
-        self.detail = detail
 
 
 class Record(msgspec.Struct, frozen=True, tag_field="type"):
@@ -153,18 +146,12 @@ class Received(NamedTuple):
     record: Record
 
 
-class Position(msgspec.Struct, frozen=True):
-    """Where a consumer left off: of each channel the last seq that it received."""
-
-    session: str
-    seq: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
-
-
 class _Wish(msgspec.Struct, frozen=True, omit_defaults=True):
     op: str
     channels: tuple[str, ...]
     snapshot: bool
     resume: Position | None = None
+    slow: str = "disconnect"
     name: str = ""
 
 
@@ -175,7 +162,6 @@ class _Head(msgspec.Struct, frozen=True):
 _KNOWN = Hello | Subscribed | Event | Gap | Snapshot | Skipped | Refused | Heartbeat | State | Error | Bye
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(_KNOWN)
 _head_decoder = msgspec.json.Decoder(_Head)
-_position_decoder = msgspec.json.Decoder(Position)
 _WORDS = frozenset(kind.__struct_config__.tag for kind in _KNOWN.__args__)
 
 
@@ -201,48 +187,6 @@ def _word(line: bytes) -> str:
         return ""
 
 
-def read_position(text: bytes) -> Position:
-    """Read what `write_position` wrote."""
-    try:
-        return _position_decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise OperationalError(f"not a position to resume from: {error}") from error
-
-
-def write_position(position: Position) -> bytes:
-    """Write a position as one line of JSON."""
-    return msgspec.json.encode(position) + b"\n"
-
-
-class Lines:
-    """Bytes in whatever pieces, put together into lines; costs the same per byte however long a line is."""
-
-    def __init__(self, line_bytes: int = LINE_BYTES) -> None:
-        self._line_bytes = line_bytes
-        self._whole: deque[bytes] = deque()
-        self._pieces: list[bytes] = []
-        self._pieces_bytes = 0
-
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
-        first, *rest = data.split(b"\n")
-        self._pieces.append(first)
-        self._pieces_bytes += len(first)
-        if rest:
-            self._whole.append(b"".join(self._pieces))
-            self._whole.extend(rest[:-1])
-            self._pieces = [rest[-1]]
-            self._pieces_bytes = len(rest[-1])
-
-    def next(self) -> bytes | None:
-        """Return the next whole line, its end included."""
-        if self._whole:
-            return self._whole.popleft() + b"\n"
-        if self._pieces_bytes > self._line_bytes:
-            raise ProtocolError(f"the server sent a line of more than {self._line_bytes} bytes")
-        return None
-
-
 class Reader:
     """One consumer's side of the stream, across connections."""
 
@@ -253,11 +197,13 @@ class Reader:
         snapshot: bool = True,
         name: str = "",
         resume: Position | None = None,
+        slow: Literal["disconnect", "conflate"] = "disconnect",
         line_bytes: int = LINE_BYTES,
     ) -> None:
         self._channels = tuple(channels)
         self._snapshot = snapshot
         self._name = name
+        self._slow = slow
         self._line_bytes = line_bytes
         self._lines = Lines(line_bytes)
         self._session = resume.session if resume else ""
@@ -265,12 +211,17 @@ class Reader:
         self._next = {channel: seq + 1 for channel, seq in resume.seq.items()} if resume else {}
         self._owed: set[str] = set()  # channels whose resume did not come true and that owe a `refused`
         self._before: Position | None = None  # our position before the answer that owes them
-        self._subscribed = False
+        self._asked = self._subscribed = self._torn = False
 
     @property
     def subscribed(self) -> bool:
         """Whether the server has confirmed the request on the present connection."""
         return self._subscribed
+
+    @property
+    def torn(self) -> bool:
+        """Whether the present connection can't be read any further, and another one can."""
+        return self._torn
 
     def position(self) -> Position | None:
         """Return where a consumer can resume that has dealt with all it was given so far."""
@@ -280,9 +231,13 @@ class Reader:
             return None
         return Position(self._session, {channel: seq - 1 for channel, seq in self._next.items()})
 
-    def subscribe(self) -> bytes:
-        """Return the request to send once connected."""
-        wish = _Wish("subscribe", self._channels, self._snapshot, self.position(), self._name)
+    def request(self) -> bytes:
+        """Return what has to be sent now: the request, once the server has greeted."""
+        if self._hello is None or self._asked:
+            return b""
+        self._asked = True
+        self._next |= dict.fromkeys(self._appeared(self._hello.channels), _BEFORE_ALL)
+        wish = _Wish("subscribe", self._channels, self._snapshot, self.position(), self._slow, self._name)
         return msgspec.json.encode(wish) + b"\n"
 
     def restart(self) -> None:
@@ -290,7 +245,7 @@ class Reader:
         self._go_back()
         self._lines = Lines(self._line_bytes)
         self._hello = None
-        self._subscribed = False
+        self._asked = self._subscribed = self._torn = False
 
     def feed(self, data: bytes) -> None:
         """Take the bytes that came."""
@@ -298,7 +253,7 @@ class Reader:
 
     def next(self) -> Received | None:
         """Return the next record, or nothing when more bytes are needed."""
-        line = self._lines.next()
+        line = None if self._torn else self._lines.next()
         if line is None:
             return None
         record = decode(line)
@@ -310,13 +265,15 @@ class Reader:
         match record:
             case Event() | Gap():
                 self._advance(record.channel, record.seq, record.seq)
-            case Snapshot() if record.reason in _IN_STREAM:
-                self._advance(record.channel, record.seq, record.seq)
+            case Snapshot() if record.reason in _SENT_TO_ONE:
+                self._check_answered(self._owed & {record.channel})
+                self._compare([(record.channel, record.seq + 1)])
             case Snapshot():
-                self._next[record.channel] = record.seq + 1
+                self._advance(record.channel, record.seq, record.seq)
             case Skipped():
                 self._advance(record.channel, record.first, record.last)
             case Heartbeat():
+                self._check_answered(self._owed)
                 self._compare(record.next.items())
             case Refused():
                 self._owed.discard(record.channel)
@@ -324,33 +281,71 @@ class Reader:
             case Subscribed():
                 self._begin(record)
             case Hello():
-                self._hello = record
+                self._greet(record)
 
     def _advance(self, channel: str, first: int, last: int) -> None:
+        self._check_answered(self._owed)
         self._compare([(channel, first)])
+        if last < first:
+            raise ProtocolError(f"{channel}: a record from seq {first} to {last}")
         self._next[channel] = last + 1
+
+    def _check_answered(self, owed: set[str]) -> None:
+        """Check that nothing comes before the answer to the request is complete."""
+        if not self._subscribed:
+            raise ProtocolError("a record of the stream came before the request was confirmed")
+        if owed:
+            raise ProtocolError(f"{min(owed)} was not resumed, and no record says why")
 
     def _compare(self, seqs: Iterable[tuple[str, int]]) -> None:
         for channel, seq in seqs:
             expected = self._next.setdefault(channel, _BEFORE_ALL)
-            if channel in self._owed:
-                raise ProtocolError(f"{channel} was not resumed, and no record says why")
             if seq != expected:
                 raise ProtocolError(f"{channel}: expected seq {expected}, got {seq}")
 
+    def _greet(self, record: Hello) -> None:
+        if record.protocol != PROTOCOL:
+            raise ProtocolError(
+                f"the server speaks version {record.protocol} of the protocol, not {PROTOCOL}"
+            )
+        self._hello = record
+
     def _begin(self, record: Subscribed) -> None:
         """Take the confirmed channels; those that do not go on from our position owe a `refused`."""
-        if self._hello is None:
-            raise ProtocolError("the server confirmed the request before it had greeted")
+        if self._hello is None or not self._asked:
+            raise ProtocolError("the server confirmed a request that was not sent yet")
         first = {channel: confirmed.next for channel, confirmed in record.channels.items()}
+        missed = [channel for channel in self._appeared(first) if first[channel] != _BEFORE_ALL]
+        if missed:
+            self._next |= dict.fromkeys(missed, _BEFORE_ALL)
+            self._torn = True
+            return
         held, self._before = self._next, self.position()
         goes_on = self._hello.session == self._session
         self._owed = {
-            name for name, seq in first.items() if name in held and not (goes_on and held[name] == seq)
+            name
+            for name, seq in held.items()
+            if self._choose(name) and not (goes_on and first.get(name, _BEFORE_ALL) == seq)
         }
         self._next = held | first if goes_on else first
         self._session = self._hello.session
         self._subscribed = True
+
+    def _appeared(self, channels: Iterable[str]) -> list[str]:
+        """Return those that a pattern chooses, and that our position, where we have one, does not name."""
+        if not self._session:
+            return []
+        return [name for name in channels if name not in self._next and self._match(name)]
+
+    def _choose(self, name: str) -> bool:
+        """Tell whether a channel is subscribed to, be it by name or by a pattern."""
+        return name in self._channels or self._match(name)
+
+    def _match(self, name: str) -> bool:
+        """Tell whether a pattern, and not merely its exact name, chooses a channel."""
+        market, _, stream = name.rpartition("/")
+        patterns = {"*", "*/*", f"*/{stream}", f"{market}/*"}
+        return name not in self._channels and not patterns.isdisjoint(self._channels)
 
     def _go_back(self) -> None:
         """Return to the position before an answer that never became complete."""

@@ -15,15 +15,15 @@ import argparse
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import trio
 
-from feedhandler.client.core import Event, Gap, Position, Reader, Snapshot, read_position, write_position
+from feedhandler.client.core import Event, Gap, Reader, Snapshot
+from feedhandler.client.position import load_position, save_position
 from feedhandler.client.trio_client import Client
-from feedhandler.errors import ConfigError, OperationalError
+from feedhandler.errors import OperationalError
 
 SAVE_S = 1.0
 WRITE_BYTES = 256 * 1024  # lines are joined up to this for one write
@@ -53,9 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     try:
-        resume = _load(args.resume)
-    except ConfigError as error:
-        _complain(str(error))
+        resume = load_position(args.resume) if args.resume else None
+    except OperationalError as error:
+        _complain(f"--resume {error}")
         return 2
     reader = Reader(args.channel or ["*"], snapshot=args.snapshot, name="tail", resume=resume)
     tail = Tail(args.socket, reader, count=args.count, resume_file=args.resume)
@@ -145,7 +145,7 @@ class Tail:
     def _save(self) -> None:
         if self._resume_file is None or self._printed is None or self._printed == self._saved:
             return
-        _replace(self._resume_file, write_position(self._printed))
+        save_position(self._resume_file, self._printed)
         self._saved = self._printed
         self._saved_at = trio.current_time()
 
@@ -159,32 +159,6 @@ def _write(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _load(path: Path | None) -> Position | None:
-    """Read the position to go on from; a file that is not there yet is a first run."""
-    if path is None:
-        return None
-    try:
-        return read_position(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigError([f"--resume {path}: {error.strerror}"]) from error
-    except OperationalError as error:
-        raise ConfigError([f"--resume {path}: {error}"]) from error
-
-
-def _replace(path: Path, text: bytes) -> None:
-    """Replace a file as a whole: whoever reads it finds the old text or the new one."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise OperationalError(f"--resume {path}: {error.strerror}") from error
 
 
 def _count(text: str) -> int:

@@ -1,47 +1,31 @@
-"""The client for programs that run on trio: connected as long as it is wanted.
+"""The client for programs that run on trio.
 
-`Client` gives one record after the other and connects by itself, again and again, each time from where the
-stream was left; what could not be resumed exactly comes as the server's `refused` record. Between attempts
-it waits, from `BACKOFF_MIN_S` doubling to `BACKOFF_MAX_S`, each time a random part of the second half of
-that; the wait starts anew once the server has confirmed a request. It never gives up, unless the server
-answers with an `error` record (`ServerError`) or breaks the protocol (`ProtocolError`).
+`Client` is an asynchronous context manager and iterator: one record after the other, across connections.
+Cancelling what waits for a record loses nothing. `close`, called by any task, ends the iteration; leaving
+the context closes, too.
 """
 
-import os
-import random
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import trio
 
-from feedhandler.client.core import Error, Reader, Received, ServerError
-
-BACKOFF_MIN_S = 0.1
-BACKOFF_MAX_S = 5.0
-READ_BYTES = 256 * 1024
-
-Report = Callable[[str], None]
-"""Takes one line about the connection, for people."""
+from feedhandler.client.core import Reader, Received
+from feedhandler.client.dial import dial, reason
+from feedhandler.client.errors import ClientClosed
+from feedhandler.client.following import READ_BYTES, SILENCE_S, SILENT, Following, Report, silent
 
 
-def _silent(_: str) -> None:
-    """Report nothing."""
+class Client(Following):
+    """The records of one subscription, across connections."""
 
-
-class Client:
-    """The records of one subscription, across connections; an asynchronous context manager and iterator."""
-
-    def __init__(self, path: Path, reader: Reader, *, report: Report = _silent) -> None:
-        self._path = path
-        self._reader = reader
-        self._report = report
+    def __init__(
+        self, path: Path | str, reader: Reader, *, books: bool = False, report: Report = silent
+    ) -> None:
+        super().__init__(path, reader, books=books, report=report)
         self._stream: trio.SocketStream | None = None
-        self._backoff_s = BACKOFF_MIN_S
-        self._trouble = ""
-        self._error: ServerError | None = None
+        self._waker = trio.Event()
 
     async def __aenter__(self) -> Self:
         return self
@@ -49,13 +33,16 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._disconnect()
+        self.close()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Received:
-        return await self.receive()
+        try:
+            return await self.receive()
+        except ClientClosed:
+            raise StopAsyncIteration from None
 
     async def receive(self) -> Received:
         """Wait for the next record; it is no checkpoint if the record is there already."""
@@ -63,64 +50,66 @@ class Client:
             await self.more()
         return received
 
-    def receive_nowait(self) -> Received | None:
-        """Return the next record if it is there already; raise what the last one said was wrong."""
-        if self._error is not None:
-            raise self._error
-        received = self._reader.next()
-        if received is not None:
-            self._look(received)
-        return received
-
     async def more(self) -> None:
-        """Read once, connected or connecting for as long as it takes."""
-        stream = self._stream or await self._connect()
-        try:
-            data = await stream.receive_some(READ_BYTES)
-        except trio.BrokenResourceError:
-            data = b""
-        if data:
-            self._reader.feed(data)
+        """Read once, or try once to connect; there may be records then."""
+        if self._torn:
+            self._disconnect()
+        stream = self._stream or self._connect()
+        if isinstance(stream, str):
+            await self._pause(stream)
             return
+        trouble = ""
+        with trio.move_on_after(SILENCE_S) as patience:
+            trouble = await self._read(stream)
+        if patience.cancelled_caught:
+            trouble = SILENT
+        if trouble:
+            self._disconnect()
+            await self._pause(trouble)
+
+    def close(self) -> None:
+        """End the iteration, and with it the connection."""
+        self._closed = True
+        self._waker.set()
         self._disconnect()
-        self._complain("the server closed the connection")
-        await self._pause()
 
-    def _look(self, received: Received) -> None:
-        if isinstance(received.record, Error):
-            self._error = ServerError(received.record.code, received.record.detail)
-        if self._trouble and self._reader.subscribed:
-            self._trouble = ""
-            self._report(f"{self._path}: connected")
-        if self._reader.subscribed:
-            self._backoff_s = BACKOFF_MIN_S
+    def _connect(self) -> trio.SocketStream | str:
+        """Return a stream, or why there is none."""
+        try:
+            sock = dial(self._path)
+        except OSError as error:
+            return reason(error)
+        self._began()
+        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        return self._stream
 
-    async def _connect(self) -> trio.SocketStream:
-        while True:
-            try:
-                stream = await trio.open_unix_socket(os.fspath(self._path))
-            except OSError as error:
-                self._complain((error.strerror or type(error).__name__).lower())
-                await self._pause()
-                continue
-            self._stream = stream
-            self._reader.restart()
-            with suppress(trio.BrokenResourceError):  # what the server had to say can still be read
-                await stream.send_all(self._reader.subscribe())
-            return stream
+    async def _read(self, stream: trio.SocketStream) -> str:
+        """Send what is due and read once; return what is wrong with the connection."""
+        try:
+            await self._ask(stream)
+            data = await stream.receive_some(READ_BYTES)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""
+        self._reader.feed(data)
+        return "" if data else "the server closed the connection"
+
+    async def _ask(self, stream: trio.SocketStream) -> None:
+        request = self._reader.request()
+        if not request:
+            return
+        try:
+            await stream.send_all(request)
+        except trio.BrokenResourceError:
+            return  # what the server had to say can still be read
+        except BaseException:
+            self._disconnect()  # a part of a request can't be taken back
+            raise
 
     def _disconnect(self) -> None:
         if self._stream is not None:
             self._stream.socket.close()
             self._stream = None
 
-    def _complain(self, trouble: str) -> None:
-        """Report trouble once, not for each attempt that ends in the same."""
-        if trouble != self._trouble:
-            self._trouble = trouble
-            self._report(f"{self._path}: {trouble}; trying again")
-
-    async def _pause(self) -> None:
-        pause_s = self._backoff_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads the attempts, no secret
-        self._backoff_s = min(2 * self._backoff_s, BACKOFF_MAX_S)
-        await trio.sleep(pause_s)
+    async def _pause(self, trouble: str) -> None:
+        with trio.move_on_after(self._ended(trouble)):
+            await self._waker.wait()

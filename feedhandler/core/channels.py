@@ -86,6 +86,17 @@ class Channel:
             until_ns,
         )
 
+    def snapshot(self, reason: str, message: bytes) -> bytes:
+        """Take the next seq for a snapshot in the stream and encode it."""
+        seq = self.next
+        self.next = seq + 1
+        return self.snapshot_at(seq, reason, message)
+
+    def snapshot_at(self, seq: int, reason: str, message: bytes) -> bytes:
+        """Encode a snapshot for one consumer: the book after `seq`, which takes no seq of its own."""
+        head = b'{"type":"snapshot","channel":%b,"seq":%d,"reason":%b,"msg":'
+        return head % (self.name_json, seq, _json(reason)) + message + b"}\n"
+
     def _set_middle(self, line: str, recv_ns: int, event_class: str) -> None:
         self._middle_line, self._middle_ns, self._middle_class = line, recv_ns, event_class
         marked = b',"class":%b' % _json(event_class) if event_class else b""

@@ -43,7 +43,7 @@ class Divergences:
         return self._disputes
 
     def missed(self, line: str, position: int) -> None:
-        """A line has missed an event that another brought."""
+        """Note that a line has missed an event that another brought."""
         if not self.switched_off:
             self._disputes.setdefault(position, set()).add(line)
 

@@ -4,9 +4,14 @@ The position of a **witness** is not known yet, so its messages are held. It joi
 that occurs once in the window and once in the hold. What it held before that event is then laid against the window
 backwards, channel by channel, to find the first event that both share; from there on the line owes the window.
 
+Cause comes before effect: what a line brings was broadcast after the line had begun to connect, so nobody can have
+released it before that. The head at that moment is the line's **floor**. Below it nothing is looked for; so contents
+that the exchange has repeated are not taken for their earlier copies, and an event occurs once if it does so above.
+
 The hold is bounded in events and bytes. When it is full its oldest quarter goes: the line then merely joins later.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -35,7 +40,8 @@ class Held(NamedTuple):
 class Hold:
     """The held events of one witness, oldest first."""
 
-    def __init__(self, bounds: Bounds, window: Window) -> None:
+    def __init__(self, bounds: Bounds, window: Window, floor: int = 0) -> None:
+        self.floor = floor
         self._bounds = bounds
         self._window = window
         self.events: list[Held] = []
@@ -83,7 +89,8 @@ class Hold:
                 continue
             if not newest_too and window.newest[held.event.channel] == position:
                 continue
-            if len(window.find(held.payload)) == 1 and len(self._places[window.key(held.payload)]) == 1:
+            once = len(self._places[window.key(held.payload)]) == 1
+            if once and len(window.find_from(held.payload, self.floor)) == 1:
                 return index, position
         return None
 
@@ -96,7 +103,7 @@ class Hold:
         window = self._window
         if window.canonical != self._canonical:
             self._look_again()
-        start = max(self._seen_head, window.base)
+        start = max(self._seen_head, window.base, self.floor)
         for position, payload in enumerate(window.payloads[start - window.base :], start):
             places = self._places.get(window.key(payload), ())
             if len(places) == 1:
@@ -105,7 +112,7 @@ class Hold:
             held = self.events[index]
             if held.identity.distinct:
                 self._places.setdefault(window.key(held.payload), []).append(index)
-                for position in window.find(held.payload)[:1]:
+                for position in window.find_from(held.payload, self.floor)[:1]:
                     self._shared[index] = position
         self._shared = {
             index: position for index, position in self._shared.items() if position >= window.base
@@ -113,8 +120,8 @@ class Hold:
         self._keyed, self._seen_head = len(self.events), window.head
 
 
-def place(events: Sequence[Held], window: Window, index: int, position: int) -> list[int]:
-    """Lay held events against the window, of which ``index`` stands at ``position``.
+def place(events: Sequence[Held], window: Window, index: int, position: int, floor: int) -> list[int]:
+    """Lay held events against the window from ``floor`` on, of which ``index`` stands at ``position``.
 
     Return for each event its position in the window, or `MISSING` where it comes before something that the window
     holds but is not there itself, or `OPEN` where that is still to be judged.
@@ -124,7 +131,7 @@ def place(events: Sequence[Held], window: Window, index: int, position: int) -> 
     order: what stands before ``index`` is looked for before ``position``. Only what has an identity is looked for
     beyond the last gap, and a late event's position says nothing about the others'.
     """
-    proofs = _proofs(events, window, index, position)
+    proofs = _proofs(events, window, index, position, floor)
     places = [OPEN] * len(events)
     limits: dict[str, int] = {}
     for place_ in range(len(events) - 1, -1, -1):
@@ -140,16 +147,28 @@ def place(events: Sequence[Held], window: Window, index: int, position: int) -> 
             places[place_] = limits[channel] = proof[1]
             continue
         end = limits.get(channel, position)
-        start = window.base if held.identity.distinct else window.proven_from(end)
-        before = [p for p in window.find(held.payload) if start <= p < end and p not in window.late]
-        places[place_] = before[-1] if before else MISSING
-        if before:
-            limits[channel] = before[-1]
-    _place_late(events, window, places)
+        start = floor if held.identity.distinct else max(floor, window.proven_from(end))
+        places[place_] = _latest(window, held.payload, start, end)
+        if places[place_] != MISSING:
+            limits[channel] = places[place_]
+    _place_late(events, window, places, floor)
     return places
 
 
-def _proofs(events: Sequence[Held], window: Window, index: int, position: int) -> dict[str, tuple[int, int]]:
+def _latest(window: Window, payload: bytes, start: int, end: int) -> int:
+    """Return the last position in order that holds ``payload`` in a stretch of the window, else `MISSING`."""
+    positions = window.find(payload)
+    for index in range(bisect_left(positions, end) - 1, -1, -1):
+        if positions[index] < start:
+            break
+        if positions[index] not in window.late:
+            return positions[index]
+    return MISSING
+
+
+def _proofs(
+    events: Sequence[Held], window: Window, index: int, position: int, floor: int
+) -> dict[str, tuple[int, int]]:
     """Return the first event of each channel that both sides share, as its index and its position."""
     counts = Counter(held.payload for held in events if held.identity.distinct)
     start, fence = window.proven_from(position), window.gap_from(position + 1)
@@ -157,20 +176,21 @@ def _proofs(events: Sequence[Held], window: Window, index: int, position: int) -
     proofs = {events[index].event.channel: (index, position)}
     for place_, held in enumerate(events):
         if held.identity.distinct and held.event.channel not in proofs and counts[held.payload] == 1:
-            positions = window.find(held.payload)
+            positions = window.find_from(held.payload, floor)
             if len(positions) == 1 and start <= positions[0] < end and positions[0] not in window.late:
                 proofs[held.event.channel] = (place_, positions[0])
     return proofs
 
 
-def _place_late(events: Sequence[Held], window: Window, places: list[int]) -> None:
-    """Let what is missing in order take the place of late events, each of them once."""
+def _place_late(events: Sequence[Held], window: Window, places: list[int], floor: int) -> None:
+    """Let what is missing in order take the place of late events, each of them once, the newest first."""
     if not window.late:
         return
     taken: set[int] = set()
-    for index, place_ in enumerate(places):
-        if place_ < 0:
-            found = [p for p in window.find(events[index].payload) if p in window.late and p not in taken]
-            if found and (place_ == MISSING or events[index].identity.distinct):
-                places[index] = found[0]
-                taken.add(found[0])
+    for index in range(len(places) - 1, -1, -1):
+        if places[index] < 0:
+            copies = window.find_from(events[index].payload, floor)
+            found = [p for p in copies if p in window.late and p not in taken]
+            if found and (places[index] == MISSING or events[index].identity.distinct):
+                places[index] = found[-1]
+                taken.add(found[-1])

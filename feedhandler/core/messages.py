@@ -25,7 +25,7 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unknown(msgspec.Struct, frozen=True, gc=False):
-    """A JSON object of a type that nobody described: neither evidence nor contradiction; ``channel`` is MARKET/other."""
+    """A JSON object of a type that nobody described (channel MARKET/other): neither evidence nor contradiction."""
 
     channel: str
     payload: bytes
@@ -41,7 +41,7 @@ Message = Event | Reply | Unknown | Garbage
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):
-    """Whether an event's content cannot recur by accident, and the exchange's own time for it (ms), where it has one."""
+    """Whether an event's content cannot recur by accident, and the exchange's own time for it (ms), if any."""
 
     distinct: bool
     time_ms: int | None

@@ -94,8 +94,8 @@ class Owing:
 
     def _look_up(self, positions: Sequence[int], now: float) -> int | None:
         late = self._window.late
-        for position in positions:
-            if position in self.open and position not in late:
+        for position in self._open_among(positions):
+            if position not in late:
                 self.interleaves = True
                 self.take(position, now)
                 return position
@@ -106,13 +106,24 @@ class Owing:
                 return position
         return self._take_late(positions, now)
 
+    def _open_among(self, positions: Sequence[int]) -> list[int]:
+        """Return which of the positions of one content are open, oldest first."""
+        if not positions or not self.open:
+            return []
+        open_ = self._open_of.get(self._window.channel(positions[-1]), ())
+        if not open_:
+            return []
+        found = positions[bisect_left(positions, open_[0]) : bisect_left(positions, self.position)]
+        return [position for position in found if position in self.open]
+
     def deliver_late(self, payload: bytes, now: float) -> bool:
         """Take one message if it is a late event that is owed; tell whether it was."""
         return self._take_late(self._window.find(payload), now) is not None
 
     def _take_late(self, positions: Sequence[int], now: float) -> int | None:
-        for position in positions:
-            if position in self._window.late and self.owes(position):
+        late = self._window.late
+        for position in positions if late else ():
+            if position in late and self.owes(position):
                 self.take(position, now)
                 return position
         return None

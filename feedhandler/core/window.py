@@ -11,7 +11,7 @@ changes to canonical forms.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from feedhandler.config import Bounds
 from feedhandler.core.canonical import canonical
@@ -97,11 +97,10 @@ class Window:
             del positions[: bisect_left(positions, self.base)]
         return positions
 
-    def find_from(self, payload: bytes, start: int) -> Iterator[int]:
-        """Yield the positions from ``start`` on that hold ``payload``."""
+    def find_from(self, payload: bytes, start: int) -> Sequence[int]:
+        """Return the positions from ``start`` on that hold ``payload``, in order."""
         positions = self.find(payload)
-        for place in range(bisect_left(positions, start), len(positions)):
-            yield positions[place]
+        return positions[bisect_left(positions, start) :] if positions and positions[0] < start else positions
 
     def compare_values(self) -> None:
         """Index by JSON value from now on: a line brings equal values in other bytes."""

@@ -119,6 +119,8 @@ class Demo:
         self._markets = [MARKETS[i] if i < len(MARKETS) else f"M{i + 1}-USD" for i in range(args.markets)]
         self._scene = view.Scene({})
         self._got: defaultdict[str, list[bytes]] = defaultdict(list)
+        self._progress = trio.Event()
+        self._ending = False
         self._gaps = 0
         self._late = 0
 
@@ -133,6 +135,7 @@ class Demo:
                     nursery.start_soon(self._consume)
                     await self._show(signals)
                 finally:
+                    self._ending = True
                     child.terminate()
                 with trio.CancelScope(shield=True):
                     await child.wait()
@@ -193,7 +196,7 @@ class Demo:
 
     def _note(self, one: Note) -> None:
         if one.name == "line_lost":
-            self._scene.losses += 1
+            self._scene.losses += not self._ending
         elif one.name == "failed_over":
             self._scene.add_news(
                 f"{one.fields['feed']}: line {one.fields['line']} takes over from {one.fields['was']}"
@@ -214,6 +217,7 @@ class Demo:
                 if isinstance(record, Event):
                     self._got[record.channel].append(_digest(bytes(record.msg)))
                     self._scene.received += 1
+                    self._progress.set()
                     self._late += record.event_class == "late"
                 elif isinstance(record, Gap):
                     self._gaps += 1
@@ -255,9 +259,13 @@ class Demo:
             sent[f"{one.market}/{one.stream}"].append(_digest(bytes(one.msg)))
             total += 1
         with trio.move_on_after(ARRIVE_S):
-            while self._scene.received < total:
-                await trio.sleep(0.05)
+            await self._arrived(total)
         return compare(sent, self._got)
+
+    async def _arrived(self, total: int) -> None:
+        while self._scene.received < total:
+            self._progress = trio.Event()
+            await self._progress.wait()
 
     def _report(self, verdict: Verdict) -> int:
         saved = view.savings(self._scene.feeds)

@@ -134,6 +134,9 @@ class Dialect:
             return self._tolerate(payload)
         stream = _EVENTS.get(header.result_type)
         if stream is not None and memoryview(header.data)[0] == _OBJECT:
+            name = self._names.get((header.market, stream))
+            if name is not None and payload.isascii() and b"\n" not in payload and b"\r" not in payload:
+                return Event(name, payload)
             return self._event(header.market, stream, payload)
         return self._rarer(header, payload)
 

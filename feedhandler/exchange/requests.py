@@ -26,6 +26,23 @@ def ping(request_id: str) -> str:
     return request("ping", {"clientRequestId": request_id})
 
 
+def emit_book(request_id: str, market: str | None) -> str:
+    """Return the request for the whole book; ``market`` is named on connections over ``market=ALL`` only."""
+    return request("emitPublicOrderBook", _content(request_id, market))
+
+
+def emit_trades(request_id: str, market: str | None) -> str:
+    """Return the request for the recent trades; ``market`` is named on connections over ``market=ALL`` only."""
+    return request("emitPublicCompletedOrders", _content(request_id, market))
+
+
+def _content(request_id: str, market: str | None) -> dict[str, str | list[str]]:
+    content: dict[str, str | list[str]] = {"clientRequestId": request_id}
+    if market is not None:
+        content["market"] = market
+    return content
+
+
 def request(message: str, content: dict[str, str | list[str]]) -> str:
     """Return a request in the exchange's envelope."""
     return msgspec.json.encode({"message": message, "content": content}).decode()

@@ -1,9 +1,9 @@
 """One HTTP request to the exchange: bounded in time and size, its faults mapped once.
 
-This is the only file that knows httpx. Requests are rare (a token every half hour, the markets at start-up),
+This is the only file that knows httpx2. Requests are rare (a token every half hour, the markets at start-up),
 so each has a connection of its own and nothing stays open. Redirects are not followed and no proxy or other
 setting is taken from the environment: keys go where the configuration says and nowhere else. An exception of
-httpx holds the request with its headers, so none of them leaves this file, not even as a context.
+httpx2 holds the request with its headers, so none of them leaves this file, not even as a context.
 """
 
 import ssl
@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from time import time as wall_clock
 from typing import Final, NamedTuple
 
-import httpx
+import httpx2
 import trio
 
 from feedhandler.errors import ConnectionFailed
@@ -22,7 +22,7 @@ ANSWER_MAX_BYTES: Final = 4 * 1024 * 1024
 """The longest body that is kept; an endpoint that sends more has given no answer."""
 
 STEPS: Final = 3
-"""TCP, TLS, answer: each has its share of the time. httpx closes a TLS handshake that is too slow for it, but
+"""TCP, TLS, answer: each has its share of the time. httpx2 closes a TLS handshake that is too slow for it, but
 leaves the socket of one open that is cancelled from outside."""
 
 
@@ -47,7 +47,7 @@ async def ask(
     with trio.move_on_after(timeout_s):
         try:
             return await _ask(method, url, headers, ssl_context, timeout_s / STEPS)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             failure = _failure(error)
     raise failure
 
@@ -70,11 +70,11 @@ async def _ask(
     sent = {name.encode(): value.encode() for name, value in headers.items()}
     sent[b"Accept-Encoding"] = b"identity"
     async with (
-        httpx.AsyncClient(verify=ssl_context, trust_env=False, timeout=step_s) as client,
+        httpx2.AsyncClient(verify=ssl_context, trust_env=False, timeout=step_s) as client,
         client.stream(method, url, headers=sent) as response,
     ):
         body = bytearray()
-        async for piece in response.aiter_raw():  # to its end: httpx does not part from half a body in peace
+        async for piece in response.aiter_raw():  # to its end: httpx2 does not part from half a body in peace
             body += piece[: ANSWER_MAX_BYTES + 1 - len(body)]
         if len(body) > ANSWER_MAX_BYTES:
             raise ConnectionFailed("protocol", "the answer of the endpoint is too long")
@@ -87,11 +87,11 @@ async def _ask(
 
 
 def _failure(error: Exception) -> ConnectionFailed:
-    """Map an exception of httpx to ours; the text tells nothing of the request."""
-    if isinstance(error, httpx.ConnectError):
+    """Map an exception of httpx2 to ours; the text tells nothing of the request."""
+    if isinstance(error, httpx2.ConnectError):
         return ConnectionFailed("unreachable", "no connection to the endpoint")
-    if isinstance(error, httpx.NetworkError):
+    if isinstance(error, httpx2.NetworkError):
         return ConnectionFailed("unreachable", "the connection to the endpoint broke")
-    if isinstance(error, httpx.TimeoutException):
+    if isinstance(error, httpx2.TimeoutException):
         return ConnectionFailed("timeout", "no answer of the endpoint in time")
     return ConnectionFailed("protocol", "the endpoint gave no usable HTTP answer")

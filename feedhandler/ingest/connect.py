@@ -122,10 +122,11 @@ async def open_line(
     connection: Connection | None = None
     failure: ConnectionFailed | None = None
     leaving = trio.Event()
-    reading = trio.CancelScope(shield=True)
+    reading = trio.CancelScope()
     try:
         async with trio.open_nursery() as nursery:
             reader_home = await nursery.start(_keep_reader, reading, leaving)
+            reading.shield = True  # not before: a start that is cancelled takes the reader's home with it
             try:
                 connection = await _shake_hands(reader_home, plane, target, offered, deadline_s)
                 yield connection

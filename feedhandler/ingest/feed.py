@@ -6,9 +6,10 @@
 What a line reads is judged, numbered and on its way to the consumers before the line's next read: `received` is
 called from within the read, and nothing in it awaits.
 
-A feed's channels are opened when it starts, as far as they are known then; others with their first event. A channel
-belongs to the feed that opened it. What another feed brings of it is no news there: it is counted and left out, or
-it would come out twice. Only `MARKET/other`, which promises nothing, may be shared.
+A feed's channels are opened when it starts, as far as they are known then; others with their first event, up to
+`CHANNELS` of them. A channel belongs to the feed that opened it. What another feed brings of it is no news there: it
+is counted and left out, or it would come out twice. Only `MARKET/other`, which promises nothing, may be shared; its
+states are those of the feed that opened it.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from typing import Protocol
 import trio
 
 from feedhandler.config import ALL, Bounds, Health
-from feedhandler.core.arbiter import Arbiter, Quarantine, Restart
+from feedhandler.core.arbiter import DOWN, Arbiter, Quarantine, Restart
 from feedhandler.core.channels import Channel, split
 from feedhandler.core.health import GOOD
 from feedhandler.core.messages import Gap, Release, State
@@ -34,6 +35,9 @@ TICK_S = 0.1
 
 IDLE_TICKS = 10
 """A feed in which nothing moves is told the time every so many ticks."""
+
+CHANNELS = 10_000
+"""Channels that a feed knows; events of further ones are counted and left out."""
 
 LINE_NAMES = "abcdefgh"
 
@@ -82,7 +86,6 @@ class Feed:
         self.market = market
         self.streams = tuple(streams)
         self._around = around
-        self._account = bool(ACCOUNT_STREAMS.intersection(streams))
         self._dialect = Dialect(market)
         bounds: Bounds = around.means.bounds
         health: Health = around.means.health
@@ -114,10 +117,7 @@ class Feed:
 
     def end(self) -> None:
         """Tell the consumers that nothing more will come of this feed for now."""
-        now_ns = self._around.wall_ns()
-        for channel in self._channels.values():
-            if channel is not None:
-                self._around.outlet.state(channel, "down", now_ns)
+        self._tell_state(DOWN, self._around.wall_ns())
         self._around.outlet.flush()
 
     def tick(self) -> None:
@@ -226,16 +226,28 @@ class Feed:
             if type(output) is Release:
                 name = output.channel
                 channel = channels[name] if name in channels else self._channel(name)
-                if channel is not None:
-                    publish(channel, output.line, output.recv, output.payload, output.kind)
-                else:
-                    self._around.notify(note("foreign_event", feed=self.label, channel=name))
+                if channel is None:
+                    self._leave_out(name)
+                    continue
+                publish(channel, output.line, output.recv, output.payload, output.kind)
+                if output.kind:
+                    self._around.notify(note("event_marked", feed=self.label, channel=name, kind=output.kind))
             elif type(output) is Gap:
                 self._publish_gap(output)
             elif type(output) is State:
-                for channel in self._own_channels():
-                    outlet.state(channel, output.state, output.since)
+                self._tell_state(output.state, output.since)
         outlet.flush()
+
+    def _leave_out(self, name: str) -> None:
+        """Count an event that is not for this feed to publish."""
+        known = name in self._channels
+        self._around.notify(
+            note("foreign_event" if known else "channel_left_out", feed=self.label, channel=name)
+        )
+
+    def _tell_state(self, state: str, since_ns: int) -> None:
+        for channel in self._own_channels():
+            self._around.outlet.state(channel, state, since_ns)
 
     def _publish_gap(self, gap: Gap) -> None:
         for channel in self._own_channels():
@@ -246,19 +258,21 @@ class Feed:
                 )
 
     def _own_channels(self) -> list[Channel]:
-        return [channel for channel in self._channels.values() if channel is not None]
+        """Return the channels that this feed has opened."""
+        return [channel for channel in self._channels.values() if channel and channel.feed == self.label]
 
     def _channel(self, name: str) -> Channel | None:
-        """Return a channel of this feed, None for one that belongs to another."""
+        """Return a channel that this feed may publish in, None for one that belongs to another or is too many."""
+        if len(self._channels) >= CHANNELS:
+            return None
         stream = split(name)[1]
         account = stream in ACCOUNT_STREAMS or (stream == OTHER and self._around.account_other)
-        channel: Channel | None = self._around.outlet.channel(name, feed=self.label, account=account)
-        if channel is not None and channel.feed != self.label and stream != OTHER:
-            channel = None
-        self._channels[name] = channel
-        if channel is not None and self.arbiter.state:
+        channel = self._around.outlet.channel(name, feed=self.label, account=account)
+        own = channel.feed == self.label
+        self._channels[name] = channel if own or stream == OTHER else None
+        if own:
             self._around.outlet.state(channel, self.arbiter.state, self._around.wall_ns())
-        return channel
+        return self._channels[name]
 
     def _obey(self, order: Restart | Quarantine) -> None:
         if isinstance(order, Quarantine):

@@ -1,10 +1,14 @@
 """The catalogue of notes: every name that the program reports, how important it is, and what it means.
 
-A note that is not in here is a bug, and a test finds it. Names are in past tense. ``key`` names the fields that tell
-one story apart from another: repetitions with the same key are written once a second at most, with their count.
+A note that is not in here is a bug, and a test finds it; at run time it is a warning, since a line in the log must not
+cost a line of a feed. Names are in past tense. ``key`` names the fields that tell one story apart from another:
+repetitions with the same key are written once a second at most, with their count.
 """
 
 from typing import Final, NamedTuple
+
+LEVELS: Final = {"": 0, "debug": 10, "info": 20, "warning": 30, "error": 40}
+"""How important a note is; one without a level is counted and never logged."""
 
 
 class Kind(NamedTuple):
@@ -23,6 +27,9 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "markets_listed": Kind("info", "the exchange has told its markets"),
     "markets_failed": Kind(
         "warning", "the exchange did not tell its markets; it is asked again", ("reason",)
+    ),
+    "markets_left_out": Kind(
+        "error", "the exchange lists more markets than the limits allow lines for; the last ones have no feed"
     ),
     "config_reloaded": Kind("info", "the configuration was read again and has not changed"),
     "config_refused": Kind(
@@ -69,9 +76,19 @@ CATALOGUE: Final[dict[str, Kind]] = {
         "warning", "a feed brought an event of a channel that belongs to another feed", ("feed", "channel")
     ),
     # feeds and channels
+    "event_marked": Kind(
+        "info", "an event that is late, backfilled or of unknown type was published", ("channel", "kind")
+    ),
+    "channel_left_out": Kind("error", "a feed brought an event of one channel too many"),
     "feed_state_changed": Kind("info", "a feed is live, quiet, syncing or down now", ("feed", "state")),
     "gap_declared": Kind("debug", "nothing proves that a feed is complete here", ("feed", "reason")),
     "gap_published": Kind("error", "a channel has a gap", ("channel", "reason")),
+    # books and repairs
+    "delta_refused": Kind(
+        "warning",
+        "a delta cannot be read as levels; its book is wrong until the next snapshot",
+        ("channel", "reason"),
+    ),
     # tokens
     "token_renewed": Kind("info", "a token was fetched", ()),
     "token_refused": Kind("warning", "the token endpoint gave no token", ("status",)),
@@ -79,6 +96,9 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "consumer_connected": Kind("debug", "a consumer has connected", ("consumer", "pid")),
     "consumer_subscribed": Kind("info", "a consumer has subscribed", ("consumer", "pid")),
     "consumer_left": Kind("info", "a consumer's connection has ended", ("consumer", "pid", "reason")),
+    "consumer_conflated": Kind(
+        "warning", "a consumer did not keep up and was taken to the head", ("consumer", "pid")
+    ),
     "consumer_dropped": Kind(
         "warning", "a consumer did not keep up and was disconnected", ("consumer", "pid")
     ),
@@ -92,3 +112,10 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "incident_lost": Kind("error", "an incident file could not be written", ("reason",)),
     "log_lines_lost": Kind("error", "whoever reads the log did not keep up, and lines were left out", ()),
 }
+
+_UNHEARD_OF: Final = Kind("warning", "not in this catalogue: a bug")
+
+
+def kind_of(name: str) -> Kind:
+    """Return how a note of this name is treated."""
+    return CATALOGUE.get(name, _UNHEARD_OF)

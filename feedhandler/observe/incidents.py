@@ -1,19 +1,25 @@
 """Incident files: what a line disagreed about, kept for a person to look at (rule R6).
 
-One JSON file an incident: the disputed event, its neighbourhood, the lines and their states. They hold market data and
-no secrets. Writing happens in a thread, through a bounded queue; the oldest files beyond the bound are deleted.
+One JSON file an incident: the disputed event, its neighbourhood, the lines and their states. They hold market data,
+the account's too, so only the daemon's own user may read them, and no secrets. Writing happens in a thread, through a
+bounded queue; what a blocked disk leaves no room for is noted and left out. The oldest files beyond the bound are
+deleted; nothing else in the folder is touched.
 """
 
+import json
+import re
 from functools import partial
 from pathlib import Path
+from typing import Final
 
-import msgspec
 import trio
 
 from feedhandler.core.notes import Notify, note
 
-WAITING = 16
+WAITING: Final = 16
 """Incidents that wait to be written; further ones are left out and noted."""
+
+_NAME: Final = re.compile(r"incident-(\d{9,18})\.json")
 
 
 class Incidents:
@@ -36,22 +42,36 @@ class Incidents:
 
     async def run(self) -> None:
         """Write what comes, until cancelled."""
+        if self._folder is None:
+            return
         async for incident in self._receive:
+            write = partial(_write, self._folder, self._most_files, incident)
             try:
-                path = await trio.to_thread.run_sync(partial(self._write, incident), abandon_on_cancel=True)
+                name = await trio.to_thread.run_sync(write, abandon_on_cancel=True)
             except OSError as error:
                 self._notify(note("incident_lost", reason=error.strerror or type(error).__name__))
             else:
-                self._notify(note("incident_written", file=path.name))
+                self._notify(note("incident_written", file=name))
 
-    def _write(self, incident: dict[str, object]) -> Path:
-        folder = self._folder
-        assert folder is not None
-        folder.mkdir(parents=True, exist_ok=True)
-        present = sorted(folder.glob("incident-*.json"))
-        for old in present[: len(present) + 1 - self._most_files]:
-            old.unlink(missing_ok=True)
-        number = int(present[-1].stem.rpartition("-")[2]) + 1 if present else 1
-        path = folder / f"incident-{number:09}.json"
-        path.write_bytes(msgspec.json.encode(incident, enc_hook=repr))
-        return path
+
+def _write(folder: Path, most_files: int, incident: dict[str, object]) -> str:
+    """Write one file and delete the oldest; return its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = sorted(
+        int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)) is not None
+    )
+    for number in numbers[: max(0, len(numbers) + 1 - most_files)]:
+        _path(folder, number).unlink(missing_ok=True)
+    path = _path(folder, numbers[-1] + 1 if numbers else 1)
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(incident, indent=1, default=_readable) + "\n", encoding="utf-8")
+    return path.name
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"incident-{number:09}.json"
+
+
+def _readable(value: object) -> str:
+    """Return what JSON has no word for as text; a payload need not be UTF-8."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else repr(value)

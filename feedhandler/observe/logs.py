@@ -1,24 +1,28 @@
 """Logs: one line for a note, JSON or for a terminal, and never a wait for whoever reads them.
 
 Lines go through a bounded queue to a thread of their own, so a blocked pipe or disk costs log lines and nothing else:
-what does not fit is counted, and the count is logged when there is room again. Repetitions of one note are rate
-limited: within `REPEAT_S` the same note with the same key is counted, and the next line says how often it came.
+what does not fit is counted, and the count is logged when there is room again.
+
+Repetitions of one note are rate limited: a note with the same key as one that was written less than `REPEAT_S` ago is
+kept back, the newest for all of them. When that time is over, it is written with ``repeated``, the number of notes
+for which it stands. There is no timer behind this: what is kept back goes out before the next note of any kind, or at
+the end.
 """
 
-import logging
 import os
 import queue
+import select
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Self, TextIO
 
 import structlog
 
 from feedhandler.config import Log
 from feedhandler.core.notes import Note, Value, note
-from feedhandler.observe.catalogue import CATALOGUE
+from feedhandler.observe.catalogue import LEVELS, kind_of
 
 QUEUE_LINES: Final = 10_000
 """Log lines that wait for their reader; further ones are left out and counted."""
@@ -26,11 +30,11 @@ QUEUE_LINES: Final = 10_000
 REPEAT_S: Final = 1.0
 """The same note with the same key is written once in so many seconds."""
 
-KEYS_REMEMBERED: Final = 10_000
-"""Keys whose last line is remembered; beyond that all of them start anew."""
+STORIES: Final = 10_000
+"""Keys that are remembered for that time; beyond it the oldest starts anew."""
 
 CLOSE_S: Final = 1.0
-"""How long the end waits for the last lines to be read."""
+"""How long the end waits for room in the queue, and for the last lines to be read."""
 
 
 class LogWriter:
@@ -39,16 +43,23 @@ class LogWriter:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._lines: queue.Queue[bytes | None] = queue.Queue(QUEUE_LINES)
-        self.lost = 0
-        self._thread = threading.Thread(target=self._write, name="log-writer", daemon=True)
+        self._refused = 0  # counted by whoever puts
+        self._failed = 0  # counted by the thread
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
-    def put(self, line: str) -> bool:
-        """Queue a line; False where there is no room for it."""
+    @property
+    def lost(self) -> int:
+        """How many lines were left out so far."""
+        return self._refused + self._failed
+
+    def put(self, line: str, patience_s: float = 0.0) -> bool:
+        """Queue a line; False where there is no room for it, not even after ``patience_s``."""
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
         try:
-            self._lines.put_nowait(line.encode("utf-8", "backslashreplace") + b"\n")
+            self._lines.put(data, block=patience_s > 0, timeout=patience_s)
         except queue.Full:
-            self.lost += 1
+            self._refused += 1
             return False
         return True
 
@@ -60,13 +71,28 @@ class LogWriter:
             return
         self._thread.join(CLOSE_S)
 
-    def _write(self) -> None:
+    def _run(self) -> None:
         while (line := self._lines.get()) is not None:
             try:
-                while line:
-                    line = line[os.write(self._descriptor, line) :]
-            except OSError:
-                return  # nobody reads any more; the queue fills up and counts
+                self._write(line)
+            except OSError:  # nobody reads, or the disk is full: the next line may have more luck
+                self._failed += 1
+
+    def _write(self, line: bytes) -> None:
+        while line:
+            try:
+                line = line[os.write(self._descriptor, line) :]
+            except BlockingIOError:  # somebody else made the descriptor non-blocking
+                select.select([], [self._descriptor], [])
+
+
+@dataclass
+class _Story:
+    """Notes with one key: when the last line was written, and what has come since."""
+
+    since: float
+    newest: Note
+    repeated: int = 0
 
 
 class Journal:
@@ -75,58 +101,91 @@ class Journal:
     def __init__(
         self, settings: Log, write: Callable[[str], object], *, terminal: bool, now: Callable[[], float]
     ) -> None:
-        self._level = logging.getLevelNamesMapping()[settings.level.upper()]
+        self._least = LEVELS[settings.level]
         self._write = write
         self._now = now
-        self._last: dict[tuple[str, ...], float] = {}
-        self._repeated: Counter[tuple[str, ...]] = Counter()
-        console = settings.format == "console" or (not settings.format and terminal)
-        render = (
-            structlog.dev.ConsoleRenderer(colors=terminal) if console else structlog.processors.JSONRenderer()
+        self._stories: dict[tuple[str, ...], _Story] = {}  # the oldest first
+        self._console = settings.format == "console" or (not settings.format and terminal)
+        self._stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+        self._render: structlog.typing.Processor = (
+            structlog.dev.ConsoleRenderer(colors=terminal)
+            if self._console
+            else structlog.processors.JSONRenderer()
         )
-        self._processors: list[Callable[..., object]] = [
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            render,
-        ]
 
     def __call__(self, one: Note) -> None:
         """Write a note, unless its level is below the configured one or it repeats itself."""
-        kind = CATALOGUE[one.name]
-        if logging.getLevelNamesMapping()[kind.level.upper()] < self._level:
+        now = self._now()
+        self._finish(before=now - REPEAT_S)
+        kind = kind_of(one.name)
+        if LEVELS[kind.level] < self._least:
             return
         key = (one.name, *(str(one.fields.get(field, "")) for field in kind.key))
-        now = self._now()
-        if now - self._last.get(key, -REPEAT_S) < REPEAT_S:
-            self._repeated[key] += 1
+        story = self._stories.get(key)
+        if story is not None:
+            story.newest = one
+            story.repeated += 1
             return
-        if len(self._last) >= KEYS_REMEMBERED:
-            self._last.clear()
-            self._repeated.clear()
-        self._last[key] = now
-        self.write(one, kind.level, repeated=self._repeated.pop(key, 0))
+        self._stories[key] = _Story(now, one)
+        self.write(one)
+        if len(self._stories) > STORIES:
+            self._write_repeated(self._stories.pop(next(iter(self._stories))))
 
-    def write(self, one: Note, level: str, *, repeated: int) -> None:
-        """Write one line."""
-        event: dict[str, Value] = {"event": one.name, "level": level, **one.fields}
+    def finish(self) -> None:
+        """Write what is kept back."""
+        self._finish(before=self._now())
+
+    def write(self, one: Note, repeated: int = 0) -> None:
+        """Write one line at once."""
+        level = kind_of(one.name).level
+        fields = (
+            {name: _printable(value) for name, value in one.fields.items()} if self._console else one.fields
+        )
+        line: dict[str, Value] = {"event": one.name, "level": level, **fields}
         if repeated:
-            event["repeated"] = repeated
-        rendered: object = event
-        for process in self._processors:
-            rendered = process(None, level, rendered)
-        self._write(str(rendered))
+            line["repeated"] = repeated
+        self._write(str(self._render(None, level, self._stamp(None, level, line))))
+
+    def _finish(self, before: float) -> None:
+        """Write what repeated itself in stories that are over; they begin anew with that line."""
+        while self._stories:
+            key = next(iter(self._stories))
+            if self._stories[key].since > before:
+                return
+            story = self._stories.pop(key)
+            if story.repeated:
+                self._write_repeated(story)
+                self._stories[key] = _Story(self._now(), story.newest)
+
+    def _write_repeated(self, story: _Story) -> None:
+        if story.repeated:
+            self.write(story.newest, story.repeated)
+
+
+def _printable(value: Value) -> Value:
+    """Return a value that can do nothing to a terminal; names of markets come from outside."""
+    if isinstance(value, str) and not value.isprintable():
+        return value.encode("unicode_escape").decode()
+    return value
 
 
 class Logs:
     """The journal of a process on standard error; a context manager."""
 
-    def __init__(self, settings: Log, now: Callable[[], float], stream: TextIO = sys.stderr) -> None:
+    def __init__(self, settings: Log, now: Callable[[], float], stream: TextIO | None = None) -> None:
+        stream = stream or sys.stderr
         self._writer = LogWriter(stream.fileno())
         self._journal = Journal(settings, self._put, terminal=stream.isatty(), now=now)
+        self._told = 0
+        self._patience_s = 0.0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._journal.finish()
+        self._patience_s = CLOSE_S
+        self._tell_lost()
         self._writer.close()
 
     def __call__(self, one: Note) -> None:
@@ -134,6 +193,12 @@ class Logs:
         self._journal(one)
 
     def _put(self, line: str) -> None:
-        if self._writer.put(line) and self._writer.lost:
-            lost, self._writer.lost = self._writer.lost, 0
-            self._journal.write(note("log_lines_lost", lines=lost), "error", repeated=0)
+        if self._writer.put(line, self._patience_s):
+            self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        """Say how many lines were left out since the last time."""
+        lost = self._writer.lost - self._told
+        if lost:
+            self._told += lost
+            self._journal.write(note("log_lines_lost", lines=lost))

@@ -11,7 +11,8 @@ last word), then a heartbeat where one is due, then the stream. At most one hear
 it is encoded when its turn comes: **it is true of its place in the stream**.
 
 A consumer ends by closing its connection, by asking for something wrong (`error`), by losing its place in
-the backlog (`bye` with reason `slow`), or with the server (`bye` with reason `shutdown`). The last word
+the backlog (`bye` with reason `slow`, unless it has asked to be taken to the head then, with `skipped`
+records and the present books), or with the server (`bye` with reason `shutdown`). The last word
 follows the record that was started, so no record is ever cut short for a consumer that reads on; how long
 that may take is bounded by `drain_s`.
 """
@@ -27,7 +28,7 @@ from feedhandler.core.notes import Notify, note
 from feedhandler.publish import records
 from feedhandler.publish.endpoint import Peer
 from feedhandler.publish.request import BadRequest, parse
-from feedhandler.publish.subscription import Refusal, Shelf, Subscription, subscribe
+from feedhandler.publish.subscription import Refusal, Shelf, Subscription, conflate, subscribe
 
 HEARTBEAT_S = 1.0
 REQUEST_S = 30.0  # from the greeting to the request; people may type it by hand
@@ -84,6 +85,7 @@ class Consumer:
         self._chunk: bytes | memoryview = b""  # being sent
         self._midway = False  # the last byte sent did not end a record
         self._subscription: Subscription | None = None
+        self._conflates = False
         self._heartbeat_due = False
         self._farewell = b""  # the last word once all that is pending is sent
         self._leaving = ""  # the reason, once the last word is on its way: nothing of the stream follows
@@ -112,7 +114,9 @@ class Consumer:
         """Send at once what the kernel takes; the consumer's own task sends the rest."""
         if not self._behind.is_set():
             self._send()
-        elif self._subscription and not self._leaving and self._subscription.overrun():
+        elif (
+            self._subscription and not self._leaving and not self._conflates and self._subscription.overrun()
+        ):
             self._drop()
 
     def finish(self, farewell: bytes) -> None:
@@ -162,7 +166,11 @@ class Consumer:
     def _next_chunk(self) -> bytes:
         stream = self._subscription
         if stream and not self._leaving and stream.overrun():
-            self._give_up()
+            if self._conflates:
+                self._private += conflate(self._shelf, stream)
+                self._note("consumer_conflated")
+            else:
+                self._give_up()
         if self._private or not stream or self._leaving:
             chunk, self._private = self._private, b""
             return chunk
@@ -277,6 +285,7 @@ class Consumer:
             self._refuse(stream.code, stream.detail)
             return False
         self._subscription = stream.subscription
+        self._conflates = request.slow == "conflate"
         self._private += stream.preamble
         self._note("consumer_subscribed", channels=len(stream.subscription.channels))
         for reason, channels in stream.refusals.items():

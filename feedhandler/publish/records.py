@@ -37,6 +37,11 @@ def refused(channel: str, reason: str, oldest: int, next_seq: int) -> bytes:
     return _line(type="refused", channel=channel, reason=reason, oldest=oldest, next=next_seq)
 
 
+def skipped(channel: str, first: int, last: int) -> bytes:
+    """Say which seqs a consumer that was too slow will not get."""
+    return _json({"type": "skipped", "channel": channel, "from": first, "to": last}) + b"\n"
+
+
 def state(channel: str, word: str, since_ns: int) -> bytes:
     """Tell a channel's state."""
     return _line(type="state", channel=channel, state=word, since=since_ns)

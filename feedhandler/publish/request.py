@@ -57,6 +57,4 @@ def parse(line: bytes) -> Request | BadRequest:
         return BadRequest(str(wrong))
     if not request.name.isprintable():
         return BadRequest("Expected printable characters - at `$.name`")
-    if request.slow == "conflate":
-        return BadRequest('"slow":"conflate" is not supported yet')
     return request

@@ -51,7 +51,8 @@ class Publisher:
         self._backlog = Backlog(settings.backlog_bytes)
         self._append = self._backlog.append
         self._states: dict[str, bytes] = {}
-        self._shelf = Shelf(session, self._channels, self._backlog, self._state_of)
+        self._images: dict[str, Callable[[], bytes | None]] = {}
+        self._shelf = Shelf(session, self._channels, self._backlog, self._state_of, self._image_of)
         self._consumers: dict[Consumer, None] = {}
         self._most_consumers = bounds.consumers
         self._limits = ConsumerLimits(bounds.request_bytes, bounds.send_bytes, settings.drain_s)
@@ -96,6 +97,14 @@ class Publisher:
     def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
         """Publish a gap of a channel; `flush` sends it."""
         self._append(channel.gap(reason, since_ns, until_ns), records_track(channel))
+
+    def snapshot(self, channel: Channel, reason: str, message: bytes) -> None:
+        """Publish a book in the stream; `flush` sends it."""
+        self._append(channel.snapshot(reason, message), 2 * channel.number)
+
+    def offer_book(self, channel: Channel, image: Callable[[], bytes | None]) -> None:
+        """Let consumers that join get the channel's book: ``image`` returns it after all that was published."""
+        self._images[channel.name] = image
 
     def state(self, channel: Channel, word: str, since_ns: int) -> None:
         """Publish a channel's state, to later consumers when they subscribe; `flush` sends it."""
@@ -176,6 +185,10 @@ class Publisher:
             if not self._consumers:
                 self._deserted.set()
                 self._deserted = trio.Event()
+
+    def _image_of(self, channel: Channel) -> bytes:
+        image = self._images.get(channel.name)
+        return (image() if image else None) or b""
 
     def _state_of(self, channel: Channel) -> bytes:
         return self._states.get(channel.name, b"")

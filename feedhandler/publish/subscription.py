@@ -76,6 +76,15 @@ class Subscription:
         self.cursor = self._backlog.base
         return False
 
+    def skip(self) -> list[tuple[Channel, int]]:
+        """Go to the head; return each channel of which records are left out so, with the first seq of them."""
+        behind = [
+            (channel, first) for channel in self.channels if (first := self._next(channel)) < channel.next
+        ]
+        self.cursor = self._joined = self._backlog.head
+        self._since = [since if since == NEVER else self.cursor for since in self._since]
+        return behind
+
     def take(self, most_bytes: int) -> bytes:
         """Move over the next stretch of the backlog and return what is wanted of it, possibly nothing."""
         start = self.cursor
@@ -129,12 +138,16 @@ class Stream(NamedTuple):
 
 
 class Shelf(NamedTuple):
-    """What a subscription is made from: everything that is published."""
+    """What a subscription is made from: everything that is published.
+
+    ``image_of`` returns a channel's book after all that was published, as a message; empty where there is none.
+    """
 
     session: str
     channels: Channels
     backlog: Backlog
     state_of: Callable[[Channel], bytes]
+    image_of: Callable[[Channel], bytes] = lambda _: b""
 
 
 def subscribe(shelf: Shelf, request: Request, *, account: bool) -> Stream | Refusal:
@@ -152,7 +165,9 @@ def subscribe(shelf: Shelf, request: Request, *, account: bool) -> Stream | Refu
     refused = _resume(shelf, subscription, request.resume)
     unknown = _unknown(shelf, subscription, patterns, request.resume)
     reasons = Counter(why.reason for why in (*refused.values(), *unknown.values()))
-    return Stream(subscription, _preamble(shelf, subscription, refused, unknown), reasons)
+    resumed = set(request.resume.seq) - refused.keys() if request.resume else set()
+    fresh = {channel.name for channel in subscription.channels} - resumed if request.snapshot else set()
+    return Stream(subscription, _preamble(shelf, subscription, refused, unknown, fresh), reasons)
 
 
 def _resume(shelf: Shelf, subscription: Subscription, resume: Resume | None) -> dict[str, Refused]:
@@ -197,13 +212,35 @@ def _unknown(
     return refused
 
 
+def conflate(shelf: Shelf, subscription: Subscription) -> bytes:
+    """Take a consumer that lost its place to the head; return what tells it so."""
+    lines = []
+    for channel, first in subscription.skip():
+        lines.append(records.skipped(channel.name, first, channel.next - 1))
+        lines.append(_image(shelf, channel, "conflated"))
+        lines.append(shelf.state_of(channel))
+    return b"".join(lines)
+
+
+def _image(shelf: Shelf, channel: Channel, reason: str) -> bytes:
+    """Return the snapshot record of a channel's book for one consumer, empty where there is no book."""
+    image = shelf.image_of(channel)
+    return channel.snapshot_at(channel.next - 1, reason, image) if image else b""
+
+
 def _preamble(
-    shelf: Shelf, subscription: Subscription, refused: dict[str, Refused], unknown: dict[str, Refused]
+    shelf: Shelf,
+    subscription: Subscription,
+    refused: dict[str, Refused],
+    unknown: dict[str, Refused],
+    fresh: set[str],
 ) -> bytes:
     lines = [records.subscribed(subscription.next_seqs())]
     for channel in subscription.channels:
         lines.append(shelf.state_of(channel))
         if channel.name in refused:
             lines.append(records.refused(channel.name, *refused[channel.name]))
+        if channel.name in fresh:
+            lines.append(_image(shelf, channel, "refused" if channel.name in refused else "join"))
     lines += [records.refused(name, *why) for name, why in unknown.items()]
     return b"".join(lines)

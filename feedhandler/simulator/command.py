@@ -139,16 +139,15 @@ async def _run(settings: Settings) -> None:
             nursery.start_soon(_tell, exchange)
             nursery.start_soon(_tell_progress, exchange)
             await anext(aiter(signals))
-            with trio.CancelScope() as stopping:
-                nursery.start_soon(_stop_at_once, signals, stopping)
-                await exchange.stop_playing()
+            nursery.start_soon(_stop_at_once, signals, nursery.cancel_scope)
+            await exchange.stop_playing()
             nursery.cancel_scope.cancel()
 
 
-async def _stop_at_once(signals: AsyncIterator[int], stopping: trio.CancelScope) -> None:
+async def _stop_at_once(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
     """Do not wait any longer when a second signal comes."""
     await anext(signals)
-    stopping.cancel()
+    scope.cancel()
 
 
 async def _tell(exchange: Exchange) -> None:

@@ -54,6 +54,8 @@ class Connection:
         self.subscriptions = list(subscriptions)
         self.outbox = outbox
         self.opened_at = trio.current_time()
+        self.settling_since = math.inf
+        """When the random faults found that it had been sent as many events as they ask for."""
         self.touched_until = -math.inf
         """When the last fault ends that struck this connection."""
         self.end_reason = ""

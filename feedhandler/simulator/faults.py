@@ -3,7 +3,8 @@
 A fault strikes one connection, some, or a market; it changes their outboxes or ends them, and is reported
 once for each connection it struck. Nothing here waits: what a fault ends later is left to a task.
 
-By lot: a connection is *untouched* if it is older than ``settle_s`` and its last fault is over for as long.
+By lot: a connection is *untouched* if for ``settle_s`` it has been there, had been sent ``settle_events`` events,
+and its last fault has been over.
 A fault strikes only where ``spare`` untouched connections of the market remain besides its victim;
 otherwise it is skipped.
 """
@@ -161,12 +162,21 @@ class Faults:
         lots = Random(f"{plan.seed}/random faults")  # noqa: S311 - faults, no secret
         while True:
             await trio.sleep(lots.expovariate(1 / plan.every_s))
+            self._watch_settling(plan)
             fault = draw(plan, lots)
             markets = [market for market in self._markets() if self._connections(market)]
             market = lots.choice(markets) if markets else EVERY_MARKET
             line = lots.choice(self._connections(market)) if markets else None
             if line is not None and self._is_allowed(fault, plan, line):
                 self.strike(msgspec.structs.replace(fault, market=market, line=line.index))
+
+    def _watch_settling(self, plan: RandomFaults) -> None:
+        now = trio.current_time()
+        for market in self._markets():
+            for line in self._connections(market):
+                if line.outbox.events >= plan.settle_events:
+                    since = now if plan.settle_events else line.opened_at
+                    line.settling_since = min(line.settling_since, since)
 
     def _is_allowed(self, fault: Fault, plan: RandomFaults, victim: Connection) -> bool:
         if fault.kind == "refuse":
@@ -175,7 +185,7 @@ class Faults:
         untouched = [
             line
             for line in self._connections(victim.market)
-            if line is not victim and line.opened_at <= settled and line.touched_until <= settled
+            if line is not victim and line.settling_since <= settled and line.touched_until <= settled
         ]
         return len(untouched) >= plan.spare and not (plan.spare and fault.kind == "outage")
 

@@ -1,11 +1,10 @@
 """The consumer's side of the protocol: lines, records, counting, positions."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from feedhandler.client.core import (
     Bye,
@@ -14,10 +13,7 @@ from feedhandler.client.core import (
     Gap,
     Heartbeat,
     Hello,
-    Lines,
     Next,
-    Position,
-    ProtocolError,
     Reader,
     Record,
     Refused,
@@ -27,13 +23,11 @@ from feedhandler.client.core import (
     Subscribed,
     Unknown,
     decode,
-    read_position,
-    write_position,
 )
-from feedhandler.errors import OperationalError
+from feedhandler.client.errors import ProtocolError
+from feedhandler.client.position import Position
 
 A, B = "m/a", "m/b"
-words = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 def line(**fields: Any) -> bytes:
@@ -65,10 +59,19 @@ def fed(reader: Reader, *lines: bytes) -> list[Record]:
     return records
 
 
+def answered(reader: Reader, *lines: bytes, session: str = "s", channels: Sequence[str] = (A, B)) -> Any:
+    """Let a connection begin with those lines after the greeting; return the request."""
+    greeting = line(type="hello", protocol=1, session=session, server="x", channels=channels)
+    assert len(fed(reader, greeting)) == 1
+    request = json.loads(reader.request())
+    fed(reader, *lines)
+    return request
+
+
 def live(**first: int) -> Reader:
     """Return a reader that is subscribed."""
     reader = Reader()
-    fed(reader, hello(), subscribed(**first))
+    answered(reader, subscribed(**first))
     return reader
 
 
@@ -119,40 +122,74 @@ def test_what_is_no_record_is_an_error(text: bytes) -> None:
         decode(text)
 
 
-@given(lines=st.lists(st.binary(max_size=9).map(lambda raw: raw.replace(b"\n", b""))), data=st.data())
-@settings(deadline=None)
-def test_lines_come_out_whatever_the_pieces(lines: list[bytes], data: st.DataObject) -> None:
-    """However the bytes are cut, the same lines come out."""
-    whole = b"".join(line + b"\n" for line in lines)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)))))
-    out, reader = [], Lines()
-    for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True):
-        reader.feed(whole[start:end])
-        while (line := reader.next()) is not None:
-            out.append(line)
-    assert b"".join(out) == whole
-    assert len(out) == len(lines)
-
-
-def test_a_line_has_a_bound() -> None:
-    """A line that does not end is given up, whole lines before it are not lost."""
-    reader = Reader(line_bytes=100)
-    assert len(fed(reader, hello() + b"x" * 100)) == 1
-    reader.feed(b"x")
-    with pytest.raises(ProtocolError, match="more than 100 bytes"):
-        reader.next()
-
-
 def test_the_request_is_the_contracts() -> None:
     """The request names what is wanted, and a position only where there is one."""
-    assert Reader(["m/a"], snapshot=False).subscribe() == (
-        b'{"op":"subscribe","channels":["m/a"],"snapshot":false}\n'
+    plain = Reader(["m/a"], snapshot=False)
+    resuming = Reader(["m/*"], name="desk", slow="conflate", resume=Position("s", {A: 120, B: 7}))
+    fed(plain, hello())
+    fed(resuming, hello())
+    assert plain.request() == b'{"op":"subscribe","channels":["m/a"],"snapshot":false}\n'
+    assert resuming.request() == (
+        b'{"op":"subscribe","channels":["m/*"],"snapshot":true,'
+        b'"resume":{"session":"s","seq":{"m/a":120,"m/b":7}},"slow":"conflate","name":"desk"}\n'
     )
-    resuming = Reader(["*"], name="desk", resume=Position("s", {A: 120}))
-    assert resuming.subscribe() == (
-        b'{"op":"subscribe","channels":["*"],"snapshot":true,'
-        b'"resume":{"session":"s","seq":{"m/a":120}},"name":"desk"}\n'
-    )
+
+
+def test_the_request_is_sent_once_and_after_the_greeting() -> None:
+    """There is one request for each connection."""
+    reader = Reader()
+    for _ in range(2):
+        assert reader.request() == b""
+        fed(reader, hello())
+        assert reader.request() != b""
+        assert reader.request() == b""
+        reader.restart()
+
+
+def test_another_version_of_the_protocol_is_not_read() -> None:
+    """What a later version means by its records is unknown."""
+    with pytest.raises(ProtocolError, match="speaks version 2 of the protocol, not 1"):
+        fed(Reader(), line(type="hello", protocol=2, session="s", server="x", channels=[]))
+
+
+@pytest.mark.parametrize("pattern", ["*", "*/*", "m/*", "*/b"])
+def test_a_channel_that_appeared_meanwhile_is_asked_for_from_its_start(pattern: str) -> None:
+    """(10) What a pattern chooses and the position does not name was not there before."""
+    reader = Reader([pattern, A], resume=Position("s", {A: 5}))
+    asked = answered(reader, subscribed(a=6, b=1), event(6), event(1, B))
+    assert asked["resume"]["seq"] == {A: 5, B: 0}
+    assert reader.position() == Position("s", {A: 6, B: 1})
+
+
+def test_a_channel_that_was_not_asked_for_before_starts_live() -> None:
+    """An exact name that the position does not hold is new to this consumer, and so is what no pattern chooses."""
+    reader = Reader([B, "x/*"], resume=Position("s", {A: 5}))
+    assert answered(reader, subscribed(b=9), event(9, B))["resume"]["seq"] == {A: 5}
+    assert not reader.torn
+    first = Reader(["*"])
+    assert "resume" not in answered(first, subscribed(b=9), event(9, B))
+
+
+@pytest.mark.parametrize("session", ["s", "t"])
+def test_a_channel_that_appears_between_greeting_and_request_is_asked_for_once_more(session: str) -> None:
+    """(10) Its first records were missed, so the connection is replaced by one that gets them."""
+    reader = Reader(resume=Position("s", {A: 5}))
+    answered(reader, subscribed(a=6, b=3), event(3, B), session=session, channels=[A])
+    assert reader.torn
+    assert reader.position() == Position("s", {A: 5, B: 0})
+    reader.restart()
+    assert not reader.torn
+    asked = answered(reader, subscribed(a=6, b=1), session="s", channels=[A])
+    assert asked["resume"]["seq"] == {A: 5, B: 0}
+    assert not reader.torn
+    assert len(fed(reader, event(6), event(1, B))) == 2
+
+
+def test_a_channel_that_appears_between_greeting_and_request_and_is_silent_was_not_missed() -> None:
+    """Where its first record is still to come, nothing is wrong."""
+    reader = Reader(resume=Position("s", {A: 5}))
+    answered(reader, subscribed(a=6, b=1), event(1, B), channels=[A])
+    assert reader.position() == Position("s", {A: 5, B: 1})
 
 
 def test_a_stream_in_order_passes_and_moves_the_position() -> None:
@@ -205,6 +242,23 @@ def test_a_channel_that_appears_later_begins_with_one() -> None:
     assert len(fed(reader, event(1, "m/new"), event(2, "m/new"))) == 2
 
 
+def test_a_snapshot_for_one_consumer_stands_where_the_channel_is() -> None:
+    """(10) It takes no seq and leaves none out."""
+    reader = Reader()
+    joined = line(type="snapshot", channel=A, seq=4, reason="join", msg={})
+    answered(reader, subscribed(a=5, b=1), joined, event(5))
+    assert reader.position() == Position("s", {A: 5, B: 0})
+    for seq in (4, 6):
+        with pytest.raises(ProtocolError, match=f"expected seq 6, got {seq + 1}"):
+            fed(reader, line(type="snapshot", channel=A, seq=seq, reason="conflated", msg={}))
+
+
+def test_a_skip_goes_forward() -> None:
+    """A skip from a seq to an earlier one is none."""
+    with pytest.raises(ProtocolError, match="from seq 5 to 4"):
+        fed(live(a=5), line(type="skipped", channel=A, **{"from": 5, "to": 4}))
+
+
 def test_a_resume_that_comes_true_goes_on() -> None:
     """After a reconnect in the same session, the next seq of each channel is the one expected."""
     reader = live(a=5, b=9)
@@ -212,65 +266,84 @@ def test_a_resume_that_comes_true_goes_on() -> None:
     reader.feed(b'{"type":"event","chan')
     reader.restart()
     assert not reader.subscribed
-    assert json.loads(reader.subscribe())["resume"] == {"session": "s", "seq": {A: 5, B: 8}}
-    assert len(fed(reader, hello(), subscribed(a=6, b=9), event(6), event(9, B))) == 4
+    asked = answered(reader, subscribed(a=6, b=9), event(6), event(9, B))
+    assert asked["resume"] == {"session": "s", "seq": {A: 5, B: 8}}
     assert reader.position() == Position("s", {A: 6, B: 9})
 
 
-def test_a_refused_resume_says_so_before_anything_else_comes() -> None:
-    """(10) Where a channel goes on elsewhere and no `refused` came, its next record is an error."""
-    answers = [hello("t"), subscribed(a=1, b=1)]
-    reader = Reader(resume=Position("s", {A: 5}))
-    fed(reader, *answers)
-    with pytest.raises(ProtocolError, match="not resumed"):
-        fed(reader, event(1))
+@pytest.mark.parametrize(
+    "early",
+    [event(1), line(type="heartbeat", now=1, next={A: 1, B: 1}), event(1, B)],
+    ids=["event", "beat", "other"],
+)
+def test_a_refused_resume_says_so_before_anything_else_comes(early: bytes) -> None:
+    """(10) Where a channel goes on elsewhere and no `refused` came, nothing of the stream is passed on."""
+    reader = Reader([A, B], resume=Position("s", {A: 5}))
+    with pytest.raises(ProtocolError, match="m/a was not resumed"):
+        answered(reader, subscribed(a=1, b=1), early, session="t")
     reader.restart()
     refused = line(type="refused", channel=A, reason="unknown_session", oldest=1, next=1)
-    assert len(fed(reader, *answers, refused, event(1), event(1, B))) == 5
+    answered(reader, subscribed(a=1, b=1), refused, event(1), event(1, B), session="t")
     assert reader.position() == Position("t", {A: 1, B: 1})
+
+
+def test_a_join_snapshot_may_come_before_another_channels_refusal() -> None:
+    """The answer goes channel by channel."""
+    reader = Reader([A, B], resume=Position("s", {B: 5}))
+    joined = line(type="snapshot", channel=A, seq=4, reason="join", msg={})
+    refused = line(type="refused", channel=B, reason="too_old", oldest=8, next=9)
+    answered(reader, subscribed(a=5, b=9), joined, refused, event(5), event(9, B))
+    assert reader.position() == Position("s", {A: 5, B: 9})
 
 
 @pytest.mark.parametrize("session", ["s", "t"])
 def test_a_refusal_that_was_not_dealt_with_is_asked_for_again(session: str) -> None:
     """A connection that ends between `subscribed` and `refused` leaves the position where it was."""
     reader = Reader(resume=Position("s", {A: 5, B: 2}))
-    fed(reader, hello(session), subscribed(a=9, b=3))
+    answered(reader, subscribed(a=9, b=3), session=session)
     assert reader.position() == Position("s", {A: 5, B: 2})
     reader.restart()
-    assert json.loads(reader.subscribe())["resume"] == {"session": "s", "seq": {A: 5, B: 2}}
+    assert answered(reader)["resume"] == {"session": "s", "seq": {A: 5, B: 2}}
+
+
+@pytest.mark.parametrize(("session", "last"), [("s", 5), ("t", 5), ("t", 0)])
+def test_a_channel_that_is_gone_owes_a_refusal(session: str, last: int) -> None:
+    """(10) A chosen channel of the position that the answer does not confirm is not simply forgotten."""
+    reader = Reader(resume=Position("s", {A: last}))
+    answered(reader, subscribed(b=1), session=session, channels=[])
+    assert reader.position() == Position("s", {A: last})
+    refused = line(type="refused", channel=A, reason="future", oldest=1, next=1)
+    assert len(fed(reader, refused, event(1, B), event(1))) == 3
+    assert reader.position() == Position(session, {A: 1, B: 1})
+
+
+def test_a_channel_that_has_no_record_yet_owes_nothing() -> None:
+    """Where nothing was received, and nothing is there, nothing can be missing."""
+    reader = Reader(resume=Position("s", {A: 0}))
+    answered(reader, subscribed(b=1), event(1, B), event(1), channels=[])
+    assert reader.position() == Position("s", {A: 1, B: 1})
 
 
 def test_a_position_does_not_move_into_another_session() -> None:
     """Channels that are not subscribed keep their seq in their session, and are forgotten with it."""
     reader = Reader(["m/a"], resume=Position("s", {A: 5, B: 2}))
-    fed(reader, hello("s"), subscribed(a=6))
+    answered(reader, subscribed(a=6))
     assert reader.position() == Position("s", {A: 5, B: 2})
     reader.restart()
-    fed(reader, hello("t"), subscribed(a=1), line(type="refused", channel=A, reason="x", oldest=1, next=1))
+    refused = line(type="refused", channel=A, reason="x", oldest=1, next=1)
+    answered(reader, subscribed(a=1), refused, session="t")
     assert reader.position() == Position("t", {A: 0})
 
 
-def test_nothing_is_confirmed_before_the_greeting() -> None:
-    """Without a session there is no position."""
-    with pytest.raises(ProtocolError, match="before it had greeted"):
-        fed(Reader(), subscribed(a=1))
+@pytest.mark.parametrize("early", [b"", hello()])
+def test_nothing_is_confirmed_before_it_was_asked_for(early: bytes) -> None:
+    """A confirmation without a request is none."""
+    with pytest.raises(ProtocolError, match="was not sent yet"):
+        fed(Reader(), early, subscribed(a=1))
     assert Reader().position() is None
 
 
-@given(words, st.dictionaries(words, st.integers(0)))
-@settings(deadline=None)
-def test_a_written_position_is_read_back(session: str, seq: dict[str, int]) -> None:
-    """A position survives being written, as one line."""
-    position = Position(session, seq)
-    assert read_position(write_position(position)) == position
-    assert write_position(position).count(b"\n") == 1
-
-
-@pytest.mark.parametrize(
-    "text",
-    [b"", b"{}", b"x", b'{"session":"s","seq":{"m/a":-1}}', b'{"session":"s","seq":{"m/a":1.0}}', b"\xff"],
-)
-def test_a_broken_position_is_refused(text: bytes) -> None:
-    """What is not a position is said to be none."""
-    with pytest.raises(OperationalError, match="not a position"):
-        read_position(text)
+def test_nothing_of_the_stream_comes_before_the_confirmation() -> None:
+    """An event before the confirmation belongs to nothing."""
+    with pytest.raises(ProtocolError, match="before the request was confirmed"):
+        answered(Reader(), event(1))

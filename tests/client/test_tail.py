@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import trio
 
-from feedhandler.client.core import Position, Reader, ServerError, read_position
+from feedhandler.client.core import Reader
+from feedhandler.client.errors import ServerError
+from feedhandler.client.position import Position, read_position
 from feedhandler.client.tail import Tail, add_arguments, run
 from feedhandler.config import Bounds, Publish
 from feedhandler.core.channels import Channel
@@ -185,7 +187,7 @@ async def test_a_restarted_daemon_is_waited_for(tmp_path: Path, capfd: pytest.Ca
         *("hello", "subscribed", "refused", "event"),
     ]
     lines = capfd.readouterr().err.splitlines()
-    assert lines[0].endswith("feed.sock: the server closed the connection; trying again")
+    assert lines[0].endswith("feed.sock: the server ended the connection (shutdown); trying again")
     assert lines[-1].endswith("feed.sock: connected")
 
 
@@ -219,12 +221,18 @@ def test_a_wrong_command_line_ends_with_two(words: list[str]) -> None:
     assert end.value.code == 2
 
 
+@pytest.mark.parametrize("words", [(), ("--no-snapshot",)])
 def test_the_command_ends_with_one_where_the_server_refuses(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
-    """The detail of the server's `error` is on standard error, the record on standard output."""
+    """The detail of the server's `error` is on standard error, the record on standard output.
+
+    Books are asked for unless the command line says otherwise.
+    """
     path = tmp_path / "feed.sock"
-    record = b'{"type":"error","code":"busy","detail":"there are 256 consumers already"}\n'
+    greeting = b'{"type":"hello","protocol":1,"session":"s","server":"x","channels":["m/a"]}\n'
+    record = b'{"type":"error","code":"forbidden","detail":"the channel m/a is not for this user"}\n'
+    asked: list[bytes] = []
     with closing(socket.socket(socket.AF_UNIX)) as listener:
         listener.bind(os.fspath(path))
         listener.listen(1)
@@ -232,16 +240,23 @@ def test_the_command_ends_with_one_where_the_server_refuses(
         def answer() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.recv(65_536)
+                connection.sendall(greeting)
+                asked.append(connection.recv(65_536))
                 connection.sendall(record)
 
         thread = threading.Thread(target=answer)
         thread.start()
-        assert run(arguments("--socket", str(path), "--channel", "m/a", "--no-snapshot")) == 1
+        assert run(arguments("--socket", str(path), "--channel", "m/a", *words)) == 1
         thread.join()
     captured = capfd.readouterr()
-    assert captured.out.encode() == record
-    assert captured.err == "feedhandler tail: busy: there are 256 consumers already\n"
+    assert captured.out.encode() == greeting + record
+    assert captured.err == "feedhandler tail: forbidden: the channel m/a is not for this user\n"
+    assert json.loads(asked[0]) == {
+        "op": "subscribe",
+        "channels": ["m/a"],
+        "snapshot": not words,
+        "name": "tail",
+    }
 
 
 async def test_a_resume_file_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:

@@ -1,121 +1,112 @@
-"""The client on trio: connected as long as it is wanted."""
+"""What is special to the client on trio: its clock and its cancellation."""
 
-import json
 import os
-from collections.abc import Callable
+import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from feedhandler.client.core import Event, Reader, ServerError
-from feedhandler.client.trio_client import BACKOFF_MAX_S, Client
-
-A = "m/a"
-
-
-def line(**fields: Any) -> bytes:
-    """Write a record as the server does."""
-    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+from feedhandler.client import trio_client
+from feedhandler.client.core import Event, Reader
+from feedhandler.client.following import BACKOFF_MAX_S
+from feedhandler.client.trio_client import Client
+from tests.client.scripted import A, event, hello, subscribed
 
 
-HELLO = line(type="hello", protocol=1, session="s", server="x", channels=[A])
-
-
-def subscribed(first: int) -> bytes:
-    """Write the answer to a request."""
-    return line(type="subscribed", channels={A: {"next": first}})
-
-
-def event(seq: int) -> bytes:
-    """Write an event."""
-    return line(type="event", channel=A, seq=seq, line="a", recv=7, msg={})
-
-
-class Script:
-    """A server that says one thing on each connection and keeps what it was asked."""
-
-    def __init__(self, path: Path, *parts: bytes) -> None:
-        self.path = path
-        self.parts = list(parts)
-        self.asked: list[dict[str, Any]] = []
-
-    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Say the parts, one on each connection, and then leave."""
-        with trio.socket.socket(trio.socket.AF_UNIX) as listener:
-            await listener.bind(os.fspath(self.path))
-            listener.listen(5)
-            task_status.started()
-            for part in self.parts:
-                sock, _ = await listener.accept()
-                async with trio.SocketStream(sock) as stream:
-                    self.asked.append(json.loads(await stream.receive_some(65_536)))
-                    await stream.send_all(part)
-        self.path.unlink()
-
-
-async def test_no_record_is_lost_or_doubled_over_a_reconnect(
-    tmp_path: Path, autojump_clock: MockClock
+async def test_attempts_go_on_for_ever_at_a_bounded_rate(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that ends within a record is replaced by one that goes on after the last whole record."""
-    path = tmp_path / "feed.sock"
-    script = Script(
-        path,
-        HELLO + subscribed(1) + event(1) + event(2) + event(3)[:20],
-        HELLO,
-        HELLO + subscribed(3) + event(3) + event(4),
-    )
-    reports: list[str] = []
-    seqs: list[int] = []
-    async with trio.open_nursery() as nursery:
-        await nursery.start(script.serve)
-        async with Client(path, Reader([A], snapshot=False), report=reports.append) as client:
-            async for received in client:
-                if isinstance(received.record, Event):
-                    assert received.line == event(received.record.seq)
-                    seqs.append(received.record.seq)
-                if seqs == [1, 2, 3, 4]:
-                    break
-    wish: dict[str, Any] = {"op": "subscribe", "channels": [A], "snapshot": False}
-    goes_on = {**wish, "resume": {"session": "s", "seq": {A: 2}}}
-    assert script.asked == [wish, goes_on, goes_on]
-    assert reports == [f"{path}: the server closed the connection; trying again", f"{path}: connected"]
-    assert autojump_clock.current_time() < 1
-
-
-async def test_attempts_go_on_for_ever_at_a_bounded_rate(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Without a server there is one line for people, and an attempt every few seconds."""
     path = tmp_path / "feed.sock"
     reports: list[str] = []
-    attempts = 0
-    connect: Callable[[Any], Any] = trio.open_unix_socket
+    attempts: list[str] = []
 
-    async def counted(target: Any) -> Any:
-        nonlocal attempts
-        attempts += 1
-        return await connect(target)
+    def dial(target: str) -> socket.socket:
+        attempts.append(target)
+        raise FileNotFoundError(2, "No such file or directory")
 
-    with pytest.MonkeyPatch.context() as patch, trio.move_on_after(600):
-        patch.setattr(trio, "open_unix_socket", counted)
+    monkeypatch.setattr(trio_client, "dial", dial)
+    with trio.move_on_after(600):
         async with Client(path, Reader(), report=reports.append) as client:
             await client.receive()
-    assert 600 / BACKOFF_MAX_S <= attempts <= 2 * 600 / BACKOFF_MAX_S + 10
+    assert 600 / BACKOFF_MAX_S <= len(attempts) <= 2 * 600 / BACKOFF_MAX_S + 10
     assert reports == [f"{path}: no such file or directory; trying again"]
     assert autojump_clock.current_time() == pytest.approx(600)
 
 
-async def test_an_error_of_the_server_is_passed_on_and_then_raised(
+async def test_cancelling_what_waits_loses_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A program that polls with a time limit gets every record once, over one connection."""
+    path = os.fspath(tmp_path / "feed.sock")
+    seqs: list[int] = []
+    polls = 0
+
+    async def serve(task_status: trio.TaskStatus[None]) -> None:
+        with trio.socket.socket(trio.socket.AF_UNIX) as listener:
+            await listener.bind(path)
+            listener.listen(5)
+            task_status.started()
+            sock, _ = await listener.accept()
+            async with trio.SocketStream(sock) as stream:
+                await stream.send_all(hello())
+                await stream.receive_some(65_536)
+                await stream.send_all(subscribed(a=1))
+                for seq in range(1, 21):
+                    await stream.send_all(event(seq)[:9])
+                    await trio.sleep(0.005)
+                    await stream.send_all(event(seq)[9:])
+                await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve)
+        async with Client(path, Reader([A])) as client:
+            while len(seqs) < 20:
+                polls += 1
+                with trio.move_on_after(0.003):
+                    record = (await client.receive()).record
+                    if isinstance(record, Event):
+                        seqs.append(record.seq)
+        nursery.cancel_scope.cancel()
+    assert seqs == list(range(1, 21))
+    assert polls > 30
+    assert autojump_clock.current_time() < 0.2
+
+
+async def test_a_request_that_is_cancelled_midway_ends_its_connection(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """The record itself can be read; after it there is nothing to wait for."""
-    path = tmp_path / "feed.sock"
-    async with trio.open_nursery() as nursery:
-        await nursery.start(Script(path, HELLO + line(type="error", code="forbidden", detail="no")).serve)
-        async with Client(path, Reader()) as client:
-            records = [(await client.receive()).line for _ in range(2)]
-            with pytest.raises(ServerError, match="forbidden: no"):
-                await client.receive()
-    assert records[1] == line(type="error", code="forbidden", detail="no")
-    assert autojump_clock.current_time() == 0
+    """A part of a request can't be taken back, so the next attempt is a new connection with a whole one."""
+    path = os.fspath(tmp_path / "feed.sock")
+    channels = [A, *(f"market-{number}/*" for number in range(100_000))]
+    requests: list[bytes] = []
+
+    async def consume() -> None:
+        async for _ in client:
+            pass
+
+    async def serve() -> None:
+        sock, _ = await listener.accept()
+        with sock:
+            await sock.send(hello())
+            await trio.sleep(1)  # the request fills the socket
+            nursery.cancel_scope.cancel()
+            with trio.move_on_after(3, shield=True):
+                requests.append(b"")
+                while data := await sock.recv(65_536):
+                    requests[-1] += data
+
+    with trio.socket.socket(trio.socket.AF_UNIX) as listener:
+        await listener.bind(path)
+        listener.listen(5)
+        async with Client(path, Reader(channels)) as client:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(consume)
+                nursery.start_soon(serve)
+            assert autojump_clock.current_time() == pytest.approx(1)
+            with trio.move_on_after(1):
+                await consume()
+            with trio.fail_after(3):
+                sock, _ = await listener.accept()
+            sock.close()
+    assert 0 < len(requests[0]) < 100_000 * len("market-0/*")

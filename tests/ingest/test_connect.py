@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from time import time
 from typing import Any
@@ -17,8 +18,11 @@ import trustme
 
 from feedhandler.config import Bounds
 from feedhandler.errors import ConfigError, ConnectionFailed, HandshakeRefused
+from feedhandler.ingest import connect
 from feedhandler.ingest.connect import GOODBYE_S, Connection, open_line, tls_context
 from feedhandler.ingest.handshake import Target
+from feedhandler.simulator.server import serve
+from feedhandler.simulator.settings import Settings
 
 Serve = Callable[..., Awaitable[int]]
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl"
@@ -463,3 +467,33 @@ def test_authority_of_a_target() -> None:
     targets = [Target.from_url(url) for url in urls]
     assert [one.authority for one in targets] == ["h", "h", "h", "h:443", "[::1]:9", "h.example:8443"]
     assert [one.resource for one in targets] == ["/?a", "/", "/", "/", "/", "/p?q=1"]
+
+
+async def test_a_line_that_is_cancelled_while_its_readers_home_opens_ends(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancellation in the very moment in which the library's reader gets its home ends the line all the same."""
+    del autojump_clock
+    keep = connect._keep_reader
+
+    async def keep_cancelled(*args: Any, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+        scope.cancel()
+        await keep(*args, task_status=task_status)
+
+    monkeypatch.setattr(connect, "_keep_reader", keep_cancelled)
+    async with trio.open_nursery() as nursery:
+        exchange = await nursery.start(partial(serve, Settings(markets=("BTC-USD",))))
+        target = Target.from_url(f"{exchange.url}/?market=BTC-USD&subscriptions=publicTrades")
+        with trio.move_on_after(30) as late, trio.CancelScope() as scope:
+            async with open_line(
+                target,
+                token=None,
+                deliver=lambda _: None,
+                rejected=lambda _: None,
+                ssl_context=ssl.create_default_context(),
+                bounds=Bounds(),
+            ):
+                pytest.fail("the line opened")
+        nursery.cancel_scope.cancel()
+    assert not late.cancelled_caught
+    assert scope.cancelled_caught

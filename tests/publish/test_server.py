@@ -193,7 +193,6 @@ async def test_an_event_is_with_the_kernel_when_flush_returns(
         (b"what?", "bad_request"),
         (b"", "bad_request"),
         (b'{"op":"subscribe","channels":["\xff"]}', "bad_request"),
-        (b'{"op":"subscribe","channels":["*"],"slow":"conflate"}', "bad_request"),
         (b'{"op":"subscribe","channels":["m/nothing"]}', "unknown_channel"),
         (b"[" * 60_000, "bad_request"),
         (b"x" * 2_000_000, "bad_request"),

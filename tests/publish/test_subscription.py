@@ -109,7 +109,7 @@ def play(world: World, steps: list[tuple[str, str, int]]) -> None:
     pull=st.integers(1, 1_000),
 )
 @settings(deadline=None, max_examples=300)
-def test_a_consumer_gets_what_the_model_says_or_a_refusal(  # noqa: PLR0917 - hypothesis names what it draws
+def test_a_consumer_gets_what_the_model_says_or_a_refusal(
     before: list[tuple[str, str, int]],
     after: list[tuple[str, str, int]],
     limit: int,

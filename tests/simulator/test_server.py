@@ -1,4 +1,4 @@
-# ruff: noqa: ARG001, PLR0917 - tests ask for the clock by name, and for what their parameters say
+# ruff: noqa: ARG001 - tests ask for the clock by name, and for what their parameters say
 """The exchange as its clients see it."""
 
 import json
@@ -6,7 +6,7 @@ import ssl
 from functools import partial
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, open_websocket_url
@@ -140,7 +140,7 @@ async def test_snapshot_switches(start, join, autojump_clock, switch, check):
 async def test_tokens_over_http_and_their_use(start, join, autojump_clock):
     """A token from the endpoint opens a connection, and an expired or unknown one does not."""
     exchange = await start(api_key="k", api_secret="s", plan=behaving(token_life_s=60.0, token_required=True))
-    async with httpx.AsyncClient(base_url=exchange.http_url) as http:
+    async with httpx2.AsyncClient(base_url=exchange.http_url) as http:
         assert (
             await http.post("/api/v1/token", headers={"X-Api-Key": "k", "X-Api-Secret": "no"})
         ).status_code == 401
@@ -533,6 +533,21 @@ async def test_random_faults_spare_a_line(start, join, autojump_clock, nursery, 
     nursery.cancel_scope.cancel()
 
 
+async def test_time_alone_settles_no_line(start, join, autojump_clock, faults):
+    """Where a line must have been sent events to count as settled, a silent market is spared, and then no longer."""
+    random = RandomFaults(kinds=("reset",), every_s=0.1, settle_s=1.0, settle_events=3)
+    exchange = await start(plan=FaultPlan(random=random))
+    async with join(exchange), join(exchange):
+        await trio.sleep(30)
+        for _ in range(3):
+            assert faults == []
+            exchange.broadcast("BTC-USD", BOOK, b"{}")
+        await trio.sleep(0.9)
+        assert faults == []
+        await trio.sleep(2)
+        assert len(faults) == 1
+
+
 async def test_a_line_takes_the_place_of_the_dead(start, join, autojump_clock):
     """The number of a line that is gone goes to the next that comes."""
     exchange = await start()
@@ -551,7 +566,7 @@ async def test_a_line_takes_the_place_of_the_dead(start, join, autojump_clock):
 async def test_shapes_of_the_list_of_markets(start, autojump_clock, shape, body):
     """The list of markets comes in any shape that it might have."""
     exchange = await start(markets=("A-B",), plan=behaving(markets_shape=shape))
-    async with httpx.AsyncClient(base_url=exchange.http_url) as http:
+    async with httpx2.AsyncClient(base_url=exchange.http_url) as http:
         assert (await http.get("/api/v1/markets")).json() == body
         assert (await http.head("/elsewhere")).status_code == 404
 

@@ -1,0 +1,118 @@
+"""Alignment by decree, where nothing can prove continuity any more (rules R4 and R9).
+
+At the start of a feed the line subscribed longest leads. Later a decree always writes a gap, and only a witness that is
+past the released sequence is chosen: one that is behind is waited for, since it will reach the window.
+"""
+
+from collections.abc import Iterable
+
+from feedhandler.core.holding import Held
+from feedhandler.core.joining import Joining
+from feedhandler.core.line import Line
+from feedhandler.core.merge import OUTAGE, UNPROVEN
+from feedhandler.core.messages import Gap
+from feedhandler.core.owing import Owing
+
+NEWEST_SEARCH_EVENTS = 16
+"""How many of the newest events are read for the newest released time when a line is to be aligned by decree."""
+
+
+class Anchoring(Joining):
+    """The merge, with a way on where no line is aligned."""
+
+    def _settle(self, now: float) -> None:
+        """Carry on until nothing that is kept can be judged."""
+        while self._resolve(now) or self._join_one(now) or self._anchor(now):
+            pass
+        if self.ghosts:
+            self.ghosts = [ghost for ghost in self.ghosts if ghost.waiting]
+
+    def _anchor(self, now: float) -> bool:
+        """Align a witness by decree where nobody can carry the sequence on (rule R4)."""
+        aligned = [line for line in self.lines.values() if line.owing is not None]
+        if any(line.up for line in aligned):
+            self._alone_since = now
+            return False
+        witnesses = self._witnesses()
+        if not self.window.head:
+            chosen = next((line for line in witnesses if line.hold.events or not aligned), None)
+            if chosen is None:
+                return False
+            self._decree(chosen, now)
+            return True
+        patience_s = self._bounds.hold_s if aligned else 0.0
+        for line in witnesses:
+            if line.hold.events and self._is_ahead(line, now, patience_s=patience_s):
+                self._open_gap(line, aligned)
+                self._decree(line, now)
+                return True
+            if line.connected:
+                patience_s = max(
+                    patience_s, self._limits.stall_min_s
+                )  # it is subscribed longer: it may bring more
+        return False
+
+    def _open_gap(self, line: Line, aligned: Iterable[Line]) -> None:
+        """Write the gap before what a witness holds; who is aligned has to prove its place behind it anew."""
+        reason = OUTAGE if self._outage else UNPROVEN
+        self.outputs.append(Gap("", reason, self._last_recv, line.hold.events[0].recv))
+        self._note("gap_declared", reason=reason)
+        self.window.gaps.append(self.window.head)
+        for other in aligned:
+            if other.owing is not None and other.owing.fence is None:
+                other.owing.fence = self.window.head
+
+    def _is_ahead(self, line: Line, now: float, *, patience_s: float) -> bool:
+        """Tell whether a witness is past the released sequence, dropping what it may hold from before that.
+
+        The first event that is known to be new proves it for all that follow. What came before it may have been
+        released already: it falls into the gap, for a gap says that something may be missing, and nothing ever says
+        that something may be doubled. Where nothing held has an identity, time has to do.
+        """
+        held = line.hold.events
+        age = now - max(held[0].at, self._alone_since)
+        if line.floor == self.window.head:
+            return age >= patience_s  # nothing was released since it began to connect: all of it is new
+        newest = self._newest_ms()
+        start = next((i for i, one in enumerate(held) if self._is_new(one, newest)), None)
+        if start is None:
+            blind_s = self._bounds.hold_s if newest is not None else self._limits.stall_min_s
+            if any(one.identity.distinct for one in held) or age < max(blind_s, patience_s):
+                return False
+            start = len(held) - 1
+            self._note("line_anchored_blindly", line=line.name)
+        elif age < patience_s:
+            return False
+        if start:
+            self._note("hold_outdated", line=line.name, events=start)
+            line.hold.drop(start)
+        return True
+
+    def _is_new(self, held: Held, newest: int | None) -> bool:
+        """Tell whether a held event surely comes after everything released."""
+        time = held.identity.time_ms
+        if not held.identity.distinct or time is None:
+            return False
+        return newest is None or time > newest
+
+    def _newest_ms(self) -> int | None:
+        """Return the newest of the released events' own times, as far as the newest few tell."""
+        times = [
+            self._dialect.identify(payload).time_ms
+            for payload in self.window.payloads[-NEWEST_SEARCH_EVENTS:]
+        ]
+        return max((time for time in times if time is not None), default=None)
+
+    def _decree(self, line: Line, now: float) -> None:
+        """Align a witness at the head."""
+        held = line.hold.events
+        line.hold = self._new_hold(line.floor)
+        line.owing = Owing(self.window, self.window.head)
+        line.joined_at = self.window.head
+        line.pinned = None if line.floor == self.window.head else set()
+        line.guessed = set(self.window.newest)
+        line.moved = now
+        self._outage = False
+        self._health(line, "joined", now)
+        self._note("line_anchored", line=line.name, held=len(held))
+        self._rejudge(line, held, now)

@@ -1,0 +1,296 @@
+"""A book that follows its channel: lazily, through snapshots, and with late deltas at their true place.
+
+**Appending only queues.** Deltas are applied when something needs the book, when the shell is idle, or at the latest
+when more than `WAITING_BYTES` of them wait. A run of deltas nobody looks into is first merged, so that a level that it
+sets ten times is changed once.
+
+Deltas stay in memory after they were applied: the last `REMEMBERED` of them, up to `MEMORY_BYTES`. Two things need
+them. *A snapshot* shows the book as it was after some position, usually not the newest: everything behind it is
+applied again on top, which is exact for absolute quantities as long as no delta is missing. *A late delta* belongs
+before a position that is already applied: of its levels those count that nothing after its place has set since.
+
+| in memory | `_applied` divides it |
+| --- | --- |
+| before it | in the book, or older than the snapshot that the book began with |
+| from it on | waiting; without a book all that was not forgotten waits for the snapshot |
+
+A delta that can't be read leaves a book that nobody should trust: it is skipped, noted, and the book is `damaged`
+until the next snapshot behind it.
+
+While *watched*, the digest (rule R7) is remembered after each position that is applied, for the last `DIGESTS_KEPT`
+of them; a snapshot of unknown age is looked up there. A late delta makes the digests from its place on untrue: they
+are forgotten but for the present one.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from feedhandler.core.book import Book, Difference
+from feedhandler.core.levels import Broken, Levels
+from feedhandler.core.notes import Notify, note
+
+WAITING_BYTES = 64 * 1024
+"""Payloads of the deltas that may wait; with more all are applied, which takes one or two milliseconds."""
+
+REMEMBERED = 16_384
+"""Deltas kept after they were applied, or while there is no book; with more the oldest are forgotten."""
+
+TRIM_SHARE = 8
+"""Memory is trimmed when it is over its bound by one part in so many."""
+
+MEMORY_BYTES = 8 * 2**20
+"""Payloads of the deltas in memory; with more the older half is forgotten."""
+
+BOOK_LEVELS_MOST = 400_000
+"""Levels of a book; a delta that might lead beyond is refused."""
+
+DIGESTS_KEPT = 65_536
+"""Positions whose digest is remembered while the book is watched; with more the oldest are forgotten."""
+
+Folding = Literal["folded", "included", "guessed", "refused"]
+"""What became of a late delta: put at its true place; in the book's snapshot already, so nothing to do; put before the
+oldest delta in memory, since its place is older than that; not readable."""
+
+Read = Callable[[bytes], Levels | Broken]
+"""Reads a delta; never raises."""
+
+
+class BookTrack:
+    """The book of one channel, after all that was appended, once there is a snapshot."""
+
+    def __init__(self, channel: str, read: Read, notify: Notify) -> None:
+        self._channel = channel
+        self._read = read
+        self._notify = notify
+        self._book: Book | None = None
+        self._start = -1
+        self._damaged = False
+        self._positions: list[int] = []
+        self._payloads: list[bytes] = []
+        self._applied = 0
+        self._settled_bytes = 0
+        self._fresh_bytes = 0
+        self._whole_from = 0
+        self._digests: deque[tuple[int, int]] | None = None
+
+    def __repr__(self) -> str:
+        state = "damaged" if self._damaged else "sound"
+        return f"<BookTrack {self._channel} {state} {self._book!r}, {self.waiting} waiting>"
+
+    @property
+    def waiting(self) -> int:
+        """How many deltas wait to be applied."""
+        return len(self._positions) - self._applied
+
+    @property
+    def remembered_bytes(self) -> int:
+        """Bytes of the payloads in memory, waiting or applied."""
+        return self._settled_bytes + self._fresh_bytes
+
+    @property
+    def damaged(self) -> bool:
+        """Whether a delta since the snapshot could not be used; true of what was applied so far."""
+        return self._damaged
+
+    def append(self, position: int, payload: bytes) -> None:
+        """Take the channel's next delta, of a position above all before it; nothing is decoded yet."""
+        self._positions.append(position)
+        self._payloads.append(payload)
+        self._fresh_bytes += len(payload)
+        if self._fresh_bytes > WAITING_BYTES:
+            self.catch_up()
+
+    def catch_up(self, most: int | None = None) -> int:
+        """Apply what waits, the oldest ``most`` at a time; return how many still wait (without a book: all)."""
+        if self._book is not None:
+            end = len(self._positions)
+            if most is not None:
+                end = min(end, self._applied + most)
+            self._apply_to(end, self._book)
+        if not self.waiting:
+            self._settled_bytes += self._fresh_bytes
+            self._fresh_bytes = 0
+        self._trim()
+        return self.waiting
+
+    def book(self) -> Book | None:
+        """Return the book after all that was appended: to be looked at, not to be changed or kept."""
+        self.catch_up()
+        return self._book
+
+    def reset(self, levels: Levels, position: int) -> bool:
+        """Replace the book by a snapshot taken after ``position``, and apply all behind it again.
+
+        The position may be older than the snapshot's true one. Return False, and do nothing, where a delta behind it
+        is no longer in memory: a younger snapshot is needed.
+        """
+        if position + 1 < self._whole_from:
+            return False
+        self._book = Book(levels)
+        self._start = position
+        self._damaged = False
+        self._applied = bisect_right(self._positions, position)
+        if self._digests is not None:
+            self._digests.clear()
+            self._digests.append((position, self._book.digest()))
+        self.catch_up()
+        return True
+
+    def forget(self, position: int) -> None:
+        """Forget the book and all deltas before ``position``: a gap ends there, and the next snapshot begins anew."""
+        self._book = None
+        self._damaged = False
+        self._applied = 0
+        self._drop(bisect_left(self._positions, position))
+        self._whole_from = position
+        if self._digests is not None:
+            self._digests.clear()
+
+    def insert_late(self, payload: bytes, before: int) -> Folding:
+        """Take a delta that belongs right before ``before``, a position of this channel.
+
+        Of several for the same place the later call is the later delta.
+        """
+        self.catch_up()
+        index = bisect_right(self._positions, before)
+        if index and self._positions[index - 1] == before:
+            index -= 1
+        remembered = before >= self._whole_from
+        if remembered:
+            self._insert(index, payload, before)
+        if self._book is None:
+            return "folded" if remembered else "included"
+        if before <= self._start:
+            return "included"
+        levels = self._usable(payload, before, len(self._book))
+        if levels is None:
+            return "refused"
+        self._fold(levels, index + remembered, self._book)
+        self._correct_digests(before, self._book)
+        return "folded" if remembered else "guessed"
+
+    def differences(self, levels: Levels) -> list[Difference]:
+        """Compare a snapshot, brought up to the present by the deltas in memory, with the book.
+
+        What those deltas set stands in both as they set it; so the snapshot's age does not matter as long as the
+        memory reaches back to it, and what differs was wrong before that.
+        """
+        book = self.book()
+        if book is None:
+            return []
+        present = Book(levels)
+        for payload in self._payloads:
+            changes = self._read(payload)
+            if not isinstance(changes, Broken):
+                present.apply(changes)
+        return book.difference(present)
+
+    def watch(self) -> None:
+        """Remember digests from the last applied position on."""
+        if self._digests is None:
+            self._digests = deque(maxlen=DIGESTS_KEPT)
+            if self._book is not None:
+                self._digests.append((self._newest(), self._book.digest()))
+
+    def unwatch(self) -> None:
+        """No longer remember digests."""
+        self._digests = None
+        if self._book is not None:
+            self._book.forget_digest()
+
+    def positions_of(self, digest: int) -> list[int]:
+        """Return the remembered positions after which the book had this digest, oldest first."""
+        self.catch_up()
+        return [position for position, known in self._digests or () if known == digest]
+
+    def _newest(self) -> int:
+        """Return the position after which the book is as it is."""
+        return max(self._start, self._positions[self._applied - 1]) if self._applied else self._start
+
+    def _apply_to(self, end: int, book: Book) -> None:
+        """Apply what waits before the index ``end``."""
+        if self._digests is None:
+            book.apply(self._merged(self._applied, end, book))
+        else:
+            for index in range(self._applied, end):
+                book.apply(self._merged(index, index + 1, book))
+                self._digests.append((self._positions[index], book.digest()))
+        self._applied = end
+
+    def _merged(self, start: int, end: int, book: Book) -> Levels:
+        """Return what the deltas of a stretch set, all in all."""
+        merged: Levels = {}
+        for index in range(start, end):
+            levels = self._usable(self._payloads[index], self._positions[index], len(book) + len(merged))
+            if levels is not None:
+                merged.update(levels)
+        return merged
+
+    def _usable(self, payload: bytes, position: int, held: int) -> Levels | None:
+        """Read a delta for a book that holds so many levels; None, and a damaged book, where that can't be."""
+        levels = self._read(payload)
+        if not isinstance(levels, Broken) and held + len(levels) > BOOK_LEVELS_MOST:
+            levels = Broken("levels")
+        if isinstance(levels, Broken):
+            self._damaged = True
+            self._notify(
+                note("delta_refused", channel=self._channel, position=position, reason=levels.reason)
+            )
+            return None
+        return levels
+
+    def _insert(self, index: int, payload: bytes, before: int) -> None:
+        self._positions.insert(index, before)
+        self._payloads.insert(index, payload)
+        self._settled_bytes += len(payload)
+        if self._book is not None:
+            self._applied += 1
+
+    def _fold(self, levels: Levels, since: int, book: Book) -> None:
+        """Apply those levels that no delta from the index ``since`` on has set."""
+        left = dict(levels)
+        for payload in self._payloads[since : self._applied]:
+            if not left:
+                return
+            later = self._read(payload)
+            if not isinstance(later, Broken):
+                for key in later.keys() & left.keys():
+                    del left[key]
+        book.apply(left)
+
+    def _correct_digests(self, before: int, book: Book) -> None:
+        """Forget the digests that a late delta has made untrue; the present one is known."""
+        digests = self._digests
+        if digests is None:
+            return
+        while digests and digests[-1][0] >= before:
+            digests.pop()
+        digests.append((self._newest(), book.digest()))
+
+    def _trim(self) -> None:
+        """Keep memory within its bounds; what still waits for an existing book stays."""
+        size = len(self._positions)
+        drop = size - REMEMBERED if size > REMEMBERED + REMEMBERED // TRIM_SHARE else 0
+        if self.remembered_bytes > MEMORY_BYTES:
+            drop = max(drop, self._older_half())
+        if self._book is not None:
+            drop = min(drop, self._applied)
+        if drop:
+            self._whole_from = max(self._whole_from, self._positions[drop - 1] + 1)
+            self._drop(drop)
+
+    def _older_half(self) -> int:
+        """Count the oldest deltas that have to go to leave half the bytes."""
+        kept = self.remembered_bytes
+        for drop, payload in enumerate(self._payloads):
+            if kept <= MEMORY_BYTES // 2:
+                return drop
+            kept -= len(payload)
+        return len(self._payloads)
+
+    def _drop(self, count: int) -> None:
+        self._settled_bytes -= sum(map(len, self._payloads[:count]))
+        del self._positions[:count], self._payloads[:count]
+        self._applied = max(0, self._applied - count)

@@ -1,0 +1,237 @@
+"""Joins, ghosts, and what was put aside (rules R4, R5 and R8).
+
+That an event is shared proves continuity: the older line delivered the younger one's first event, or a later one, while
+it was up. A witness that has the proof is aligned, and what it held is judged in its order.
+
+A line that dies leaves what it held behind as a **ghost**, which is joined like any witness. One that shares nothing
+is let go once the sequence, by the events' own times, has passed it: what has an identity comes out late.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+
+from feedhandler.core.admission import Admission
+from feedhandler.core.health import LineHealth
+from feedhandler.core.holding import MISSING, OPEN, Held, place
+from feedhandler.core.line import Line
+from feedhandler.core.owing import Owing
+
+PROOF_EVENTS = 64
+"""How many of the events of a channel that a line has put aside are looked up for a proof of its place."""
+
+GHOSTS = 16
+"""How many holds of dead lines are kept; the oldest goes first."""
+
+
+class Joining(Admission):
+    """The merge, with lines that find their place."""
+
+    def _witnesses(self) -> list[Line]:
+        """Return who is not aligned, ghosts among them, the longest subscribed first."""
+        lines = [line for line in (*self.ghosts, *self.lines.values()) if line.owing is None]
+        return sorted((line for line in lines if line.connected or line.hold.events), key=_by_subscription)
+
+    def _join_one(self, now: float) -> bool:
+        """Join a witness that has the proof."""
+        for line in self._witnesses():
+            if line.hold.events:
+                others_up = any(other.up for other in self.lines.values())
+                proof = line.hold.shared(newest_too=not others_up)
+                if proof is not None:
+                    self._join(line, *proof, now)
+                    return True
+        return False
+
+    def _join(self, line: Line, index: int, position: int, now: float) -> None:
+        """Align a witness: its held event ``index`` is the one at ``position``."""
+        window = self.window
+        held = line.hold.events
+        places = place(held, window, index, position, line.floor)
+        line.hold = self._new_hold(line.floor)
+        in_order = [i for i, p in enumerate(places) if p >= 0 and p not in window.late]
+        first = {held[i].event.channel: places[i] for i in reversed(in_order)}
+        line.owing = self._owing_at(position, {p for p in places if p >= 0}, first, now)
+        line.joined_at = position + 1
+        line.pinned, line.guessed = set(first), set()
+        line.moved = now
+        self._health(line, "joined", now)
+        self._note("line_joined", line=line.name, held=len(held), position=position)
+        self._take_common_order(line, held[:index], places)
+        self._catch_up(line, line.owing, held, places, first, now)
+
+    def _owing_at(self, position: int, matched: set[int], first: dict[str, int], now: float) -> Owing:
+        """Return what a line owes that has brought ``matched`` and stands right after ``position``.
+
+        In each channel it owes what follows the ``first`` event that it shares.
+        """
+        window = self.window
+        owing = Owing(window, position + 1, window.gap_from(position + 1))
+        owing.early = {p for p in matched if p > position}
+        last = {window.channel(p): p for p in sorted(matched) if p not in window.late}
+        for p in range(min(first.values()), position):
+            channel = window.channel(p)
+            if p not in matched and p not in window.late and p > first.get(channel, position):
+                if p < last[channel]:
+                    owing.passed[p] = now
+                else:
+                    owing.reopen(p)
+        for p, before in window.late.items():
+            if p not in matched and not owing.owes(before):
+                owing.skip(p)
+                if self._dialect.identify(window.payload(p)).distinct:
+                    owing.passed[p] = now
+        return owing
+
+    def _take_common_order(self, line: Line, before: Sequence[Held], places: list[int]) -> None:
+        """Place what was held before the proof in channels without one, where no other line can bring a better one.
+
+        As long as all lines are seen to keep one order over all channels, it stands before the proof.
+        """
+        if self._interleaved:
+            return
+        for i, one in enumerate(before):
+            if places[i] == OPEN and not self.window.find(one.payload):
+                places[i] = OPEN if self._others_in(line, one.event.channel) else MISSING
+
+    def _catch_up(
+        self,
+        line: Line,
+        owing: Owing,
+        held: Sequence[Held],
+        places: list[int],
+        first: dict[str, int],
+        now: float,
+    ) -> None:
+        """Judge what a joining line held and the window does not hold, in the line's order.
+
+        Behind a gap, what has no identity may be from before it and released already. From the first event with an
+        identity on it surely is not. What is left out so falls into the gap.
+        """
+        window = self.window
+        start = window.proven_from(line.joined_at - 1)
+        known = line.crossing or start == window.base or line.floor >= start
+        line.crossing = False
+        waiting: set[str] = set()
+        for one, place_ in zip(held, places, strict=True):
+            if one.identity.distinct:
+                found = window.find_from(one.payload, line.floor)
+                known = known or not found or found[0] >= start
+            if place_ == OPEN or one.event.channel in waiting:
+                self._rejudge(line, [one], now)
+                if line.aside:
+                    waiting.add(one.event.channel)
+            elif place_ == MISSING and known:
+                self._before_join(line, owing, one, first, now)
+            elif place_ == MISSING:
+                self._note("hold_outdated", line=line.name, events=1)
+            else:
+                line.duplicates += 1
+
+    def _before_join(self, line: Line, owing: Owing, held: Held, first: dict[str, int], now: float) -> None:
+        """Judge an event from before the first that a joining line shares, which the window does not hold."""
+        window = self.window
+        channel = held.event.channel
+        end = first.get(channel, line.joined_at)
+        start = window.proven_from(end)
+        older = any(window.channel(p) == channel for p in range(start, end))
+        if start > line.floor and start == window.base and not older:
+            line.duplicates += 1  # from before the window: released long ago
+        else:
+            before = first[channel] if channel in first else next(owing.owed_ordinary(channel), None)
+            self._release_late(line, owing, held, line.joined_at - 1 if before is None else before, now)
+
+    # What was put aside
+
+    def _resolve(self, now: float) -> bool:
+        return any(
+            self._resolve_aside(line, now) for line in (*self.lines.values(), *self.ghosts) if line.aside
+        )
+
+    def _resolve_aside(self, line: Line, now: float) -> bool:
+        """Judge what a line has put aside as soon as its first event can be judged; tell whether it could."""
+        first = line.aside[0]
+        channel = first.event.channel
+        own = islice((i for i, one in enumerate(line.aside) if one.event.channel == channel), PROOF_EVENTS)
+        proof = next((i for i in own if self._proves(line, line.aside[i])), None)
+        in_time = now - first.at < self._bounds.hold_s and len(line.aside) <= self._bounds.hold_events
+        if proof is None and in_time and self._others_in(line, channel):
+            return False
+        owing, aside = line.owing, line.aside
+        assert owing is not None
+        line.aside = []
+        if proof is None:
+            self._guess(line, channel, first.recv)
+        else:
+            known, rest = aside[: proof + 1], aside[proof + 1 :]
+            self._pin_at(line, owing, [one for one in known if one.event.channel == channel], now)
+            aside = [one for one in known if one.event.channel != channel] + rest
+        self._rejudge(line, aside, now)
+        return True
+
+    def _proves(self, line: Line, held: Held) -> bool:
+        positions = self.window.find_from(held.payload, line.floor) if held.identity.distinct else ()
+        return len(positions) == 1 and positions[0] not in self.window.late
+
+    def _pin_at(self, line: Line, owing: Owing, own: list[Held], now: float) -> None:
+        """Pin a line in a channel whose events it had put aside; the last of them stands in the window."""
+        position = self.window.find_from(own[-1].payload, line.floor)[0]
+        places = place(own, self.window, len(own) - 1, position, line.floor)
+        matched = [p for p in places if p >= 0]
+        in_order = min(p for p in matched if p not in self.window.late)
+        if in_order < line.joined_at:
+            self._pin_from(line, owing, own[-1].event.channel, in_order)
+        assert line.pinned is not None
+        line.pinned.add(own[-1].event.channel)
+        for p in sorted(matched):
+            if owing.owes(p):
+                owing.take(p, now)
+            self._delivered(line, owing, now)
+        for one, place_ in zip(own, places, strict=True):
+            if place_ == MISSING:
+                self._release_late(line, owing, one, in_order, now)
+
+    # Ghosts
+
+    def _keep_ghost(self, line: Line) -> None:
+        """Keep what a dying line held: the sequence may still need it (rule R5)."""
+        ghost = Line(line.name, LineHealth(self._limits, line.moved), line.hold)
+        ghost.subscribed, ghost.connected_at, ghost.moved = line.subscribed, line.connected_at, line.moved
+        ghost.crossing, ghost.floor = line.crossing, line.floor
+        ghost.owing, ghost.joined_at, ghost.pinned, ghost.aside = (
+            line.owing,
+            line.joined_at,
+            line.pinned,
+            line.aside,
+        )
+        self.ghosts.append(ghost)
+        if len(self.ghosts) > GHOSTS:
+            gone = self.ghosts.pop(0)
+            self._note("ghost_forgotten", line=gone.name, events=len(gone.hold.events))
+
+    def _is_past(self, ghost: Line, now: float) -> bool:
+        """Tell whether the sequence has left behind, by the events' own times, what a ghost holds."""
+        if ghost.owing is not None or now - ghost.moved < self._bounds.hold_s:
+            return False
+        return all(
+            not held.identity.distinct
+            or self._first_newer(held.event.channel, held.identity.time_ms) is not None
+            for held in reversed(ghost.hold.events)
+        )
+
+    def _lay(self, ghost: Line, now: float) -> None:
+        """Let a ghost go that shares nothing with the window: what has an identity is new, and late (rule R5)."""
+        self.ghosts.remove(ghost)
+        owing = Owing(self.window, self.window.head)
+        for held in ghost.hold.events:
+            before = self._first_newer(held.event.channel, held.identity.time_ms)
+            if (
+                held.identity.distinct
+                and before is not None
+                and not self.window.find_from(held.payload, ghost.floor)
+            ):
+                self._release(ghost, owing, held.payload, held.event, now, held.recv, before=before)
+        self._note("ghost_forgotten", line=ghost.name, events=len(ghost.hold.events))
+
+
+def _by_subscription(line: Line) -> int:
+    return line.subscribed

@@ -1,0 +1,464 @@
+"""A book that follows its channel: lazily, through snapshots, late deltas, bounds and damage."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feedhandler.core import book as book_module
+from feedhandler.core import book_track as module
+from feedhandler.core.book import Book
+from feedhandler.core.book_track import BookTrack
+from feedhandler.core.levels import Broken, Level, Levels, keyed
+from feedhandler.core.notes import Note, note
+
+CHANNEL = "BTC-USD/publicOrderBook"
+
+Rows = list[tuple[str, str, str]]
+
+
+def delta(*rows: tuple[str, str, str]) -> bytes:
+    """Encode a delta for `read`."""
+    return msgspec.json.encode(rows)
+
+
+def read(payload: bytes) -> Levels | Broken:
+    """Read what `delta` encodes."""
+    try:
+        return keyed([Level(*row) for row in msgspec.json.decode(payload, type=Rows)])  # type: ignore[arg-type]
+    except msgspec.DecodeError:
+        return Broken("json")
+
+
+def levels_of(*rows: tuple[str, str, str]) -> Levels:
+    """Key levels that are known to be good."""
+    levels = read(delta(*rows))
+    assert isinstance(levels, dict)
+    return levels
+
+
+def bid(price: int, quantity: int) -> tuple[str, str, str]:
+    """Make a bid's row."""
+    return "buy", str(price), str(quantity)
+
+
+class Tracked:
+    """A track with the notes that it made and the deltas that it read."""
+
+    def __init__(self) -> None:
+        self.notes: list[Note] = []
+        self.reads = 0
+        self.track = BookTrack(CHANNEL, self._read, self.notes.append)
+
+    def _read(self, payload: bytes) -> Levels | Broken:
+        self.reads += 1
+        return read(payload)
+
+    def shown(self) -> list[tuple[str, str]] | None:
+        """Return the book's levels as prices and quantities."""
+        book = self.track.book()
+        return None if book is None else [(level.price, level.quantity) for level in book.levels()]
+
+
+@pytest.fixture
+def tracked() -> Tracked:
+    """Return a track with nothing in it."""
+    return Tracked()
+
+
+def test_appending_decodes_nothing_until_something_needs_the_book(tracked: Tracked) -> None:
+    """Deltas wait; asking for the book applies them all."""
+    tracked.track.reset(levels_of(bid(1, 1)), 9)
+    tracked.track.append(10, delta(bid(2, 5)))
+    tracked.track.append(12, delta(bid(1, 0)))
+    assert (tracked.reads, tracked.track.waiting) == (0, 2)
+    assert tracked.shown() == [("2", "5")]
+    assert (tracked.reads, tracked.track.waiting) == (2, 0)
+
+
+def test_idle_time_is_used_in_slices(tracked: Tracked) -> None:
+    """Catching up a few at a time says how many are left, and applies the oldest first."""
+    tracked.track.reset({}, -1)
+    for position in range(5):
+        tracked.track.append(position, delta(bid(position, 1)))
+    assert [tracked.track.catch_up(2) for _ in range(4)] == [3, 1, 0, 0]
+    assert tracked.reads == 5
+
+
+def test_without_a_snapshot_there_is_no_book(tracked: Tracked) -> None:
+    """Deltas alone make no book, they wait for one."""
+    tracked.track.append(0, delta(bid(1, 1)))
+    assert tracked.shown() is None
+    assert tracked.track.waiting == 1
+    assert repr(tracked.track) == f"<BookTrack {CHANNEL} sound None, 1 waiting>"
+
+
+def test_a_snapshot_is_followed_by_the_deltas_behind_it_only(tracked: Tracked) -> None:
+    """What is at or before the snapshot's position is in it; what is behind goes on top, applied before or not."""
+    for position in range(4):
+        tracked.track.append(position, delta(bid(7, position)))
+    assert tracked.track.reset(levels_of(bid(7, 9), bid(8, 9)), 3)
+    assert tracked.shown() == [("8", "9"), ("7", "9")]
+    assert tracked.track.reset(levels_of(bid(7, 9), bid(8, 9)), 1)
+    assert tracked.shown() == [("8", "9"), ("7", "3")]
+
+
+def test_a_snapshot_older_than_memory_is_refused(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot behind which a delta was forgotten changes nothing; the oldest possible one is taken."""
+    monkeypatch.setattr(module, "REMEMBERED", 8)
+    for position in range(10):
+        tracked.track.append(position, delta(bid(position, 1)))
+    tracked.track.catch_up()
+    assert tracked.track.waiting == 8
+    assert not tracked.track.reset({}, 0)
+    assert tracked.shown() is None
+    assert tracked.track.reset({}, 1)
+    assert tracked.shown() == [(str(price), "1") for price in range(9, 1, -1)]
+
+
+def test_a_gap_takes_the_book_and_what_was_before_it(tracked: Tracked) -> None:
+    """After a gap only a snapshot behind it makes a book again; deltas since the gap are kept for it."""
+    tracked.track.reset({}, -1)
+    tracked.track.watch()
+    tracked.track.append(0, delta(bid(1, 1)))
+    tracked.track.append(5, delta(bid(5, 1)))
+    tracked.track.forget(5)
+    assert tracked.shown() is None
+    assert tracked.track.positions_of(Book().digest()) == []
+    assert not tracked.track.reset({}, 3)
+    assert tracked.track.reset({}, 4)
+    assert tracked.shown() == [("5", "1")]
+
+
+def test_an_unreadable_delta_damages_the_book_until_a_later_snapshot(tracked: Tracked) -> None:
+    """It is skipped and noted; a snapshot before it does not heal the book, one behind it does."""
+    tracked.track.reset({}, -1)
+    tracked.track.append(0, delta(bid(1, 1)))
+    tracked.track.append(1, b"{")
+    tracked.track.append(2, delta(bid(2, 1)))
+    assert tracked.shown() == [("2", "1"), ("1", "1")]
+    assert tracked.track.damaged
+    assert "damaged" in repr(tracked.track)
+    assert tracked.notes == [note("delta_refused", channel=CHANNEL, position=1, reason="json")]
+    tracked.track.reset({}, 0)
+    assert tracked.track.damaged
+    tracked.track.reset({}, 1)
+    assert not tracked.track.damaged
+
+
+def test_a_book_that_grows_beyond_its_bound_is_damaged(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delta that might lead beyond the bound is refused, and so is a late one."""
+    monkeypatch.setattr(module, "BOOK_LEVELS_MOST", 3)
+    tracked.track.reset(levels_of(bid(1, 1)), -1)
+    tracked.track.append(0, delta(bid(2, 1)))
+    tracked.track.append(1, delta(bid(3, 1)))
+    tracked.track.append(2, delta(bid(4, 1)))
+    assert tracked.shown() == [("3", "1"), ("2", "1"), ("1", "1")]
+    assert tracked.track.insert_late(delta(bid(5, 1)), 1) == "refused"
+    assert [(one.fields["position"], one.fields["reason"]) for one in tracked.notes] == [
+        (2, "levels"),
+        (1, "levels"),
+    ]
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_queue_and_memory_stay_within_their_bounds(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch, synced: bool
+) -> None:
+    """The delta that is one too many has all applied; without a book the oldest are forgotten instead."""
+    size = len(delta(bid(1, 1)))
+    monkeypatch.setattr(module, "WAITING_BYTES", 4 * size)
+    monkeypatch.setattr(module, "REMEMBERED", 16)
+    if synced:
+        tracked.track.reset({}, -1)
+    waiting, kept = [], []
+    for position in range(200):
+        tracked.track.append(position, delta(bid(position % 7, 1)))
+        waiting.append(tracked.track.waiting)
+        kept.append(tracked.track.remembered_bytes // size)
+    assert max(waiting) == (4 if synced else max(kept))
+    assert 16 < max(kept) <= 16 + 16 // 8 + 4
+
+
+def test_slices_that_never_finish_do_not_lift_the_bound(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where idle time applies less than comes in, the queue is applied at its bound all the same."""
+    monkeypatch.setattr(module, "WAITING_BYTES", 8 * len(delta(bid(1, 1))))
+    tracked.track.reset({}, -1)
+    waiting = []
+    for position in range(100):
+        tracked.track.append(position, delta(bid(position % 7, 1)))
+        waiting.append(tracked.track.waiting)
+        if position % 2:
+            tracked.track.catch_up(1)
+    assert max(waiting) <= 8
+
+
+def test_what_waits_is_not_forgotten_while_idle_time_is_short(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However small the slices and the memory, every delta reaches the book."""
+    monkeypatch.setattr(module, "REMEMBERED", 8)
+    tracked.track.reset({}, -1)
+    for position in range(20):
+        tracked.track.append(position, delta(bid(position, 1)))
+    assert tracked.track.catch_up(2) == 18
+    assert len(tracked.shown() or ()) == 20
+    assert tracked.track.remembered_bytes == 8 * len(delta(bid(10, 1)))
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_memory_is_bounded_in_bytes(tracked: Tracked, monkeypatch: pytest.MonkeyPatch, synced: bool) -> None:
+    """Over the bound the older half goes; a single payload above it goes altogether."""
+    payload = delta(bid(1, 1))
+    monkeypatch.setattr(module, "WAITING_BYTES", 0)
+    monkeypatch.setattr(module, "MEMORY_BYTES", 10 * len(payload))
+    if synced:
+        tracked.track.reset({}, -1)
+    for position in range(11):
+        tracked.track.append(position, payload)
+    assert tracked.track.remembered_bytes == 5 * len(payload)
+    tracked.track.append(11, delta(*[bid(price, 1) for price in range(20)]))
+    assert tracked.track.remembered_bytes == 0
+    assert (tracked.shown() is not None) is synced
+
+
+def test_a_late_delta_counts_where_nothing_later_has_set_the_level(tracked: Tracked) -> None:
+    """Its levels count at its place: later deltas win, earlier ones lose."""
+    tracked.track.reset(levels_of(bid(1, 1), bid(2, 1), bid(3, 1)), -1)
+    tracked.track.append(0, delta(bid(1, 10)))
+    tracked.track.append(1, delta(bid(2, 11)))
+    tracked.track.append(2, delta(bid(4, 12)))
+    assert tracked.track.insert_late(delta(bid(1, 90), bid(2, 90), bid(3, 0)), 1) == "folded"
+    assert tracked.shown() == [("4", "12"), ("2", "11"), ("1", "90")]
+    assert tracked.track.insert_late(delta(bid(1, 95)), 0) == "folded"
+    assert tracked.shown() == [("4", "12"), ("2", "11"), ("1", "90")]
+    assert tracked.track.remembered_bytes == 3 * len(delta(bid(1, 10))) + len(
+        delta(bid(1, 90), bid(2, 90), bid(3, 0)) + delta(bid(1, 95))
+    )
+
+
+def test_late_deltas_of_one_place_follow_one_another(tracked: Tracked) -> None:
+    """The second of two late deltas for the same place comes after the first, also for a snapshot before both."""
+    for position in range(3):
+        tracked.track.append(position, delta(bid(5, position)))
+    tracked.track.reset({}, -1)
+    assert tracked.track.insert_late(delta(bid(1, 1), bid(2, 1)), 2) == "folded"
+    assert tracked.track.insert_late(delta(bid(1, 2)), 2) == "folded"
+    assert tracked.shown() == [("5", "2"), ("2", "1"), ("1", "2")]
+    tracked.track.reset({}, 1)
+    assert tracked.shown() == [("5", "2"), ("2", "1"), ("1", "2")]
+
+
+def test_a_late_delta_from_before_the_snapshot_is_in_it(tracked: Tracked) -> None:
+    """What belongs before the snapshot's position changes nothing, readable or not, in memory or not."""
+    tracked.track.append(5, delta(bid(1, 5)))
+    tracked.track.forget(5)
+    assert tracked.track.insert_late(delta(bid(2, 2)), 3) == "included"
+    tracked.track.reset(levels_of(bid(9, 9)), 5)
+    assert tracked.track.insert_late(delta(bid(2, 2)), 5) == "included"
+    assert tracked.track.insert_late(delta(bid(2, 2)), 3) == "included"
+    assert tracked.track.insert_late(b"{", 5) == "included"
+    assert tracked.shown() == [("9", "9")]
+    assert not tracked.track.damaged
+
+
+def test_a_late_delta_without_a_book_waits_at_its_place(tracked: Tracked) -> None:
+    """The snapshot that comes finds it where it belongs."""
+    tracked.track.append(0, delta(bid(1, 1)))
+    tracked.track.append(1, delta(bid(1, 2)))
+    assert tracked.track.insert_late(delta(bid(1, 3), bid(2, 3)), 1) == "folded"
+    tracked.track.reset({}, 0)
+    assert tracked.shown() == [("2", "3"), ("1", "2")]
+
+
+def test_a_late_delta_older_than_memory_is_a_guess(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place is forgotten: it is put before the oldest delta in memory, and the answer says so."""
+    monkeypatch.setattr(module, "REMEMBERED", 8)
+    tracked.track.reset({}, -1)
+    for position in range(10):
+        tracked.track.append(position, delta(bid(position, 1)))
+    tracked.track.catch_up()
+    assert tracked.track.insert_late(delta(bid(1, 7), bid(9, 7)), 1) == "guessed"
+    shown = dict(tracked.shown() or [])
+    assert (shown["1"], shown["9"]) == ("7", "1")
+
+
+def test_an_unreadable_late_delta_damages_the_book(tracked: Tracked) -> None:
+    """It is refused like any other; unreadable ones behind the place of a late one are skipped."""
+    tracked.track.reset({}, -1)
+    tracked.track.append(0, delta(bid(1, 1)))
+    assert tracked.track.insert_late(b"{", 0) == "refused"
+    assert tracked.track.damaged
+    assert tracked.notes == [note("delta_refused", channel=CHANNEL, position=0, reason="json")]
+    tracked.track.append(1, b"{")
+    assert tracked.track.insert_late(delta(bid(1, 3), bid(2, 2)), 0) == "folded"
+    assert tracked.shown() == [("2", "2"), ("1", "1")]
+
+
+def test_a_watched_book_remembers_where_it_was_right(tracked: Tracked) -> None:
+    """A snapshot's digest is found at every position at which the book was like it, the first one included."""
+    tracked.track.reset({}, 3)
+    tracked.track.watch()
+    tracked.track.watch()
+    tracked.track.append(4, delta(bid(1, 1)))
+    tracked.track.append(6, delta(bid(1, 0)))
+    tracked.track.append(7, delta(bid(1, 1)))
+    assert tracked.track.positions_of(Book(levels_of(bid(1, 1))).digest()) == [4, 7]
+    assert tracked.track.positions_of(Book().digest()) == [3, 6]
+    assert tracked.track.positions_of(1) == []
+    tracked.track.reset({}, 9)
+    assert tracked.track.positions_of(Book().digest()) == [9]
+    tracked.track.unwatch()
+    assert tracked.track.positions_of(Book().digest()) == []
+
+
+def test_a_book_that_nobody_watches_hashes_nothing(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After watching, deltas cost no hashes again."""
+    hashed: list[str] = []
+
+    def count(key: str, _: str) -> int:
+        hashed.append(key)
+        return 1
+
+    monkeypatch.setattr(book_module, "_hash", count)
+    tracked.track.reset({}, -1)
+    tracked.track.watch()
+    tracked.track.append(0, delta(bid(1, 1)))
+    tracked.track.catch_up()
+    tracked.track.unwatch()
+    tracked.track.append(1, delta(bid(2, 1)))
+    tracked.track.catch_up()
+    assert hashed == ["b11"]
+
+
+def test_a_snapshot_may_be_newer_than_the_last_delta(tracked: Tracked) -> None:
+    """The book is then as it was after the snapshot's position."""
+    tracked.track.append(0, delta(bid(1, 1)))
+    tracked.track.reset({}, 5)
+    tracked.track.watch()
+    assert tracked.track.positions_of(Book().digest()) == [5]
+
+
+def test_watching_begins_with_the_book_as_it_was_applied(tracked: Tracked) -> None:
+    """Deltas that wait when watching begins are looked into one by one; without a book there is nothing yet."""
+    tracked.track.watch()
+    tracked.track.unwatch()
+    tracked.track.watch()
+    assert tracked.track.positions_of(Book().digest()) == []
+    tracked.track.unwatch()
+    tracked.track.reset({}, -1)
+    tracked.track.append(0, delta(bid(1, 1)))
+    tracked.track.catch_up()
+    tracked.track.append(1, delta(bid(1, 2)))
+    tracked.track.append(2, delta(bid(1, 3)))
+    tracked.track.watch()
+    digests = [Book(levels_of(bid(1, quantity))).digest() for quantity in (1, 2, 3)]
+    assert [tracked.track.positions_of(digest) for digest in digests] == [[0], [1], [2]]
+
+
+def test_a_snapshot_forgets_the_digests_of_the_book_it_replaces(tracked: Tracked) -> None:
+    """Digests of a book that was wrong are no evidence; the snapshot's own position is."""
+    tracked.track.watch()
+    tracked.track.reset({}, -1)
+    tracked.track.append(0, delta(bid(1, 1)))
+    tracked.track.catch_up()
+    tracked.track.reset(levels_of(bid(2, 2)), 0)
+    assert tracked.track.positions_of(Book(levels_of(bid(1, 1))).digest()) == []
+    assert tracked.track.positions_of(Book(levels_of(bid(2, 2))).digest()) == [0]
+
+
+def test_a_late_delta_corrects_the_digests(tracked: Tracked) -> None:
+    """Digests before its place stay, those from it on are forgotten, the present one is known."""
+    tracked.track.reset({}, -1)
+    tracked.track.watch()
+    for position in range(3):
+        tracked.track.append(position, delta(bid(1, position + 1)))
+    tracked.track.insert_late(delta(bid(2, 2)), 1)
+    assert tracked.track.positions_of(Book(levels_of(bid(1, 1))).digest()) == [0]
+    assert tracked.track.positions_of(Book(levels_of(bid(1, 2))).digest()) == []
+    assert tracked.track.positions_of(Book(levels_of(bid(1, 3), bid(2, 2))).digest()) == [2]
+
+
+def test_digests_are_bounded(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest digests are forgotten."""
+    monkeypatch.setattr(module, "DIGESTS_KEPT", 3)
+    tracked.track.reset({}, -1)
+    tracked.track.watch()
+    for position in range(10):
+        tracked.track.append(position, delta())
+    assert tracked.track.positions_of(Book().digest()) == [7, 8, 9]
+
+
+PIECES = st.lists(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(0, 3)), max_size=4), min_size=1, max_size=14
+)
+
+
+@given(PIECES, st.data())
+def test_any_history_ends_in_the_book_of_the_true_order(
+    pieces: list[list[tuple[int, int]]], data: st.DataObject
+) -> None:
+    """Whatever comes late, whenever snapshots come, whoever looks in between: the book is that of the true order."""
+    tracked = Tracked()
+    payloads = [delta(*(bid(*row) for row in piece)) for piece in pieces]
+    late = data.draw(st.sets(st.integers(0, len(pieces) - 2)) if len(pieces) > 1 else st.just(set()))
+    in_time = [place for place in range(len(pieces)) if place not in late]
+    if data.draw(st.booleans()):
+        tracked.track.reset({}, -1)
+    waiting = sorted(late)
+    for place in in_time:
+        tracked.track.append(place, payloads[place])
+        while waiting and waiting[0] < place and data.draw(st.booleans()):
+            insert(tracked, payloads, waiting.pop(0), in_time)
+        wiggle(tracked, payloads, place, data)
+    for place in waiting:
+        insert(tracked, payloads, place, in_time)
+    if tracked.shown() is None:
+        snapshot(tracked, payloads, in_time[-1], data)
+    assert tracked.shown() == [
+        (level.price, level.quantity) for level in Book(true_book(payloads, len(pieces))).levels()
+    ]
+
+
+def insert(tracked: Tracked, payloads: list[bytes], place: int, in_time: list[int]) -> None:
+    """Bring the late delta of a place."""
+    before = min(position for position in in_time if position > place)
+    assert tracked.track.insert_late(payloads[place], before) in {"folded", "included"}
+
+
+def snapshot(tracked: Tracked, payloads: list[bytes], newest: int, data: st.DataObject) -> None:
+    """Bring a snapshot of some earlier moment, known to be not older than some still earlier one."""
+    taken = data.draw(st.integers(-1, newest))
+    known = data.draw(st.integers(-1, taken))
+    assert tracked.track.reset(true_book(payloads, taken), known)
+
+
+def wiggle(tracked: Tracked, payloads: list[bytes], newest: int, data: st.DataObject) -> None:
+    """Do one of the things that must not change what the book becomes."""
+    match data.draw(st.integers(0, 5)):
+        case 0:
+            tracked.track.catch_up(data.draw(st.integers(0, 3)))
+        case 1:
+            tracked.track.watch()
+        case 2:
+            tracked.track.unwatch()
+        case 3:
+            tracked.shown()
+        case 4:
+            snapshot(tracked, payloads, newest, data)
+
+
+def true_book(payloads: list[bytes], last: int) -> Levels:
+    """Return the levels after all deltas of the true order up to ``last``."""
+    book = Book()
+    for payload in payloads[: last + 1]:
+        levels = read(payload)
+        assert isinstance(levels, dict)
+        book.apply(levels)
+    levels = keyed(book.levels())
+    assert isinstance(levels, dict)
+    return levels

@@ -1,0 +1,281 @@
+"""Classification: events, replies, unknown messages, garbage; what has an identity, and when it was."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feedhandler.core.messages import Event, Garbage, Identity, Message, Reply, Unknown
+from feedhandler.exchange import messages
+from feedhandler.exchange.messages import Dialect
+
+LEVELS = [{"orderType": "buy", "price": "141.05", "quantity": "12.5"}]
+ROW = {
+    "executionType": "taker",
+    "matchId": "0b6f",
+    "orderType": "sell",
+    "price": "1",
+    "updatedAt": 1775000000456,
+}
+
+
+def encode(kind: str, data: object, **more: object) -> bytes:
+    """Return a message in the exchange's envelope."""
+    return json.dumps({"resultType": kind, **more, "data": data}).encode()
+
+
+def classify(payload: bytes, market: str = "BTC-USD") -> Message:
+    """Read one message of a connection to ``market``, which has asked with the id ``own``."""
+    return Dialect(market, lambda request_id: request_id == "own").classify(payload)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "stream"),
+    [
+        ("publicOrderBookDelta", {"orders": LEVELS, "statusCode": 200, "ts": 1}, "publicOrderBook"),
+        ("orderBookDelta", {"orders": LEVELS}, "publicOrderBook"),
+        ("publicCompletedOrdersDelta", {"orders": [ROW], "statusCode": 200}, "publicTrades"),
+        ("completedOrdersDelta", {"orders": [ROW]}, "publicTrades"),
+    ],
+)
+@pytest.mark.parametrize("market", ["ETH-USD", ""])
+def test_public_events_go_to_the_channel_of_their_market(
+    kind: str, data: dict[str, Any], stream: str, market: str
+) -> None:
+    """The market is the message's, else the connection's; the payload stays byte for byte."""
+    payload = encode(kind, data, **({"market": market} if market else {}))
+    assert classify(payload) == Event(f"{market or 'BTC-USD'}/{stream}", payload)
+
+
+def test_account_trades_cover_all_markets() -> None:
+    """A list as data makes V1's name of public trades the account's own, whatever the connection's market."""
+    payload = encode("completedOrdersDelta", [ROW])
+    assert classify(payload) == Event("ALL/trades", payload)
+
+
+@pytest.mark.parametrize("kind", ["createOrder", "cancelOrder", "modifyOrder", "rejectOrder"])
+@pytest.mark.parametrize("status", [200, 202, 400])
+def test_order_notifications_are_events_of_their_order_s_market(kind: str, status: int) -> None:
+    """An order inside makes it an event, even where the exchange refuses the order."""
+    data = {"statusCode": status, "clientRequestId": "x", "order": {"market": "SOL-USD", "orderId": "1"}}
+    payload = encode(kind, data)
+    assert classify(payload, "ALL") == Event("SOL-USD/orders", payload)
+    named = encode(kind, data, market="ETH-USD")
+    assert classify(named, "ALL") == Event("ETH-USD/orders", named)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "pong",
+        "subscribed",
+        "unsubscribed",
+        "publicOrderBook",
+        "publicCompletedOrders",
+        "orderBook",
+        "completedOrders",
+    ],
+)
+@pytest.mark.parametrize("request_id", ["", "7d1f"])
+def test_replies_are_told_by_their_type(kind: str, request_id: str) -> None:
+    """A reply names its request, if it does; it never takes part in the merge, even unasked."""
+    payload = encode(kind, {"clientRequestId": request_id} if request_id else {})
+    assert classify(payload) == Reply(kind, request_id, payload)
+
+
+def test_the_answer_to_an_own_request_is_a_reply_whatever_its_type() -> None:
+    """An id that a line of the feed has sent makes an unknown type a reply; a stranger's id does not."""
+    assert classify(encode("new", {"clientRequestId": "own"})) == Reply(
+        "new", "own", encode("new", {"clientRequestId": "own"})
+    )
+    assert isinstance(classify(encode("new", {"clientRequestId": "other"})), Unknown)
+
+
+def test_an_answer_that_reports_a_failure_is_a_reply() -> None:
+    """A failing status code without an order answers a request, though no id says so."""
+    payload = encode("cancelOrder", {"statusCode": 404, "body": "gone"})
+    assert classify(payload) == Reply("cancelOrder", "", payload)
+    assert isinstance(classify(encode("cancelOrder", {"statusCode": 200})), Unknown)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        encode("new", {}),
+        encode("new", [1]),
+        encode("publicOrderBookDelta", [1]),
+        encode("pong", "text"),
+        encode("createOrder", {"statusCode": "200"}),
+        b'{"resultType":7,"data":{}}',
+        b'{"data":{}}',
+        b'{"resultType":"pong"}',
+        b"{}",
+    ],
+)
+def test_what_nobody_described_is_unknown(payload: bytes) -> None:
+    """Requirement 13: another type or shape is neither event nor reply, and flows to MARKET/other."""
+    assert classify(payload) == Unknown("BTC-USD/other", payload)
+
+
+def test_an_unknown_message_keeps_its_market() -> None:
+    """Where it names a market as others do, that is its channel's."""
+    payload = encode("new", {}, market="ETH-USD")
+    assert classify(payload) == Unknown("ETH-USD/other", payload)
+
+
+@pytest.mark.parametrize("market", [7, None, ["ETH-USD"], {}])
+def test_a_known_event_with_an_odd_field_still_flows(market: object) -> None:
+    """Requirement 13: a market that is no string does not lose an event; the connection's market stands in."""
+    payload = encode("publicOrderBookDelta", {"orders": LEVELS}, market=market)
+    assert classify(payload) == Event("BTC-USD/publicOrderBook", payload)
+
+
+def test_unknown_fields_are_tolerated_everywhere() -> None:
+    """Requirement 13: fields that were added since change nothing."""
+    payload = encode("publicCompletedOrdersDelta", {"orders": [{**ROW, "x": [1]}], "y": {}}, z=None)
+    assert classify(payload) == Event("BTC-USD/publicTrades", payload)
+    assert Dialect("BTC-USD").identify(payload) == Identity(distinct=True, time_ms=1775000000456)
+
+
+def test_over_all_markets_a_public_event_has_to_name_its_own() -> None:
+    """Without it nobody knows the channel: the message is unknown, and still flows."""
+    payload = encode("publicOrderBookDelta", {"orders": LEVELS})
+    assert classify(payload, "ALL") == Unknown("ALL/other", payload)
+    named = encode("publicOrderBookDelta", {"orders": LEVELS}, market="ETH-USD")
+    assert classify(named, "ALL") == Event("ETH-USD/publicOrderBook", named)
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"", "json"),
+        (b"not json", "json"),
+        (b'{"resultType":', "json"),
+        (b'{"resultType":"pong","data":{}} x', "json"),
+        (b"[" * 100_000, "json"),
+        (b"[]", "object"),
+        (b'"text"', "object"),
+        (b"7", "object"),
+        (b"\xff", "utf8"),
+        (b'{"x":"\xff"}', "utf8"),
+        (b'{"resultType":"publicOrderBookDelta","data":{"x":"\xff"}}', "utf8"),
+        (b'{"resultType":"new","data":{"x":"\xff"}}', "utf8"),
+    ],
+)
+def test_what_is_not_one_json_object_in_utf8_is_garbage(payload: bytes, reason: str) -> None:
+    """Rule R2: it is counted with its reason and never published."""
+    assert classify(payload) == Garbage(reason)
+
+
+def test_line_breaks_between_tokens_are_taken_out() -> None:
+    """Rule R2: what is published is one line; values and the text of numbers stay."""
+    payload = b'{\r\n "resultType": "publicOrderBookDelta",\n "data": {"orders": [], "ts": 1.50}\n}'
+    event = classify(payload)
+    assert isinstance(event, Event)
+    assert event.payload == b'{"resultType":"publicOrderBookDelta","data":{"orders":[],"ts":1.50}}'
+
+
+def test_other_white_space_and_other_letters_go_out_byte_for_byte() -> None:
+    """Rule R2: spaces, escapes and letters beyond ASCII are the exchange's own business."""
+    payload = '{"resultType" : "new", "data": {"x":"\\u00e9\\n é"}}'.encode()
+    assert classify(payload) == Unknown("BTC-USD/other", payload)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+kinds = st.sampled_from(
+    [*messages._EVENTS, *messages._ORDER_EVENTS, *messages._REPLIES, "completedOrdersDelta"]
+)
+datas = json_values | st.fixed_dictionaries(
+    {},
+    optional={
+        "orders": json_values,
+        "ts": json_values,
+        "statusCode": json_values,
+        "clientRequestId": json_values,
+        "order": json_values,
+    },
+)
+
+
+@settings(deadline=None)
+@given(
+    st.binary()
+    | st.builds(lambda k, d, m: encode(k, d, market=m), kinds, datas, json_values)
+    | json_values.map(lambda value: json.dumps(value, indent=1).encode())
+)
+def test_nothing_ever_raises_and_what_is_published_is_one_line(payload: bytes) -> None:
+    """Rules R2 and R11: whatever the bytes, there is an answer; events and unknowns are valid one-line JSON objects."""
+    dialect = Dialect("BTC-USD")
+    message = dialect.classify(payload)
+    dialect.identify(payload)
+    if isinstance(message, Event | Unknown):
+        text = message.payload.decode()
+        assert "\n" not in text
+        assert "\r" not in text
+        assert json.loads(text) == json.loads(payload)
+        assert message.channel.count("/") >= 1
+    elif isinstance(message, Garbage):
+        assert message.reason in {"utf8", "json", "object"}
+
+
+@pytest.mark.parametrize(
+    ("payload", "identity"),
+    [
+        (encode("publicOrderBookDelta", {"orders": LEVELS, "ts": 12}), Identity(distinct=True, time_ms=12)),
+        (encode("orderBookDelta", {"orders": LEVELS}), Identity(distinct=False, time_ms=None)),
+        (
+            encode("publicCompletedOrdersDelta", {"orders": [ROW, {**ROW, "updatedAt": 1775000000999}]}),
+            Identity(distinct=True, time_ms=1775000000999),
+        ),
+        (
+            encode("publicCompletedOrdersDelta", {"orders": [ROW, {"updatedAt": 5}]}),
+            Identity(distinct=False, time_ms=1775000000456),
+        ),
+        (
+            encode("completedOrdersDelta", [{"matchId": "x", "orderFilledAt": 9}]),
+            Identity(distinct=True, time_ms=9),
+        ),
+        (encode("completedOrdersDelta", []), Identity(distinct=False, time_ms=None)),
+        (
+            encode("createOrder", {"order": {"orderId": "01", "updatedAt": 3}}),
+            Identity(distinct=True, time_ms=3),
+        ),
+        (encode("createOrder", {"order": {"orderId": "01"}}), Identity(distinct=False, time_ms=None)),
+        (encode("createOrder", {"order": {"updatedAt": 3}}), Identity(distinct=False, time_ms=3)),
+        (encode("new", {}), Identity(distinct=False, time_ms=None)),
+        (encode("new", {"ts": "soon"}), Identity(distinct=False, time_ms=None)),
+        (b"garbage", Identity(distinct=False, time_ms=None)),
+    ],
+)
+def test_identity_is_a_match_id_or_a_time_of_its_own(payload: bytes, identity: Identity) -> None:
+    """Rule R1: every row needs its matchId; a delta its ts; an order its id and the time of its state."""
+    assert Dialect("BTC-USD").identify(payload) == identity
+
+
+def test_channel_names_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound names are built anew, and are the same."""
+    monkeypatch.setattr(messages, "MOST_NAMES", 2)
+    dialect = Dialect("ALL")
+    for _ in range(2):
+        for market in ("A", "B", "C"):
+            event = dialect.classify(encode("publicOrderBookDelta", {}, market=market))
+            assert isinstance(event, Event)
+            assert event.channel == f"{market}/publicOrderBook"
+    assert len(dialect._names) == 2
+
+
+def test_results_are_inert_values() -> None:
+    """Messages compare and print as values, and cannot be changed."""
+    event = Event("M/b", b"{}")
+    assert event == Event("M/b", b"{}")
+    assert "M/b" in repr(event)
+    with pytest.raises(AttributeError):
+        event.channel = "other"  # type: ignore[misc]
+    assert isinstance(event, msgspec.Struct)

@@ -1,0 +1,337 @@
+# ruff: noqa: ARG001 - the clock works by being asked for
+"""One feed: what its lines bring becomes records of its channels, without any exchange or socket."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+
+from feedhandler.config import Bounds, Health
+from feedhandler.core.arbiter import Quarantine, Restart
+from feedhandler.core.channels import Channel
+from feedhandler.core.notes import Note
+from feedhandler.errors import ConnectionFailed, HandshakeRefused
+from feedhandler.exchange.requests import ping
+from feedhandler.ingest import feed as feed_module
+from feedhandler.ingest.connect import tls_context
+from feedhandler.ingest.feed import IDLE_TICKS, Feed, Surroundings
+from feedhandler.ingest.gate import Gate
+from feedhandler.ingest.line import Means
+
+BOOK, TRADES, OTHER = "BTC-USD/publicOrderBook", "BTC-USD/publicTrades", "BTC-USD/other"
+STREAMS = ("publicTrades", "publicOrderBook")
+
+
+def delta(number: int, market: str = "BTC-USD") -> bytes:
+    """Return a book delta that occurs once."""
+    return b'{"resultType":"publicOrderBookDelta","market":"%b","data":{"orders":[],"ts":%d}}' % (
+        market.encode(),
+        number,
+    )
+
+
+def unknown(number: int) -> bytes:
+    """Return a message of a type that nobody described."""
+    return b'{"resultType":"marketStatus","market":"BTC-USD","data":{"number":%d}}' % number
+
+
+@dataclass
+class Shop:
+    """An outlet that writes down what it is given, shared by the feeds of a test."""
+
+    channels: dict[str, Channel] = field(default_factory=dict)
+    records: list[tuple[object, ...]] = field(default_factory=list)
+    flushes: int = 0
+
+    def channel(self, name: str, *, feed: str, account: bool) -> Channel:
+        """Open a channel or find it."""
+        if name not in self.channels:
+            self.channels[name] = Channel(name, number=len(self.channels), feed=feed, account=account)
+        return self.channels[name]
+
+    def publish(
+        self, channel: Channel, line: str, recv_ns: int, payload: bytes, event_class: str = ""
+    ) -> None:
+        """Write an event down."""
+        channel.event(line, recv_ns, payload, event_class)
+        self.records.append(("event", channel.name, line, payload, event_class))
+
+    def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
+        """Write a gap down."""
+        self.records.append(("gap", channel.name, reason, since_ns, until_ns))
+
+    def state(self, channel: Channel, word: str, since_ns: int) -> None:
+        """Write a state down."""
+        self.records.append(("state", channel.name, word, since_ns))
+
+    def flush(self) -> None:
+        """Count."""
+        self.flushes += 1
+
+    def of(self, kind: str) -> list[tuple[object, ...]]:
+        """Return the records of a kind, without it."""
+        return [record[1:] for record in self.records if record[0] == kind]
+
+
+class Bench:
+    """Feeds that share an outlet; the wall clock stands where the test puts it."""
+
+    def __init__(self, **bounds: float) -> None:
+        self.shop = Shop()
+        self.notes: list[Note] = []
+        self.incidents: list[dict[str, object]] = []
+        self.wall_ns = 1
+        self.account_other = False
+        self.means = Means(
+            gate=Gate(1000),
+            tokens=None,
+            ssl_context=tls_context(None),
+            health=Health(quiet_s=2.0),
+            bounds=Bounds(**bounds),  # type: ignore[arg-type]
+            make_ping=ping,
+        )
+
+    def feed(
+        self, market: str = "BTC-USD", streams: tuple[str, ...] = STREAMS, label: str = "", lines: int = 2
+    ) -> Feed:
+        """Make a feed."""
+        around = Surroundings(
+            outlet=self.shop,
+            means=self.means,
+            notify=self.notes.append,
+            wall_ns=lambda: self.wall_ns,
+            incident=self.incidents.append,
+            account_other=self.account_other,
+        )
+        return Feed(label or market, "ws://127.0.0.1:9", market, streams, lines, around)
+
+    def named(self, name: str) -> list[dict[str, object]]:
+        """Return the fields of the notes of a name."""
+        return [dict(note.fields) for note in self.notes if note.name == name]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """Return a bench with the usual bounds."""
+    return Bench()
+
+
+def connect(feed: Feed, *lines: str) -> None:
+    """Connect lines."""
+    for line in lines:
+        feed.connecting(line)
+        feed.connected(line)
+
+
+async def test_copies_of_an_event_come_out_once(bench: Bench) -> None:
+    """What one read brought is published under its channel, with one flush, before the call returns."""
+    feed = bench.feed()
+    connect(feed, "a", "b")
+    flushes = bench.shop.flushes
+    feed.received("a", [delta(1), delta(2)])
+    assert bench.shop.of("event") == [(BOOK, "a", delta(1), ""), (BOOK, "a", delta(2), "")]
+    assert bench.shop.flushes == flushes + 1
+    feed.received("b", [delta(1), delta(2), delta(3)])
+    assert [record[:2] for record in bench.shop.of("event")] == [(BOOK, "a"), (BOOK, "a"), (BOOK, "b")]
+    assert "live" in repr(feed) or "down" in repr(feed)
+
+
+async def test_known_channels_are_open_from_the_start(bench: Bench) -> None:
+    """A feed's channels exist, with the state down, before anything has connected; over ALL they are not known."""
+    bench.feed()
+    bench.feed("ALL", ("orders", "trades"), "account")
+    assert bench.shop.of("state") == [(TRADES, "down", 1), (BOOK, "down", 1), ("ALL/trades", "down", 1)]
+    assert [channel.account for channel in bench.shop.channels.values()] == [False, False, True]
+
+
+async def test_what_belongs_to_another_feed_is_left_out(bench: Bench) -> None:
+    """An event of a channel that another feed has opened is counted and not published a second time."""
+    bench.feed()
+    other = bench.feed("ETH-USD")
+    connect(other, "a")
+    other.received("a", [delta(1, "ETH-USD"), delta(2, "BTC-USD"), delta(3, "BTC-USD")])
+    assert [record[0] for record in bench.shop.of("event")] == ["ETH-USD/publicOrderBook"]
+    assert bench.named("foreign_event") == 2 * [{"feed": "ETH-USD", "channel": BOOK}]
+
+
+async def test_messages_of_unknown_type_share_a_channel(bench: Bench) -> None:
+    """MARKET/other may be brought by several feeds; only the feed that opened it tells its state."""
+    first = bench.feed(streams=("publicTrades",), label="trades/BTC-USD")
+    second = bench.feed(streams=("publicOrderBook",), label="book/BTC-USD")
+    connect(first, "a")
+    connect(second, "a")
+    first.received("a", [unknown(1)])
+    second.received("a", [unknown(2)])
+    assert bench.shop.of("event") == [(OTHER, "a", unknown(number), "unknown") for number in (1, 2)]
+    assert [fields["feed"] for fields in bench.named("event_marked")] == [first.label, second.label]
+    assert [name for name, *_ in bench.shop.of("state")].count(OTHER) == 1
+    second.end()
+    assert [name for name, *_ in bench.shop.of("state")].count(OTHER) == 1
+
+
+async def test_unknown_types_may_be_about_the_account(bench: Bench) -> None:
+    """Where any feed has account streams, only the account's readers get messages of unknown type."""
+    bench.account_other = True
+    feed = bench.feed()
+    connect(feed, "a")
+    feed.received("a", [unknown(1)])
+    assert bench.shop.channels[OTHER].account
+
+
+async def test_channels_have_a_bound(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One channel too many is left out and noted; those that are open go on."""
+    monkeypatch.setattr(feed_module, "CHANNELS", 2)
+    feed = bench.feed("ALL")
+    connect(feed, "a")
+    feed.received("a", [delta(number, market) for number, market in enumerate("XYZX")])
+    assert [record[0] for record in bench.shop.of("event")] == [
+        f"{market}/publicOrderBook" for market in "XYX"
+    ]
+    assert bench.named("channel_left_out") == [{"feed": "ALL", "channel": "Z/publicOrderBook"}]
+
+
+async def test_replies_and_garbage_are_not_published(bench: Bench) -> None:
+    """Pongs and snapshots stay inside, garbage is counted with its reason, also what was no text."""
+    feed = bench.feed()
+    connect(feed, "a")
+    feed.received("a", [b'{"resultType":"pong","data":{}}', b"[1]", b"{", b'{"a":"\xff"}'])
+    feed.rejected("a", "binary")
+    assert bench.shop.of("event") == []
+    reasons = [fields["reason"] for fields in bench.named("garbage_received")]
+    assert reasons == ["object", "json", "utf8", "binary"]
+
+
+async def test_an_outage_is_a_gap_in_every_own_channel(bench: Bench) -> None:
+    """All lines lost and one back: the gap stands before the next event, once a channel, MARKET/other aside."""
+    feed = bench.feed()
+    connect(feed, "a", "b")
+    bench.wall_ns = 10
+    feed.received("a", [delta(1), unknown(1)])
+    feed.lost("a", "reset")
+    feed.lost("b", "closed")
+    bench.wall_ns = 20
+    connect(feed, "a")
+    feed.received("a", [delta(2)])
+    kinds = [record[:2] for record in bench.shop.records if record[0] != "state"]
+    assert kinds == [("event", BOOK), ("event", OTHER), ("gap", TRADES), ("gap", BOOK), ("event", BOOK)]
+    assert bench.shop.of("gap") == [(name, "outage", 10, 20) for name in (TRADES, BOOK)]
+    assert [fields["channel"] for fields in bench.named("gap_published")] == [TRADES, BOOK]
+    assert [fields["reason"] for fields in bench.named("line_lost")] == ["reset", "closed"]
+
+
+async def test_states_are_told_to_every_channel(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+    """Live, quiet, live, down: each change goes to all channels of the feed, and the end of the feed, too."""
+    feed = bench.feed()
+
+    async def ticks(seconds: float) -> None:
+        for _ in range(round(seconds / feed_module.TICK_S)):
+            await trio.sleep(feed_module.TICK_S)
+            feed.tick()
+
+    connect(feed, "a")
+    feed.received("a", [delta(1)])
+    await ticks(1)
+    await ticks(4)
+    feed.received("a", [delta(2)])
+    await ticks(1)
+    feed.lost("a", "reset")
+    await ticks(1)
+    feed.end()
+    for name in (BOOK, TRADES):
+        states = [word for channel, word, _ in bench.shop.of("state") if channel == name]
+        assert states == ["down", "live", "quiet", "live", "down", "down"]
+
+
+async def test_a_feed_at_rest_is_left_alone(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+    """When all lines are good and owe nothing, the arbiter is told the time once in ten ticks only."""
+    feed = bench.feed()
+    connect(feed, "a", "b")
+    for line in ("a", "b"):
+        feed.received(line, [delta(1), delta(2)])
+    told: list[float] = []
+    for _ in range(100):
+        await trio.sleep(0.1)
+        feed.tick()
+    tick = feed.arbiter.tick
+    feed.arbiter.tick = lambda now, recv: (told.append(now), tick(now, recv))[1]  # type: ignore[method-assign]
+    for _ in range(10 * IDLE_TICKS):
+        await trio.sleep(0.1)
+        feed.tick()
+    assert len(told) == 10
+    feed.received("a", [delta(3)])
+    feed.tick()
+    feed.tick()
+    assert len(told) == 12  # line b owes it
+
+
+async def test_urgency_falls_with_what_is_connected(bench: Bench) -> None:
+    """A first line is most urgent, then a second; who is connecting counts already, and who failed no more."""
+    feed = bench.feed(lines=3)
+    assert feed._priority() == 0
+    feed.connecting("a")
+    assert feed._priority() == 1
+    feed.failed("a", ConnectionFailed("refused", "nobody there"), 1.0)
+    assert feed._priority() == 0
+    connect(feed, "a", "b")
+    assert feed._priority() == 2
+    feed.connecting("c")
+    assert feed._priority() == 2
+    feed.lost("a", "reset")
+    assert feed._priority() == 2
+
+
+async def test_a_failed_attempt_is_told_with_its_status(bench: Bench) -> None:
+    """The note says why, with the HTTP status where there is one, and when the next attempt comes."""
+    feed = bench.feed()
+    feed.connecting("a")
+    feed.failed("a", HandshakeRefused(503), 1.23456)
+    feed.failed("b", ConnectionFailed("dns", "the name x does not resolve"), 2)
+    first, second = bench.named("connect_failed")
+    text = "the exchange answered the handshake with HTTP status 503"
+    about = {"feed": "BTC-USD", "line": "a", "reason": "handshake", "status": 503, "retry_s": 1.235}
+    assert first == about | {"detail": text}
+    assert (second["reason"], second["status"], second["line"]) == ("dns", 0, "b")
+
+
+async def test_only_events_make_a_connection_a_success(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pongs and garbage do not reset the backoff; an event does, once for each connection."""
+    feed = bench.feed()
+    resets: list[str] = []
+    for name, line in feed._lines.items():
+        monkeypatch.setattr(line, "reset_backoff", lambda name=name: resets.append(name))
+    connect(feed, "a", "b")
+    feed.received("a", [b'{"resultType":"pong","data":{}}', b"garbage"])
+    assert resets == []
+    feed.received("a", [delta(1)])
+    feed.received("a", [delta(2)])
+    feed.received("b", [delta(9)])
+    assert resets == ["a", "b"]
+    feed.lost("a", "reset")
+    connect(feed, "a")
+    feed.received("a", [delta(3)])
+    assert resets == ["a", "b", "a"]
+
+
+@pytest.fixture
+def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str, float]]]:
+    """Write down the restarts of lines."""
+    found: list[tuple[str, str, float]] = []
+    monkeypatch.setattr(
+        feed_module.Line,
+        "restart",
+        lambda line, reason, pause_s=0.0: found.append((line.name, reason, pause_s)),
+    )
+    return found
+
+
+async def test_orders_are_obeyed(bench: Bench, restarts: list[tuple[str, str, float]]) -> None:
+    """A stalled line is restarted; a quarantined one is kept away for its time and its incident is handed on."""
+    feed = bench.feed()
+    feed.arbiter.orders += [Restart("a", "stalled"), Quarantine("b", {"line": "b"})]
+    feed.tick()
+    assert restarts == [("a", "stalled", 0.0), ("b", "quarantined", Health().quarantine_s)]
+    assert bench.incidents == [{"line": "b"}]
+    assert bench.named("line_restarted") == [{"feed": "BTC-USD", "line": "a", "reason": "stalled"}]
+    assert bench.named("line_quarantined") == [{"feed": "BTC-USD", "line": "b"}]
+    assert feed.arbiter.orders == []

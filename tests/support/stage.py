@@ -1,0 +1,231 @@
+"""A whole play in one process: a simulated exchange on loopback, a daemon, and a consumer of its socket."""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from feedhandler.config import Bounds, Config, Exchange, Feed, Health, Limits, Observe, Publish
+from feedhandler.core.notes import Note, Notify
+from feedhandler.daemon import Daemon
+from feedhandler.simulator import exchange as simulated
+from feedhandler.simulator import traffic
+from feedhandler.simulator.server import serve
+from feedhandler.simulator.settings import Behaviour, Fault, FaultPlan, Kind, Settings
+from feedhandler.simulator.traffic import Step
+
+BTC, ETH = "BTC-USD", "ETH-USD"
+START_MS = 1_775_000_000_000
+PATIENCE_S = 120.0
+ARRIVE_S = 10.0
+
+
+class Reading:
+    """A consumer that writes down all it gets, and sees to it that seqs have no hole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[dict[str, Any]] = []
+        self.lines: list[bytes] = []
+        self.sequences: defaultdict[str, list[bytes]] = defaultdict(list)
+        self._next: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Read to the end."""
+        async with raw_consumer(self.path) as stream:
+            rest = b""
+            async for data in stream:
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        record = json.loads(line.decode())
+        self.lines.append(line)
+        self.records.append(record)
+        if record["type"] in {"event", "gap"}:
+            channel = record["channel"]
+            assert record["seq"] == self._next.get(channel, 1)
+            self._next[channel] = record["seq"] + 1
+            if record["type"] == "event":
+                self.sequences[channel].append(line[line.index(b',"msg":') + 7 : -1])
+        elif record["type"] == "heartbeat":
+            assert all(self._next.get(channel, 1) == seq for channel, seq in record["next"].items())
+
+    def of(self, kind: str, channel: str = "") -> list[dict[str, Any]]:
+        """Return the records of a type, of one channel if it is named."""
+        return [
+            record
+            for record in self.records
+            if record["type"] == kind and (not channel or record["channel"] == channel)
+        ]
+
+    def states(self, channel: str) -> list[str]:
+        """Return the states of a channel in their order."""
+        return [record["state"] for record in self.of("state", channel)]
+
+
+class Stage:
+    """The exchange, the daemon, and what came of them."""
+
+    def __init__(
+        self, exchange: simulated.Exchange, truth: Path, config: Config, environ: dict[str, str], log: Notify
+    ) -> None:
+        self.exchange = exchange
+        self.notes: list[tuple[float, Note]] = []
+        self.daemon = Daemon(config, environ, self._note)
+        self.reading = Reading(config.publish.socket)
+        self._truth = truth
+        self._log = log
+        self._steps: Iterator[Step] = traffic.merge(exchange.traffic, START_MS)
+
+    def _note(self, one: Note) -> None:
+        self.notes.append((trio.current_time(), one))
+        self._log(one)
+
+    # What is to happen
+
+    def say(self, count: int = 1) -> None:
+        """Let the exchange broadcast so many events at once."""
+        for _ in range(count):
+            step = next(self._steps)
+            self.exchange.broadcast(step.market, step.stream, step.payload)
+
+    async def talk(self, seconds: float, every_s: float = 0.02) -> None:
+        """Let the exchange broadcast for a while."""
+        end = trio.current_time() + seconds
+        while trio.current_time() < end:
+            self.say()
+            await trio.sleep(every_s)
+
+    def strike(self, kind: Kind, line: int | str = 0, market: str = BTC, **more: Any) -> None:
+        """Let something go wrong."""
+        self.exchange.inject(Fault(kind=kind, line=line, market=market, **more))
+
+    async def talk_until(self, condition: Callable[[], bool], every_s: float = 0.02) -> None:
+        """Let the exchange broadcast until something is so."""
+        with trio.fail_after(PATIENCE_S):
+            while not condition():
+                self.say()
+                await trio.sleep(every_s)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so."""
+        with trio.fail_after(PATIENCE_S):
+            while not condition():
+                await trio.sleep(0.05)
+
+    async def arrived(self) -> None:
+        """Wait until the consumer has as many events as were broadcast, or clearly will not get them."""
+        with trio.move_on_after(ARRIVE_S):
+            while sum(map(len, self.reading.sequences.values())) < self.exchange.broadcasts:
+                await trio.sleep(0.05)
+
+    # What came of it
+
+    def named(self, *names: str) -> list[dict[str, Any]]:
+        """Return the fields of the notes of these names."""
+        return [one.fields for _, one in self.notes if one.name in names]
+
+    def when(self, name: str, **fields: Any) -> float:
+        """Return when such a note came first."""
+        return next(at for at, one in self.notes if one.name == name and fields.items() <= one.fields.items())
+
+    def all_connected(self) -> bool:
+        """Tell whether every line of every feed is connected."""
+        feeds = self.daemon.feeds.values()
+        return bool(feeds) and all(line.connected for feed in feeds for line in feed.arbiter.lines.values())
+
+    def all_up(self) -> bool:
+        """Tell whether every line of every feed is aligned and healthy."""
+        return all(line.up for feed in self.daemon.feeds.values() for line in feed.arbiter.lines.values())
+
+    @property
+    def truth(self) -> dict[str, list[bytes]]:
+        """What the exchange has broadcast, by channel."""
+        self.exchange.truth.flush()
+        found: defaultdict[str, list[bytes]] = defaultdict(list)
+        for line in self._truth.read_bytes().splitlines():
+            one = json.loads(line)
+            message = line[line.index(b',"msg":') + 7 : -1]
+            found[f"{one['market']}/{one['stream']}"].append(message)
+        return dict(found)
+
+    def assert_exact(self) -> None:
+        """Assert that the consumer has what the exchange has broadcast, byte for byte, and nothing marked."""
+        truth, got = self.truth, self.reading.sequences
+        assert {name: len(events) for name, events in got.items()} == {
+            name: len(events) for name, events in truth.items()
+        }
+        assert got == truth
+        assert self.reading.of("gap") == []
+        assert {event.get("class", "") for event in self.reading.of("event")} <= {"", "unknown"}
+
+    def heartbeats(self) -> int:
+        """Return how many heartbeats have come."""
+        return len(self.reading.of("heartbeat"))
+
+
+@asynccontextmanager
+async def staged(
+    folder: Path,
+    *,
+    lines: int = 2,
+    markets: tuple[str, ...] = (BTC,),
+    feeds: tuple[Feed, ...] = (),
+    behaviour: Behaviour | None = None,
+    wait: bool = True,
+    token: bool = False,
+    environ: dict[str, str] | None = None,
+    markets_url: str = "",
+    log: Notify = lambda _: None,
+    **sections: Any,
+) -> AsyncIterator[Stage]:
+    """Raise the curtain: by default all lines are aligned when the body begins."""
+    truth = folder / "truth.jsonl"
+    settings = Settings(
+        markets=markets, truth=truth, plan=FaultPlan(behaviour=behaviour or Behaviour()), start_ms=START_MS
+    )
+    environ = {"FEEDHANDLER_API_KEY": "key-of-a-test", "FEEDHANDLER_API_SECRET": "secret"} | (environ or {})
+    async with trio.open_nursery() as nursery:
+        exchange: simulated.Exchange = await nursery.start(partial(serve, settings))
+        urls = Exchange(
+            websocket_url=exchange.url,
+            token_url=f"{exchange.http_url}/api/v1/token" if token else "",
+            markets_url=markets_url or f"{exchange.http_url}/api/v1/markets",
+        )
+        config = config_for(urls, folder, feeds or (Feed(markets=markets, lines=lines),), **sections)
+        stage = Stage(exchange, truth, config, environ, log)
+        await nursery.start(stage.daemon.run)
+        nursery.start_soon(stage.reading.run)
+        if wait:
+            await stage.until(stage.all_connected)
+            await stage.talk_until(stage.all_up)
+        yield stage
+        nursery.cancel_scope.cancel()
+
+
+def config_for(urls: Exchange, folder: Path, feeds: tuple[Feed, ...], **sections: Any) -> Config:
+    """Return a configuration for a test: quick retries and no limit worth the name."""
+    quick: dict[str, Any] = {
+        "limits": Limits(connections_per_minute=100_000, connections_per_market=8),
+        "publish": Publish(socket=folder / "feed.sock", drain_s=2.0),
+        "observe": Observe(http=""),
+        "bounds": Bounds(backoff_min_s=0.1, backoff_max_s=0.5),
+        "health": Health(),
+    }
+    return Config(exchange=urls, feeds=feeds, **(quick | sections))
+
+
+@asynccontextmanager
+async def raw_consumer(path: Path) -> AsyncIterator[trio.SocketStream]:
+    """Connect to a daemon's socket and ask for everything."""
+    async with await trio.open_unix_socket(os.fspath(path)) as stream:
+        await stream.send_all(b'{"op":"subscribe","channels":["*"],"name":"test"}\n')
+        yield stream
