@@ -201,7 +201,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """Last bound of that wait."""
     consumers: Annotated[int, Whole(1, 100_000)] = 256
     """Consumers connected at once; further ones are answered with an error and closed."""
-    request_kib: Annotated[int, Whole(1, 65_536)] = 64
+    request_kib: Annotated[int, Whole(1, 65_536)] = 1024
     """Longest line that a consumer may send; a longer one is answered with an error and closed."""
     send_kib: Annotated[int, Whole(1, 65_536)] = 256
     """Most bytes joined into one send to a consumer; the rest goes with the next one."""

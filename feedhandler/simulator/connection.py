@@ -59,6 +59,7 @@ class Connection:
         self.touched_until = -math.inf
         """When the last fault ends that struck this connection."""
         self.end_reason = ""
+        self._overdue = ""
         self._stream = stream
         self._protocol = protocol
         self._compliance = compliance
@@ -88,6 +89,9 @@ class Connection:
                     self._nursery.start_soon(self._keep_pinging, ping_every_s)
                 await self._read()
         finally:
+            if self._nursery is not None and trio.current_time() >= self._nursery.cancel_scope.deadline:
+                self._set_linger()
+                self.end_reason = self.end_reason or self._overdue
             self._nursery = None
             await trio.aclose_forcefully(self._stream)
 
@@ -211,12 +215,10 @@ class Connection:
             self.outbox.put_urgent(ending)
         else:
             self.outbox.put_ending(trio.current_time(), ending)
-        self._nursery.start_soon(self._enforce, ending)
-
-    async def _enforce(self, ending: Ending) -> None:
-        await trio.sleep(ENDING_DEADLINE_S * (2 if ending.how == "close" else 1))
-        self._set_linger()
-        self._cancel(ending.reason or ending.how)
+        patience_s = ENDING_DEADLINE_S * (2 if ending.how == "close" else 1)
+        scope = self._nursery.cancel_scope  # a nursery that is just closing takes no new task, but a deadline
+        scope.deadline = min(scope.deadline, trio.current_time() + patience_s)
+        self._overdue = ending.reason or ending.how
 
     def _cancel(self, reason: str) -> None:
         self.end_reason = self.end_reason or reason

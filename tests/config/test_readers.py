@@ -245,4 +245,4 @@ def test_byte_bounds_follow_their_units(loads):
         3 << 20,
     )
     assert (bounds.hold_bytes, bounds.message_bytes) == (32 << 20, 16 << 20)
-    assert (bounds.request_bytes, bounds.send_bytes) == (64 << 10, 256 << 10)
+    assert (bounds.request_bytes, bounds.send_bytes) == (1 << 20, 256 << 10)

@@ -128,6 +128,10 @@ async def started(*arguments: object, **environ: str) -> AsyncIterator[Child]:
         hung = False
         try:
             yield child
+        except BaseException as error:
+            if process.poll() is not None:
+                error.add_note(f"{arguments[0]} had ended with {process.returncode}: {child.errors}")
+            raise
         finally:
             with trio.CancelScope(shield=True):
                 hung = await _end(process)
