@@ -85,7 +85,6 @@ class Consumer:
         self._chunk: bytes | memoryview = b""  # being sent
         self._midway = False  # the last byte sent did not end a record
         self._subscription: Subscription | None = None
-        self._conflates = False
         self._heartbeat_due = False
         self._farewell = b""  # the last word once all that is pending is sent
         self._leaving = ""  # the reason, once the last word is on its way: nothing of the stream follows
@@ -114,10 +113,13 @@ class Consumer:
         """Send at once what the kernel takes; the consumer's own task sends the rest."""
         if not self._behind.is_set():
             self._send()
-        elif (
-            self._subscription and not self._leaving and not self._conflates and self._subscription.overrun()
-        ):
+        elif self._is_lost() and not self._leaving:
             self._drop()
+
+    def _is_lost(self) -> bool:
+        """Tell whether the consumer has lost its place and did not ask to be taken to the head then."""
+        stream = self._subscription
+        return stream is not None and not stream.conflates and stream.overrun()
 
     def finish(self, farewell: bytes) -> None:
         """Let the consumer go with that last word as soon as it has all that is pending."""
@@ -166,7 +168,7 @@ class Consumer:
     def _next_chunk(self) -> bytes:
         stream = self._subscription
         if stream and not self._leaving and stream.overrun():
-            if self._conflates:
+            if stream.conflates:
                 self._private += conflate(self._shelf, stream)
                 self._note("consumer_conflated")
             else:
@@ -285,7 +287,6 @@ class Consumer:
             self._refuse(stream.code, stream.detail)
             return False
         self._subscription = stream.subscription
-        self._conflates = request.slow == "conflate"
         self._private += stream.preamble
         self._note("consumer_subscribed", channels=len(stream.subscription.channels))
         for reason, channels in stream.refusals.items():

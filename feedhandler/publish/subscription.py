@@ -36,7 +36,11 @@ def states_track(channel: Channel) -> int:
 class Subscription:
     """The channels of one consumer and its cursor."""
 
-    def __init__(self, backlog: Backlog, patterns: Patterns, *, account: bool) -> None:
+    def __init__(
+        self, backlog: Backlog, patterns: Patterns, *, account: bool, conflates: bool = False
+    ) -> None:
+        self.conflates = conflates
+        self._reached: dict[str, int] = {}
         self._backlog = backlog
         self._patterns = patterns
         self._account = account
@@ -58,6 +62,7 @@ class Subscription:
         chosen = self._patterns.match(channel.name) and self.may_read(channel)
         if chosen:
             self.channels.append(channel)
+            self._reached[channel.name] = channel.next
         since = self._backlog.head if chosen else NEVER
         self._since += (since, since)
 
@@ -66,6 +71,7 @@ class Subscription:
         track = records_track(channel)
         self._since[track] = self._backlog.place(track, seq)
         self.cursor = min(self.cursor, self._since[track])
+        self._reached[channel.name] = seq
 
     def overrun(self) -> bool:
         """Tell whether a wanted record went before it was taken."""
@@ -77,18 +83,26 @@ class Subscription:
         return False
 
     def skip(self) -> list[tuple[Channel, int]]:
-        """Go to the head; return each channel of which records are left out so, with the first seq of them."""
+        """Go to the head; return each channel of which records are left out so, with the first seq of them.
+
+        What was not taken may be gone from the backlog, so the seqs that were reached are remembered (`take`).
+        """
         behind = [
-            (channel, first) for channel in self.channels if (first := self._next(channel)) < channel.next
+            (channel, first)
+            for channel in self.channels
+            if (first := self._reached[channel.name]) < channel.next
         ]
         self.cursor = self._joined = self._backlog.head
         self._since = [since if since == NEVER else self.cursor for since in self._since]
+        self._reached = {channel.name: channel.next for channel in self.channels}
         return behind
 
     def take(self, most_bytes: int) -> bytes:
         """Move over the next stretch of the backlog and return what is wanted of it, possibly nothing."""
         start = self.cursor
         self.cursor = self._backlog.end_of(start, most_bytes)
+        if self.conflates:
+            self._reached = self.next_seqs()
         if start >= self._joined and 2 * len(self.channels) == len(self._since):
             return self._backlog.join(start, self.cursor)
         return self._backlog.join_chosen(start, self.cursor, self._since)
@@ -153,7 +167,8 @@ class Shelf(NamedTuple):
 def subscribe(shelf: Shelf, request: Request, *, account: bool) -> Stream | Refusal:
     """Serve a request: a stream, or the reason why not."""
     patterns = Patterns(request.channels)
-    subscription = Subscription(shelf.backlog, patterns, account=account)
+    conflates = request.slow == "conflate"
+    subscription = Subscription(shelf.backlog, patterns, account=account, conflates=conflates)
     for name in patterns.exact:
         channel = shelf.channels.get(name)
         if channel is None:

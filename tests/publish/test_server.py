@@ -606,3 +606,75 @@ async def test_running_out_of_descriptors_is_waited_out(
             house.event(house.trades)
             assert (await peer.take(1))[0]["seq"] == 1
         assert house.notes[0] == Note("accept_failed", {"error": "EMFILE"})
+
+
+CONFLATING = '{"op":"subscribe","channels":["m/*"],"snapshot":true,"slow":"conflate"}'
+
+
+async def test_a_slow_consumer_that_conflates_is_taken_to_the_head(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """(9) What it does not get is named without a hole, a book comes as it is now, and the connection goes on."""
+    async with serving(tmp_path, autojump_clock, backlog_mib=1) as house:
+        house.publisher.offer_book(house.book, lambda: b'{"book":%d}' % (house.book.next - 1))
+        house.publisher.snapshot(house.book, "start", b'{"book":1}')
+        async with connected(house) as slow:
+            await slow.say(CONFLATING)
+            await wait_all_tasks_blocked()
+            for _ in range(3):
+                for _ in range(4_000):
+                    house.event(house.trades, b'{"pad":"%s"}' % (b"x" * 500))
+                    house.event(house.book)
+            house.event(house.trades)
+            next_seqs = {house.trades.name: 1, house.book.name: 2}
+            skipped: dict[str, int] = {}
+            joined = False
+            while next_seqs[TRADES] < house.trades.next or next_seqs[BOOK] < house.book.next:
+                record = await slow.next()
+                channel = record.get("channel", "")
+                match record["type"]:
+                    case "event":
+                        assert record["seq"] == next_seqs[channel]
+                        next_seqs[channel] += 1
+                    case "skipped":
+                        assert record["from"] == next_seqs[channel]
+                        next_seqs[channel] = record["to"] + 1
+                        skipped[channel] = skipped.get(channel, 0) + 1
+                    case "snapshot":
+                        joined = joined or record["reason"] == "join"
+                        assert record["reason"] == ("conflated" if skipped else "join")
+                        assert record["seq"] == record["msg"]["book"] == next_seqs[channel] - 1
+                    case "heartbeat":
+                        assert record["next"] == next_seqs
+            assert joined
+            assert skipped.keys() == {TRADES, BOOK}
+        assert "consumer_conflated" in house.names()
+        assert "consumer_dropped" not in house.names()
+
+
+async def test_a_consumer_that_joins_gets_the_book_as_it_is_at_its_place(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A snapshot for one consumer takes no seq: it names the seq that it equals, and the next event follows it."""
+    async with serving(tmp_path, autojump_clock) as house:
+        house.publisher.offer_book(house.book, lambda: b'{"book":%d}' % (house.book.next - 1))
+        house.publisher.snapshot(house.book, "start", b'{"book":1}')
+        house.event(house.book)
+        wish = '"resume":{"session":"other","seq":{"m/publicOrderBook":1}}'
+        for request, reasons in (
+            ('{"op":"subscribe","channels":["*"],"snapshot":true}', ["join"]),
+            (f'{{"op":"subscribe","channels":["*"],"snapshot":true,{wish}}}', ["refused"]),
+            ('{"op":"subscribe","channels":["*"]}', []),
+        ):
+            async with connected(house) as one:
+                await one.say(request)
+                await wait_all_tasks_blocked()
+                expected = house.book.next
+                house.event(house.book)
+                records = []
+                while not records or records[-1]["type"] != "event":
+                    records.append(await one.next())
+                images = [record for record in records if record["type"] == "snapshot"]
+                assert [image["reason"] for image in images] == reasons
+                assert all(image["seq"] == image["msg"]["book"] == expected - 1 for image in images)
+                assert records[-1]["seq"] == expected
