@@ -59,8 +59,8 @@ class Admission(Pinning):
             message = classify(payload)
             if not isinstance(message, Event) or (pinned is not None and message.channel not in pinned):
                 break
-            append(payload, message.channel, name, now)
-            output(Release(message.channel, message.payload, name, recv, ""))
+            position = append(payload, message.channel, name, now)
+            output(Release(message.channel, message.payload, name, recv, "", position))
             count += 1
         if count:
             owing.position = self.window.head

@@ -123,7 +123,8 @@ class Merge:
         if before is not None:
             self._skip_where_past(line, position, before, now)
         self._led(line, 1, now, recv)
-        self.outputs.append(Release(event.channel, event.payload, line.name, recv, LATE if late else ""))
+        kind, place = (LATE if late else ""), (-1 if before is None else before)
+        self.outputs.append(Release(event.channel, event.payload, line.name, recv, kind, position, place))
 
     def _led(self, line: Line, count: int, now: float, recv: int) -> None:
         """Note that a line was the first with so many events."""

@@ -58,13 +58,18 @@ class Dialect(Protocol):
 
 
 class Release(msgspec.Struct, frozen=True, gc=False):
-    """An event to publish: who brought it, when (wall clock, ns), and its class ("" for an ordinary one)."""
+    """An event to publish: who brought it, when (wall clock, ns), and its class ("" for an ordinary one).
+
+    ``position`` is its place in the merged sequence; a late event belongs ``before`` another one.
+    """
 
     channel: str
     payload: bytes
     line: str
     recv: int
     kind: str
+    position: int = -1
+    before: int = -1
 
 
 class Gap(msgspec.Struct, frozen=True, gc=False):
@@ -79,11 +84,23 @@ class Gap(msgspec.Struct, frozen=True, gc=False):
     until: int
 
 
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
+    """A book to publish in the stream, as the exchange's own message: ``start``, ``gap``, ``late`` or ``audit``."""
+
+    channel: str
+    payload: bytes
+    reason: str
+
+
 class State(msgspec.Struct, frozen=True, gc=False):
-    """The state of the feed has changed: ``live``, ``quiet``, ``syncing`` or ``down``; ``since`` in wall clock ns."""
+    """The state of ``channel``, or with "" of all of the feed, has changed; ``since`` in wall clock ns.
+
+    It is ``live``, ``quiet``, ``syncing`` or ``down``.
+    """
 
     state: str
     since: int
+    channel: str = ""
 
 
-Output = Release | Gap | State
+Output = Release | Gap | Snapshot | State
