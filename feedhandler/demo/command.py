@@ -35,7 +35,7 @@ ARRIVE_S = 10.0
 
 FAULTS = """
 [random]
-kinds = ["close", "reset", "half_frame", "mute", "delay", "throttle", "interleave", "garbage", "ping"]
+kinds = ["close", "reset", "half_frame", "mute", "reset", "half_frame", "mute", "delay", "interleave", "garbage"]
 every_s = {every_s}
 seed = {seed}
 spare = 1
@@ -154,7 +154,7 @@ class Demo:
             command += ["--market", market]
         if not args.no_faults:
             path = self._folder / "faults.toml"
-            path.write_text(FAULTS.format(seed=args.seed, every_s=max(0.3, 1.5 / args.markets)))
+            path.write_text(FAULTS.format(seed=args.seed, every_s=max(0.2, 1.0 / args.markets)))
             command += ["--faults", str(path)]
         child: trio.Process = await nursery.start(
             partial(
