@@ -47,7 +47,7 @@ class Exchange:
         book.apply(_levels(payload))
         self.books.append(book)
 
-    def tell(self, index: int, now: float = 0.0) -> list[Output]:
+    def check_transcript(self, index: int, now: float = 0.0) -> list[Output]:
         """Hand the keeper an event, and what comes of it to the consumer."""
         release = Release(CHANNEL, self.payloads[index], "a", 7, "", index)
         return self.consume(self.keeper.take(release, now))
@@ -89,7 +89,7 @@ def test_a_snapshot_from_anywhere_in_the_hold_fits(
     world = Exchange(dated=dated)
     for index, (price, quantity) in enumerate(happened):
         world.happen(price, quantity)
-        assert world.tell(index) == []
+        assert world.check_transcript(index) == []
     after = data.draw(st.integers(0, len(happened)))
     outputs = world.keeper.synchronise(world.snapshot(after), 1000 + after if dated else None, 0.0)
     assert outputs is not None
@@ -98,7 +98,7 @@ def test_a_snapshot_from_anywhere_in_the_hold_fits(
     assert published[0].reason == "start"
     assert world.keeper.live
     world.happen(3, 9)
-    world.tell(len(happened))
+    world.check_transcript(len(happened))
     assert world.consumer is not None
     assert not world.consumer.difference(world.books[-1])
     assert world.keeper.audit(world.snapshot(len(happened) + 1)) is True
@@ -112,7 +112,7 @@ def test_a_gap_stands_before_its_snapshot_and_no_data_between() -> None:
     assert world.consume(world.keeper.open_gap(GAP)) == []
     world.happen(2, 5)
     world.happen(3, 5)
-    assert world.tell(2) == []
+    assert world.check_transcript(2) == []
     kinds = [type(one) for one in world.consume(world.keeper.synchronise(world.snapshot(2), 1001, 0.0) or [])]
     assert kinds == [Gap, Snapshot, Release]
     assert world.keeper.image() is not None
@@ -122,7 +122,7 @@ def test_a_snapshot_from_before_the_hold_is_not_believed() -> None:
     """(6) It does not know an event that came long before it was asked for."""
     world = Exchange(dated=False)
     world.happen(2, 1)
-    world.tell(0, now=0.0)
+    world.check_transcript(0, now=0.0)
     assert world.keeper.synchronise(world.snapshot(0), None, KNOWN_AFTER_S) is None
     assert world.keeper.synchronise(world.snapshot(1), None, KNOWN_AFTER_S) is not None
 
@@ -132,7 +132,7 @@ def test_a_full_hold_forgets_its_oldest_events_and_asks_for_a_younger_snapshot()
     world = Exchange(dated=False)
     for index in range(60):
         world.happen(2 + index % 2, index + 1)
-        world.tell(index)
+        world.check_transcript(index)
     assert world.keeper.dropped
     assert world.keeper.synchronise(world.snapshot(0), None, 0.0) is None
     assert world.keeper.synchronise(world.snapshot(55), None, 0.0) is not None

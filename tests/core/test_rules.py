@@ -6,17 +6,17 @@ from feedhandler.config import Bounds, Health
 from feedhandler.core.arbiter import GHOSTS
 from feedhandler.core.messages import Release
 from tests.support.lines import World
-from tests.support.transcripts import tell
+from tests.support.transcripts import check_transcript
 
 
 def pair() -> World:
     """Return two lines that are aligned and in step."""
-    return tell(World(3), ">> connect a b\n>> a: b1 t2 b3\n<< b1 t2 b3\n>> b: b1 t2 b3\n<<")
+    return check_transcript(World(3), ">> connect a b\n>> a: b1 t2 b3\n<< b1 t2 b3\n>> b: b1 t2 b3\n<<")
 
 
 def test_equal_values_in_other_bytes_are_the_same_event() -> None:
     """Rule R1: a line that spaces its JSON differently brings duplicates, found by value from then on."""
-    world = tell(
+    world = check_transcript(
         World(2),
         """
         >> connect a b
@@ -46,7 +46,7 @@ def test_a_witness_with_other_bytes_joins_by_value() -> None:
 
 def test_what_recurs_is_no_proof() -> None:
     """Rule R4: a witness never joins on events that may recur, whatever their number."""
-    world = tell(
+    world = check_transcript(
         World(2),
         """
         >> connect a b
@@ -62,14 +62,14 @@ def test_what_recurs_is_no_proof() -> None:
 
 def test_replies_and_garbage_are_no_events() -> None:
     """Rule R2: replies go back to the caller, garbage is counted, neither disturbs the merge."""
-    world = tell(pair(), ">> a: >one !x b4 >two\n<< b4\n>> b: !y b4\n<<")
+    world = check_transcript(pair(), ">> a: >one !x b4 >two\n<< b4\n>> b: !y b4\n<<")
     assert [reply.request_id for reply in world.replies] == ["one", "two"]
     assert world.notes.count("garbage_received") == 2
 
 
 def test_unknown_messages_flow_through_once() -> None:
     """Requirement 13: an unknown type is published, marked, as often as any one line brings it."""
-    tell(
+    check_transcript(
         pair(),
         """
         >> a: ?new
@@ -84,27 +84,27 @@ def test_unknown_messages_flow_through_once() -> None:
 
 def test_an_owed_event_is_a_duplicate_wherever_it_stands() -> None:
     """Rule R3.1 and R3.2: in order or in another interleaving, what is owed is not released again."""
-    tell(pair(), ">> a: b4 t5 b6 t7\n<< b4 t5 b6 t7\n>> b: t5 t7 b4 b6 t8\n<< t8")
+    check_transcript(pair(), ">> a: b4 t5 b6 t7\n<< b4 t5 b6 t7\n>> b: t5 t7 b4 b6 t8\n<< t8")
 
 
 def test_the_same_bytes_are_owed_as_often_as_they_came() -> None:
     """Rule R3: each copy is an event of its own; one more than was owed is new."""
-    tell(pair(), ">> a: bx bx bx\n<< bx bx bx\n>> b: bx bx bx bx\n<< bx")
+    check_transcript(pair(), ">> a: bx bx bx\n<< bx bx bx\n>> b: bx bx bx bx\n<< bx")
 
 
 def test_what_others_have_dropped_is_late() -> None:
     """Rule R3.3: an event that belongs before what its line still owes is late."""
-    tell(pair(), ">> a: b5 b6\n<< b5 b6\n>> b: b4 b5 b6\n<< b4!late\n>> a: b7\n<< b7")
+    check_transcript(pair(), ">> a: b5 b6\n<< b5 b6\n>> b: b4 b5 b6\n<< b4!late\n>> a: b7\n<< b7")
 
 
 def test_what_is_not_owed_is_new_and_ordinary() -> None:
     """Rule R3.3: nothing of the channel is owed, so the event leads, whatever is owed of other channels."""
-    tell(pair(), ">> a: t4 t5\n<< t4 t5\n>> b: b6\n<< b6")
+    check_transcript(pair(), ">> a: t4 t5\n<< t4 t5\n>> b: b6\n<< b6")
 
 
 def test_a_line_that_dropped_an_event_and_leads_is_not_late_for_ever() -> None:
     """Against the letter of R3.3: a line dropped b4 and leads with b5 and b6: times decide."""
-    tell(pair(), ">> a: b4\n<< b4\n>> b: b5 b6\n<< b5 b6\n>> a: b5 b6 b7\n<< b7\n>> b: b8\n<< b8")
+    check_transcript(pair(), ">> a: b4\n<< b4\n>> b: b5 b6\n<< b5 b6\n>> a: b5 b6 b7\n<< b7\n>> b: b8\n<< b8")
 
 
 def test_a_repeat_of_a_passed_event_is_another_event() -> None:
@@ -112,7 +112,7 @@ def test_a_repeat_of_a_passed_event_is_another_event() -> None:
 
     By the letter the repeat is the passed bx, a duplicate, and once the others are gone it is lost.
     """
-    tell(
+    check_transcript(
         pair(),
         """
         >> a: bx b4
@@ -129,13 +129,13 @@ def test_a_repeat_of_a_passed_event_is_another_event() -> None:
 
 def test_a_passed_event_with_identity_is_a_duplicate_when_it_comes() -> None:
     """Rule R3.2: order within a channel was broken by the line, and nothing is doubled for it."""
-    world = tell(pair(), ">> a: b4 b5\n<< b4 b5\n>> b: b5 b4 b6\n<< b6")
+    world = check_transcript(pair(), ">> a: b4 b5\n<< b4 b5\n>> b: b5 b4 b6\n<< b6")
     assert "order_contradicted" in world.notes
 
 
 def test_copies_taken_out_of_order_are_put_right() -> None:
     """Rule R3: what a line brought before an event that it had passed was not what stands after that event."""
-    world = tell(
+    world = check_transcript(
         pair(),
         """
         >> a: bx bx
@@ -156,29 +156,31 @@ def test_copies_taken_out_of_order_are_put_right() -> None:
 def test_missed_is_what_stays_passed_for_a_while() -> None:
     """Rule R3: passed becomes missed only when count and time are both over."""
     world = World(2, bounds=Bounds(passed_events=4, passed_s=1))
-    tell(
+    check_transcript(
         world,
         ">> connect a b\n>> a: b1 b2\n<< b1 b2\n>> b: b1 b2\n>> a: b3 b4\n<< b3 b4\n>> b: b4\n>> wait 2",
     )
     assert "event_missed" not in world.notes
-    tell(world, ">> a: b5 b6\n<< b5 b6\n>> b: b5 b6\n>> wait 0.2")
+    check_transcript(world, ">> a: b5 b6\n<< b5 b6\n>> b: b5 b6\n>> wait 0.2")
     assert world.notes.count("event_missed") == 1
     assert world.arbiter.lines["b"].owing
-    tell(world, ">> b: b7\n<< b7")
+    check_transcript(world, ">> b: b7\n<< b7")
 
 
 def test_a_line_that_owes_more_than_the_window_holds_is_a_witness() -> None:
     """Rule R3: the window goes on without it, and it joins again when it shares something."""
     world = World(2, bounds=Bounds(window_events=16, window_s=3600))
-    tell(world, ">> connect a b\n>> a: b1 b2\n<< b1 b2\n>> b: b1 b2")
+    check_transcript(world, ">> connect a b\n>> a: b1 b2\n<< b1 b2\n>> b: b1 b2")
     words = [f"b{n}" for n in range(3, 60)]
-    tell(world, f">> a: {' '.join(words)}\n<< {' '.join(words)}\n>> wait 0.1\n== a probation, b witness")
-    tell(world, f">> b: {' '.join(words)}\n<<\n== b probation\n>> b: b60\n<< b60")
+    check_transcript(
+        world, f">> a: {' '.join(words)}\n<< {' '.join(words)}\n>> wait 0.1\n== a probation, b witness"
+    )
+    check_transcript(world, f">> b: {' '.join(words)}\n<<\n== b probation\n>> b: b60\n<< b60")
 
 
 def test_a_line_joins_ahead_of_the_others() -> None:
     """Rule R4: a joining line's first messages are nowhere in the window yet; they wait for their turn."""
-    tell(
+    check_transcript(
         pair(),
         """
         >> connect c
@@ -196,7 +198,7 @@ def test_a_line_joins_ahead_of_the_others() -> None:
 
 def test_the_newest_event_of_a_channel_is_no_proof_yet() -> None:
     """Rule R4: lines may interleave channels differently, so one event more has to tell."""
-    tell(
+    check_transcript(
         pair(),
         """
         >> connect c
@@ -213,17 +215,21 @@ def test_the_newest_event_of_a_channel_is_no_proof_yet() -> None:
 
 def test_the_newest_event_is_proof_where_no_other_line_is_good() -> None:
     """Rule R4: nobody else can bring a better proof."""
-    tell(pair(), ">> kill b\n>> connect c\n>> a: b4\n<< b4\n>> c: b4 b5\n>> kill a\n<< b5\n== c probation")
+    check_transcript(
+        pair(), ">> kill b\n>> connect c\n>> a: b4\n<< b4\n>> c: b4 b5\n>> kill a\n<< b5\n== c probation"
+    )
 
 
 def test_a_shared_event_proves_continuity_over_a_death() -> None:
     """Rule R8: the older line delivered the younger one's first event while it was up, so there is no gap."""
-    tell(pair(), ">> connect c\n>> a: b4\n<< b4\n>> c: b4 b5\n>> kill a\n>> kill b\n<< b5\n>> c: b6\n<< b6")
+    check_transcript(
+        pair(), ">> connect c\n>> a: b4\n<< b4\n>> c: b4 b5\n>> kill a\n>> kill b\n<< b5\n>> c: b6\n<< b6"
+    )
 
 
 def test_without_a_shared_event_there_is_a_gap() -> None:
     """Rule R8: subscription alone proves nothing, for the older line may have lagged."""
-    tell(
+    check_transcript(
         pair(),
         ">> connect c\n>> c: b5\n>> kill a\n>> kill b\n<< gap:unproven b5\n>> c: b6\n<< b6",
     )
@@ -231,23 +237,23 @@ def test_without_a_shared_event_there_is_a_gap() -> None:
 
 def test_an_outage_is_a_gap_with_its_bounds() -> None:
     """Requirement 4, the core's half: all lines are gone, and what follows stands behind one gap record."""
-    world = tell(
+    world = check_transcript(
         pair(), ">> wait 1\n>> a: b4\n<< b4\n>> kill a\n>> kill b\n>> wait 3\n>> connect a\n>> wait 1"
     )
-    tell(world, ">> a: b9\n<< gap:outage b9")
+    check_transcript(world, ">> a: b9\n<< gap:outage b9")
     assert (world.gaps[0].since, world.gaps[0].until) == (2_000_000_000, 6_000_000_000)
 
 
 def test_the_longest_subscribed_witness_is_the_anchor() -> None:
     """Rule R4: at the start of a feed the first line leads, without a gap."""
-    tell(
+    check_transcript(
         World(2), ">> connect a b\n>> b: b1 b2\n<<\n>> a: b0 b1 b2\n<< b0 b1 b2\n== a probation, b probation"
     )
 
 
 def test_a_witness_that_is_behind_is_no_anchor() -> None:
     """Rule R4: messages older than the newest released are waited for, since they will reach the window."""
-    tell(
+    check_transcript(
         pair(),
         """
         >> connect c
@@ -261,7 +267,7 @@ def test_a_witness_that_is_behind_is_no_anchor() -> None:
         << b8
         """,
     )
-    tell(
+    check_transcript(
         pair(),
         """
         >> connect c
@@ -280,7 +286,7 @@ def test_a_witness_that_is_behind_is_no_anchor() -> None:
 
 def test_what_an_anchor_held_from_before_the_gap_falls_into_it() -> None:
     """Rule R9: what may have been released already is left out under the gap; nothing ever says "doubled"."""
-    world = tell(
+    world = check_transcript(
         pair(),
         """
         >> connect c
@@ -299,12 +305,14 @@ def test_what_an_anchor_held_from_before_the_gap_falls_into_it() -> None:
 
 def test_what_a_line_brings_that_connected_after_the_last_release_is_new() -> None:
     """Cause comes before effect: a line connected later than anything was released, so its first event is kept."""
-    tell(pair(), ">> kill a\n>> kill b\n>> connect a\n>> a: bx\n<< gap:outage bx\n>> a: b9\n<< b9")
+    check_transcript(
+        pair(), ">> kill a\n>> kill b\n>> connect a\n>> a: bx\n<< gap:outage bx\n>> a: b9\n<< b9"
+    )
 
 
 def test_contents_that_recur_after_a_line_began_to_connect_are_not_their_earlier_copies() -> None:
     """Rule R1's counter-example: b3 recurs with its ``ts``, cut where c begins; by the letter c joined at the first."""
-    tell(
+    check_transcript(
         pair(),
         """
         >> a: b4 b5
@@ -326,7 +334,7 @@ def test_contents_that_recur_after_a_line_began_to_connect_are_not_their_earlier
 
 def test_an_anchor_that_brings_an_event_from_before_the_gap_does_not_double_it() -> None:
     """Rule R9: behind a gap an event with identity that was released before it is a duplicate."""
-    tell(
+    check_transcript(
         pair(),
         """
         >> connect c
@@ -344,7 +352,7 @@ def test_an_anchor_that_brings_an_event_from_before_the_gap_does_not_double_it()
 
 def test_what_comes_from_before_an_anchor_is_late() -> None:
     """Rule R4: after a gap another line brings what the anchor did not get."""
-    tell(
+    check_transcript(
         pair(),
         """
         >> kill b
@@ -365,7 +373,7 @@ def test_what_comes_from_before_an_anchor_is_late() -> None:
 
 def test_a_feed_without_identities_is_anchored_by_time() -> None:
     """Rule R4: where nothing held has an identity, time has to do; it is noted."""
-    world = tell(
+    world = check_transcript(
         World(2),
         """
         >> connect a b
@@ -386,7 +394,7 @@ def test_a_feed_without_identities_is_anchored_by_time() -> None:
 
 def test_a_line_that_comes_to_a_gap_has_to_prove_its_place_behind_it() -> None:
     """Rule R8: the same bytes on both sides of a gap need not be the same event."""
-    tell(
+    check_transcript(
         pair(),
         """
         >> a: b4 bx t5
@@ -412,7 +420,7 @@ def test_a_line_that_comes_to_a_gap_has_to_prove_its_place_behind_it() -> None:
 
 def test_a_first_message_of_an_unproven_channel_waits_for_a_line_that_knows() -> None:
     """Rule R4: another line that is up may still bring older events of that channel."""
-    tell(
+    check_transcript(
         pair(),
         """
         >> connect c
@@ -433,7 +441,7 @@ def test_a_first_message_of_an_unproven_channel_waits_for_a_line_that_knows() ->
 
 def test_what_was_put_aside_is_released_when_the_others_are_gone() -> None:
     """Rule R5: nothing waits for nobody; where all lines kept one order, that order is proof enough."""
-    tell(
+    check_transcript(
         pair(),
         ">> connect c\n>> c: b4 b5\n>> a: b4 b5\n<< b4 b5\n>> c: t6\n>> kill a\n>> kill b\n<< t6\n>> c: t7\n<< t7",
     )
@@ -441,7 +449,7 @@ def test_what_was_put_aside_is_released_when_the_others_are_gone() -> None:
 
 def test_where_lines_interleave_differently_an_unproven_channel_gets_a_gap() -> None:
     """Rule R8: with another order over channels, a place in one channel proves nothing about the other."""
-    tell(
+    check_transcript(
         pair(),
         """
         >> a: b4 t5
@@ -461,7 +469,7 @@ def test_where_lines_interleave_differently_an_unproven_channel_gets_a_gap() -> 
 
 def test_what_was_put_aside_is_judged_in_its_channels_order() -> None:
     """Rule R3.3: an event before the proof that nobody released comes out late."""
-    tell(
+    check_transcript(
         pair(),
         """
         >> connect c
@@ -480,7 +488,7 @@ def test_what_was_put_aside_is_judged_in_its_channels_order() -> None:
 
 def test_waiting_for_another_line_is_bounded() -> None:
     """Rule R5: what is put aside goes on after the hold's time even if the others never bring it."""
-    tell(
+    check_transcript(
         pair(),
         """
         >> connect c
@@ -499,13 +507,15 @@ def test_waiting_for_another_line_is_bounded() -> None:
 
 def test_what_a_dead_witness_held_is_used() -> None:
     """Rule R5: a ghost's events come out when the sequence has reached them."""
-    world = tell(pair(), ">> connect c\n>> c: b4 b5 b6\n>> kill c\n>> a: b4\n<< b4\n>> a: b5\n<< b5 b6")
+    world = check_transcript(
+        pair(), ">> connect c\n>> c: b4 b5 b6\n>> kill c\n>> a: b4\n<< b4\n>> a: b5\n<< b5 b6"
+    )
     assert not world.arbiter.ghosts
 
 
 def test_a_ghost_that_shares_nothing_comes_out_by_its_time() -> None:
     """Rule R5: the others dropped all that it held; its events are older than what is released: they are late."""
-    world = tell(
+    world = check_transcript(
         pair(),
         """
         >> connect c
@@ -526,9 +536,9 @@ def test_a_ghost_that_shares_nothing_comes_out_by_its_time() -> None:
 def test_ghosts_are_bounded() -> None:
     """Rule R5 and the bounds: beyond so many ghosts the oldest is forgotten, and noted."""
     world = World(2)
-    tell(world, ">> connect a\n>> a: b1\n<< b1")
+    check_transcript(world, ">> connect a\n>> a: b1\n<< b1")
     for number in range(GHOSTS + 1):
-        tell(world, f">> connect b\n>> b: b{number + 10}\n>> kill b")
+        check_transcript(world, f">> connect b\n>> b: b{number + 10}\n>> kill b")
     assert len(world.arbiter.ghosts) == GHOSTS
     assert world.notes.count("ghost_forgotten") == 1
 
@@ -536,10 +546,12 @@ def test_ghosts_are_bounded() -> None:
 def test_a_full_hold_forgets_its_oldest_quarter() -> None:
     """The hold's bound: the line joins later, and says so."""
     world = World(2, bounds=Bounds(hold_events=8))
-    tell(world, ">> connect a b\n>> a: b1\n<< b1")
-    tell(world, ">> b: b2 b3 b4 b5 b6 b7 b8 b9 b10 b11\n>> a: b2 b3 b4 b5\n<< b2 b3 b4 b5\n== b witness")
+    check_transcript(world, ">> connect a b\n>> a: b1\n<< b1")
+    check_transcript(
+        world, ">> b: b2 b3 b4 b5 b6 b7 b8 b9 b10 b11\n>> a: b2 b3 b4 b5\n<< b2 b3 b4 b5\n== b witness"
+    )
     assert "hold_overflowed" in world.notes
-    tell(world, ">> a: b6\n<< b6 b7 b8 b9 b10 b11")
+    check_transcript(world, ">> a: b6\n<< b6 b7 b8 b9 b10 b11")
 
 
 @pytest.mark.parametrize("payload", [b"", b"!", b"b", b"?", b">", b"b" * 1_000_000, b"\xff\xfe", b"b\n"])
@@ -567,7 +579,7 @@ def test_an_event_is_released_before_the_next_is_looked_at() -> None:
 def test_health_defaults_do_not_matter_to_the_merge() -> None:
     """Rules R3 to R5 hold whatever the health limits are: a suspect's events count like any other's."""
     world = World(2, health=Health(stall_min_s=0.01, stall_events=1))
-    tell(
+    check_transcript(
         world, ">> connect a b\n>> a: b1 b2\n<< b1 b2\n>> b: b1 b2\n>> a: b3\n<< b3\n>> wait 1\n== b suspect"
     )
-    tell(world, ">> b: b3 b4\n<< b4\n>> wait 0.1\n== b probation")
+    check_transcript(world, ">> b: b3 b4\n<< b4\n>> wait 0.1\n== b probation")

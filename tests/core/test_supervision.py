@@ -8,7 +8,7 @@ from feedhandler.core.arbiter import Quarantine, Restart
 from feedhandler.core.messages import Gap, Release
 from tests.support.lines import World
 from tests.support.scripts import DISTINCT, REPEATED, Script, play, scripts, steady
-from tests.support.transcripts import tell
+from tests.support.transcripts import check_transcript
 
 CHAOS = ("emit",) * 8 + ("read",) * 7 + ("kill", "connect", "connect", "wait")
 SHORT = Bounds(passed_events=4, passed_s=0.5)
@@ -71,7 +71,7 @@ def test_a_line_that_always_lags_is_given_three_times_its_lag() -> None:
 
 def test_a_witness_ahead_shows_that_its_peer_stands_still() -> None:
     """Health: the arrivals of a witness are progress of the feed, though nothing of it is released."""
-    tell(
+    check_transcript(
         World(2),
         """
         >> connect a
@@ -98,7 +98,7 @@ def test_a_witness_that_receives_nothing_is_suspected() -> None:
 
 def test_a_suspect_that_catches_up_serves_a_probation() -> None:
     """Health: it has to keep up for a while before it counts as good again."""
-    tell(
+    check_transcript(
         World(2),
         """
         >> connect a b
@@ -124,12 +124,12 @@ def test_a_suspect_that_catches_up_serves_a_probation() -> None:
 
 def test_the_last_line_goes_on_as_best_it_can() -> None:
     """Health: no restart is ordered where no other line is connected."""
-    world = tell(
+    world = check_transcript(
         World(2), ">> connect a b\n>> a: b1 b2\n<< b1 b2\n>> b: b1 b2 b3 b4 b5\n<< b3 b4 b5\n>> kill b"
     )
-    tell(world, ">> wait 30\n== a suspect")
+    check_transcript(world, ">> wait 30\n== a suspect")
     assert not world.orders
-    tell(world, ">> a: b3 b4 b5 b6\n<< b6\n>> wait 0.1\n== a probation")
+    check_transcript(world, ">> a: b3 b4 b5 b6\n<< b6\n>> wait 0.1\n== a probation")
 
 
 def test_a_quiet_market_is_not_a_dead_feed() -> None:
@@ -151,12 +151,12 @@ def test_the_states_of_a_feed_follow_its_lines() -> None:
     world = World(1)
     world.wait(0.1)
     assert world.arbiter.state == "down"
-    tell(
+    check_transcript(
         world,
         ">> connect a\n>> a: b1 b2\n<< b1 b2\n>> wait 0.1\n>> kill a\n>> wait 0.1\n>> connect a\n>> wait 0.1",
     )
     assert world.states == ["live", "down", "syncing"]
-    tell(world, ">> a: b3\n<< gap:outage b3\n>> wait 0.1")
+    check_transcript(world, ">> a: b3\n<< gap:outage b3\n>> wait 0.1")
     assert world.states[-1] == "live"
 
 
@@ -246,10 +246,10 @@ def test_a_check_that_fails_on_all_lines_switches_itself_off() -> None:
 def test_a_verdict_waits_for_lines_that_may_still_bring_the_event() -> None:
     """Rule R6: a line that has not got there yet has not missed it."""
     world = aligned(3)
-    tell(world, ">> a: b4\n<< b4\n>> b: b5 b6 b7 b8 b9\n<< b5 b6 b7 b8 b9\n>> wait 1")
+    check_transcript(world, ">> a: b4\n<< b4\n>> b: b5 b6 b7 b8 b9\n<< b5 b6 b7 b8 b9\n>> wait 1")
     assert "event_missed" in world.notes
     assert "line_diverged" not in world.notes
-    tell(world, ">> c: b4 b5 b6\n>> wait 0.1")
+    check_transcript(world, ">> c: b4 b5 b6\n>> wait 0.1")
     assert "line_diverged" in world.notes
 
 

@@ -16,7 +16,7 @@ from feedhandler.core.messages import Gap, Release
 from tests.support.lines import World
 
 
-def tell(world: World, story: str) -> World:
+def check_transcript(world: World, story: str) -> World:
     """Let a story happen and compare what comes of it."""
     told = len(world.released)
     for raw in story.strip().splitlines():
