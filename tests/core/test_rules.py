@@ -573,7 +573,7 @@ def test_an_event_is_released_before_the_next_is_looked_at() -> None:
     world = pair()
     world.receive("b", b"b4")
     assert world.output[-1] == b"b4"
-    assert world.released[-1] == Release("M/b", b"b4", "b", world.wall, "")
+    assert world.released[-1] == Release("M/b", b"b4", "b", world.wall, "", position=3)
 
 
 def test_health_defaults_do_not_matter_to_the_merge() -> None:
