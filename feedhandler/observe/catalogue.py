@@ -84,6 +84,14 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "gap_declared": Kind("debug", "nothing proves that a feed is complete here", ("feed", "reason")),
     "gap_published": Kind("error", "a channel has a gap", ("channel", "reason")),
     # books and repairs
+    "book_synchronised": Kind("info", "a book is there: a snapshot fits the held events", ("channel",)),
+    "book_audited": Kind("debug", "a book was compared with a fresh snapshot", ("channel", "result")),
+    "book_failed": Kind("error", "a book was wrong, and two snapshots say so", ("channel",)),
+    "trades_repaired": Kind("info", "trades behind a gap were recovered from a snapshot", ("channel",)),
+    "snapshot_missed": Kind(
+        "warning", "a request for a snapshot had no usable answer", ("channel", "reason")
+    ),
+    "resync_stuck": Kind("error", "a book cannot be synchronised; it is tried on every line", ("channel",)),
     "delta_refused": Kind(
         "warning",
         "a delta cannot be read as levels; its book is wrong until the next snapshot",
