@@ -272,8 +272,9 @@ class Demo:
         if self._gaps or self._late:
             _say(f"marked: {self._gaps} gap records, {self._late} late events")
         _say(
-            f"redundancy: {self._scene.faults} faults, {self._scene.losses} line failures, "
-            f"{saved.failovers} failovers; {saved.copies:,} duplicates removed; one line alone would have "
+            f"redundancy: {view.many(self._scene.faults, 'fault')}, "
+            f"{view.many(self._scene.losses, 'line failure')}, "
+            f"{view.many(saved.failovers, 'failover')}; {saved.copies:,} duplicates removed; one line alone would have "
             f"lost {saved.best_alone:,} events (the best line of each feed) to {saved.worst_alone:,} (the worst)"
         )
         _say(f"verified: {verdict}")

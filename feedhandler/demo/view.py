@@ -113,6 +113,15 @@ def savings(feeds: dict[str, Feed]) -> Savings:
     return Savings(released, copies, best, worst, failovers)
 
 
+def many(count: int, thing: str) -> str:
+    """Return a count with its noun.
+
+    >>> many(1, "failover"), many(2, "failover")
+    ('1 failover', '2 failovers')
+    """
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def summary(scene: Scene) -> str:
     """Return one line about the moment."""
     lines = [line for feed in scene.feeds.values() for line in feed.arbiter.lines.values()]
@@ -120,7 +129,7 @@ def summary(scene: Scene) -> str:
     saved = savings(scene.feeds)
     return (
         f"{scene.elapsed:5.1f} s  {scene.received:,} events  {up} of {len(lines)} lines up  "
-        f"{scene.losses} line failures  {saved.failovers} failovers  "
+        f"{many(scene.losses, 'line failure')}  {many(saved.failovers, 'failover')}  "
         f"{saved.copies:,} duplicates removed  saved {saved.worst_alone:,} events"
     )
 
@@ -136,7 +145,7 @@ def render(scene: Scene, columns: int) -> RenderableType:
     )
     text = Text.assemble(
         "The consumer sees one stream, whatever happens to the lines: ",
-        (f"{scene.losses} line failures and {saved.failovers} failovers so far", "bold"),
+        (f"{many(scene.losses, 'line failure')} and {many(saved.failovers, 'failover')} so far", "bold"),
         ". With a single line instead it would have lost ",
         (
             f"{saved.best_alone:,} events (the best line of each feed) to {saved.worst_alone:,} (the worst)",
