@@ -126,7 +126,7 @@ class Demo:
 
     async def run(self) -> int:
         """Start everything, show it, end it, and compare."""
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             async with trio.open_nursery() as nursery:
                 child, output = await self._start_exchange(nursery)
                 try:

@@ -48,6 +48,23 @@ async def test_demo():
     assert "redundancy: 0 faults, " not in str(broken.output)
 
 
+async def test_a_demo_whose_terminal_goes_leaves_nothing_behind():
+    """The exchange is a process of its own; it ends with the demo, which verifies all the same."""
+    async with started("demo") as child:
+        await child.output.wait_for(" events ")
+        (exchange,) = _children(child.pid)
+        child.process.send_signal(signal.SIGHUP)
+        assert await child.wait() == 0, f"{child.output}{child.errors}"
+        assert VERIFIED.search(child.output.lines[-1])
+        assert not Path(f"/proc/{exchange}").exists()
+
+
+def _children(pid: int) -> list[str]:
+    """Return the process ids of a process's children, whichever of its threads has started them."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [one for thread in threads for one in (thread / "children").read_text().split()]
+
+
 async def test_version():
     """The module is the command."""
     child = await finished("--version")
