@@ -180,11 +180,11 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     window_s: Annotated[float, Real(1, 86_400)] = 60.0
     """Age of the events in the window of a feed; likewise."""
     hold_events: Annotated[int, Whole(1, 100_000_000)] = 65_536
-    """Events held for a witness; when reached, it is aligned by decree after a gap, or restarted."""
+    """Events held for a witness; when reached, the oldest quarter goes, and the line joins later."""
     hold_mib: Annotated[int, Whole(1, 65_536)] = 32
     """Size of what is held for a witness; likewise."""
     hold_s: Annotated[float, Real(0.1, 3600)] = 5.0
-    """Time that a witness is held where no line is aligned; likewise."""
+    """Time that a witness waits for a suspect line to go on; then it is aligned by decree, behind a gap."""
     passed_events: Annotated[int, Whole(1, 1_000_000)] = 64
     """Events delivered after a passed one until, with ``passed_s`` over as well, the line missed that one."""
     passed_s: Annotated[float, Real(0, 3600)] = 2.0

@@ -5,8 +5,6 @@ and white space gone, is equal exactly when the values are. Numbers with a fract
 two of them that only rounding makes equal are different.
 """
 
-from typing import NoReturn
-
 import msgspec
 
 
@@ -24,8 +22,3 @@ def canonical(payload: bytes) -> bytes:
         return _encode(_decode(payload))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return payload
-
-
-def unreachable(value: object) -> NoReturn:
-    """State that a closed set of cases has been left: a bug of ours, never data."""
-    raise AssertionError(f"unreachable: {value!r}")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feedhandler.core.canonical import canonical, unreachable
+from feedhandler.core.canonical import canonical
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -43,9 +43,3 @@ def test_numbers_keep_their_text(one: bytes, other: bytes) -> None:
 def test_what_is_no_json_stands_for_itself(payload: bytes) -> None:
     """Rule R11: no bytes make it raise."""
     assert canonical(payload) == payload
-
-
-def test_leaving_a_closed_set_is_a_bug() -> None:
-    """Rule R11: an impossible case raises."""
-    with pytest.raises(AssertionError, match="unreachable: 7"):
-        unreachable(7)

@@ -50,6 +50,7 @@ def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     dead_socket(path)
     with listening(Publish(socket=path)), socket.socket(socket.AF_UNIX) as peer:
         peer.connect(os.fspath(path))
+        assert peer.getpeername() == os.fspath(path)
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
