@@ -4,7 +4,8 @@
     ├── the publisher             outlives the feeds: its consumers get what is pending
     └── the service
         ├── incidents             written in a thread
-        ├── the ticker            tells every arbiter the time
+        ├── the ticker            tells every feed the time
+        ├── the books             follow what was published, a little at a time
         ├── signals               SIGTERM and SIGINT end the service, a second one the process; SIGHUP reloads
         └── a feed each
             └── its lines
@@ -45,6 +46,11 @@ from feedhandler.publish.server import Publisher
 MARKETS_RETRY_S: Final = 5.0
 """Between two attempts to learn the markets."""
 
+BOOKS_S: Final = 0.05
+"""How often the books follow what was published."""
+BOOKS_DELTAS: Final = 64
+"""Deltas that a book follows at a time; then all other tasks have their turn."""
+
 
 class Outlet:
     """The publisher as feeds see it: a channel that is open already is theirs to find."""
@@ -54,6 +60,8 @@ class Outlet:
         self._channels: dict[str, Channel] = {}
         self.publish = publisher.publish
         self.gap = publisher.gap
+        self.snapshot = publisher.snapshot
+        self.offer_book = publisher.offer_book
         self.state = publisher.state
         self.flush = publisher.flush
 
@@ -103,6 +111,7 @@ class Daemon:
             notify=self._notify,
             wall_ns=time.time_ns,
             incident=self._incidents.take,
+            recovery=config.recovery,
             account_other=any(ACCOUNT_STREAMS.intersection(feed.streams) for feed in config.feeds),
         )
 
@@ -146,6 +155,7 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._incidents.run)
             nursery.start_soon(self._tick)
+            nursery.start_soon(self._follow_books)
             for feed in self.feeds.values():
                 nursery.start_soon(feed.run)
             for settings in self.config.feeds:
@@ -157,6 +167,14 @@ class Daemon:
             await trio.sleep(TICK_S)
             for feed in tuple(self.feeds.values()):
                 feed.tick()
+
+    async def _follow_books(self) -> None:
+        """Keep the books near the head, so that who needs one does not wait for it."""
+        while True:
+            await trio.sleep(BOOKS_S)
+            for track in [track for feed in self.feeds.values() for track in feed.recovery.behind()]:
+                while track.catch_up(BOOKS_DELTAS):
+                    await trio.lowlevel.checkpoint()
 
     # Feeds
 

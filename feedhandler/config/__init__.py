@@ -30,6 +30,7 @@ from feedhandler.config.model import (
     Log,
     Observe,
     Publish,
+    Recovery,
 )
 from feedhandler.config.planning import Plan, describe, plan
 from feedhandler.config.rendering import render
@@ -50,6 +51,7 @@ __all__ = [
     "Observe",
     "Plan",
     "Publish",
+    "Recovery",
     "describe",
     "load",
     "plan",

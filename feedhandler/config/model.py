@@ -170,6 +170,19 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Time that a quarantined line stays disconnected."""
 
 
+class Recovery(msgspec.Struct, frozen=True, kw_only=True):
+    """When snapshots are asked for: to repair what a gap has hidden, and to prove books."""
+
+    reply_s: Annotated[float, Real(0.1, 600)] = 3.0
+    """Longest wait for a snapshot that was asked for; then another line is asked."""
+    retry_s: Annotated[float, Real(0.1, 600)] = 1.0
+    """Longest pause between a snapshot that was of no use and the next request."""
+    verify_s: Annotated[float, Real(0.1, 3600)] = 3.0
+    """Time from the repair of a book to its first audit."""
+    audit_s: Annotated[float, Real(0, 86_400)] = 60.0
+    """Time between two audits of a book, give or take a quarter, so that they spread; 0: none."""
+
+
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """The bound of every queue, window, hold and payload."""
 
@@ -253,4 +266,5 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     observe: Observe = Observe()
     log: Log = Log()
     health: Health = Health()
+    recovery: Recovery = Recovery()
     bounds: Bounds = Bounds()

@@ -1,7 +1,9 @@
 """Alignment by decree, where nothing can prove continuity any more (rules R4 and R9).
 
 At the start of a feed the line subscribed longest leads. Later a decree always writes a gap, and only a witness that is
-past the released sequence is chosen: one that is behind is waited for, since it will reach the window.
+past the released sequence is chosen: one that is behind is waited for, since it will reach the window. One that holds
+nothing, and has connected since the last release, will bring only what is new; so a quiet market gets its gap, and the
+repair behind it, without waiting for its next event.
 """
 
 from collections.abc import Iterable
@@ -41,8 +43,9 @@ class Anchoring(Joining):
             self._decree(chosen, now)
             return True
         patience_s = self._bounds.hold_s if aligned else 0.0
+        quiet = not aligned and not any(line.hold.events for line in witnesses)
         for line in witnesses:
-            if line.hold.events and self._is_ahead(line, now, patience_s=patience_s):
+            if self._is_ahead(line, now, patience_s=patience_s, quiet=quiet):
                 self._open_gap(line, aligned)
                 self._decree(line, now)
                 return True
@@ -55,24 +58,32 @@ class Anchoring(Joining):
     def _open_gap(self, line: Line, aligned: Iterable[Line]) -> None:
         """Write the gap before what a witness holds; who is aligned has to prove its place behind it anew."""
         reason = OUTAGE if self._outage else UNPROVEN
-        self.outputs.append(Gap("", reason, self._last_recv, line.hold.events[0].recv))
+        until = line.hold.events[0].recv if line.hold.events else line.connected_recv
+        self.outputs.append(Gap("", reason, self._last_recv, until))
         self._note("gap_declared", reason=reason)
         self.window.gaps.append(self.window.head)
         for other in aligned:
             if other.owing is not None and other.owing.fence is None:
                 other.owing.fence = self.window.head
 
-    def _is_ahead(self, line: Line, now: float, *, patience_s: float) -> bool:
+    def _is_ahead(self, line: Line, now: float, *, patience_s: float, quiet: bool) -> bool:
         """Tell whether a witness is past the released sequence, dropping what it may hold from before that.
+
+        One that holds nothing is, where nothing was released since it began to connect; it has its chance in a feed
+        that is ``quiet``: nobody holds anything.
 
         The first event that is known to be new proves it for all that follow. What came before it may have been
         released already: it falls into the gap, for a gap says that something may be missing, and nothing ever says
         that something may be doubled. Where nothing held has an identity, time has to do.
         """
         held = line.hold.events
-        age = now - max(held[0].at, self._alone_since)
+        if not held and not quiet:
+            return False
+        age = now - max(held[0].at if held else line.connected_at, self._alone_since)
         if line.floor == self.window.head:
             return age >= patience_s  # nothing was released since it began to connect: all of it is new
+        if not held:
+            return False
         newest = self._newest_ms()
         start = next((i for i, one in enumerate(held) if self._is_new(one, newest)), None)
         if start is None:

@@ -84,6 +84,7 @@ class Arbiter(Supervision):
         line.subscribed = self._subscriptions
         line.connected = True
         line.connected_at = line.moved = now
+        line.connected_recv = recv
         line.restarting = line.crossing = False
         line.head_at_start = self.window.head
         line.hold = self._new_hold(line.floor)

@@ -1,21 +1,11 @@
-"""The book of one market: its levels, what it looks like, and its digest.
+"""The book of one market: its levels, and in what it differs from another.
 
 A snapshot *replaces* the levels, a delta sets some of them: quantities are absolute, a quantity of zero removes its
 level, and removing what is not there is nothing. Strings stay as the exchange sent them; sameness is that of numbers.
-
-**Equal books have equal digests, and in practice only they.** The digest (rule R7) is the sum, modulo 2**64, of one
-64-bit BLAKE2b hash per level, over its side, normalised price and normalised quantity. A sum does not depend on order
-and follows a delta with two hashes for each level that it changes. The hash is no linear function of its text, so
-that quantities which trade places, or cancel out, do change the sum: two different books share it with a chance of
-2**-64, and an audit compares thousands of them, not billions.
-
-The digest costs more than the delta. It is therefore kept up only from the first time that it is asked for until
-`forget_digest`; a book that nobody compares with anything never hashes.
 """
 
 from bisect import bisect_left
-from functools import lru_cache
-from hashlib import blake2b
+from collections.abc import Collection
 from heapq import nlargest, nsmallest
 from typing import NamedTuple
 
@@ -25,11 +15,6 @@ from feedhandler.core.levels import ZEROS, Level, Levels, crossed, is_zero, norm
 
 DIFFERENCES_MOST = 100
 """The most differing levels that a comparison of two books names."""
-
-HASHES_KEPT = 65_536
-"""Hashes of levels remembered, over all books: a snapshot shares most of its levels with the book it is compared to."""
-
-_MODULUS_MASK = 2**64 - 1
 
 
 class Difference(msgspec.Struct, frozen=True, gc=False):
@@ -53,7 +38,6 @@ class Book:
 
     def __init__(self, levels: Levels | None = None) -> None:
         self._levels = _present(levels or {})
-        self._digest: int | None = None
 
     def __len__(self) -> int:
         """Return how many levels there are, both sides together."""
@@ -67,12 +51,9 @@ class Book:
     def replace(self, levels: Levels) -> None:
         """Take a full image."""
         self._levels = _present(levels)
-        self._digest = None
 
     def apply(self, levels: Levels) -> None:
         """Take an increment."""
-        if self._digest is not None:
-            self._digest = self._digest_after(levels, self._digest)
         held = self._levels
         held.update(levels)
         for key, level in levels.items():
@@ -83,7 +64,6 @@ class Book:
         """Return a book of its own with the same levels."""
         twin = Book()
         twin._levels = self._levels.copy()
-        twin._digest = self._digest
         return twin
 
     @property
@@ -117,47 +97,25 @@ class Book:
         held = self._levels.get(key)
         return held is None if is_zero(level) else held is not None and _same(held, level)
 
-    def difference(self, other: "Book", most: int = DIFFERENCES_MOST) -> list[Difference]:
-        """Return the first ``most`` levels in which the two books differ, asks ascending before bids ascending."""
+    def differing(self, other: "Book") -> set[str]:
+        """Return the keys of the levels in which the two books differ."""
         mine, theirs = self._levels, other._levels
-        differing = [
+        return {
             key
             for key in mine.keys() | theirs.keys()
             if (one := mine.get(key)) is not (two := theirs.get(key)) and not _same(one, two)
-        ]
-        return [_difference(mine.get(key), theirs.get(key)) for key in nsmallest(most, differing)]
+        }
 
-    def digest(self) -> int:
-        """Return the digest of the levels, and keep it up from now on."""
-        if self._digest is None:
-            total = sum(_hash(key, level.quantity) for key, level in self._levels.items())
-            self._digest = total & _MODULUS_MASK
-        return self._digest
-
-    def forget_digest(self) -> None:
-        """No longer keep the digest up."""
-        self._digest = None
-
-    def _digest_after(self, levels: Levels, digest: int) -> int:
-        for key, level in levels.items():
-            before = self._levels.get(key)
-            if before is not None:
-                digest -= _hash(key, before.quantity)
-            if not is_zero(level):
-                digest += _hash(key, level.quantity)
-        return digest & _MODULUS_MASK
+    def difference(self, other: "Book", keys: Collection[str] | None = None) -> list[Difference]:
+        """Describe the first `DIFFERENCES_MOST` levels in which the books differ, or those of ``keys``, asks first."""
+        mine, theirs = self._levels, other._levels
+        differing = self.differing(other) if keys is None else keys
+        return [_difference(mine.get(key), theirs.get(key)) for key in nsmallest(DIFFERENCES_MOST, differing)]
 
 
 def _present(levels: Levels) -> Levels:
     """Return the levels that hold anything."""
     return {key: level for key, level in levels.items() if not is_zero(level)}
-
-
-@lru_cache(HASHES_KEPT)
-def _hash(key: str, quantity: str) -> int:
-    """Return the hash of one level; its key holds side and normalised price."""
-    text = f"{key} {normal(quantity)}"
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
 
 
 def _same(one: Level | None, other: Level | None) -> bool:
@@ -168,5 +126,5 @@ def _same(one: Level | None, other: Level | None) -> bool:
 
 def _difference(one: Level | None, other: Level | None) -> Difference:
     named = one or other
-    assert named is not None
-    return Difference(named.side, named.price, one.quantity if one else "", other.quantity if other else "")
+    side, price = (named.side, named.price) if named else ("", "")
+    return Difference(side, price, one.quantity if one else "", other.quantity if other else "")

@@ -16,23 +16,18 @@ before a position that is already applied: of its levels those count that nothin
 
 A delta that can't be read leaves a book that nobody should trust: it is skipped, noted, and the book is `damaged`
 until the next snapshot behind it.
-
-While *watched*, the digest (rule R7) is remembered after each position that is applied, for the last `DIGESTS_KEPT`
-of them; a snapshot of unknown age is looked up there. A late delta makes the digests from its place on untrue: they
-are forgotten but for the present one.
 """
 
-from bisect import bisect_left, bisect_right
-from collections import deque
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-from feedhandler.core.book import Book, Difference
+from feedhandler.core.book import Book
 from feedhandler.core.levels import Broken, Levels
 from feedhandler.core.notes import Notify, note
 
-WAITING_BYTES = 64 * 1024
-"""Payloads of the deltas that may wait; with more all are applied, which takes one or two milliseconds."""
+WAITING_BYTES = 256 * 1024
+"""Payloads of the deltas that may wait; with more all are applied, which takes a few milliseconds."""
 
 REMEMBERED = 16_384
 """Deltas kept after they were applied, or while there is no book; with more the oldest are forgotten."""
@@ -45,9 +40,6 @@ MEMORY_BYTES = 8 * 2**20
 
 BOOK_LEVELS_MOST = 400_000
 """Levels of a book; a delta that might lead beyond is refused."""
-
-DIGESTS_KEPT = 65_536
-"""Positions whose digest is remembered while the book is watched; with more the oldest are forgotten."""
 
 Folding = Literal["folded", "included", "guessed", "refused"]
 """What became of a late delta: put at its true place; in the book's snapshot already, so nothing to do; put before the
@@ -73,7 +65,6 @@ class BookTrack:
         self._settled_bytes = 0
         self._fresh_bytes = 0
         self._whole_from = 0
-        self._digests: deque[tuple[int, int]] | None = None
 
     def __repr__(self) -> str:
         state = "damaged" if self._damaged else "sound"
@@ -132,21 +123,8 @@ class BookTrack:
         self._start = position
         self._damaged = False
         self._applied = bisect_right(self._positions, position)
-        if self._digests is not None:
-            self._digests.clear()
-            self._digests.append((position, self._book.digest()))
         self.catch_up()
         return True
-
-    def forget(self, position: int) -> None:
-        """Forget the book and all deltas before ``position``: a gap ends there, and the next snapshot begins anew."""
-        self._book = None
-        self._damaged = False
-        self._applied = 0
-        self._drop(bisect_left(self._positions, position))
-        self._whole_from = position
-        if self._digests is not None:
-            self._digests.clear()
 
     def insert_late(self, payload: bytes, before: int) -> Folding:
         """Take a delta that belongs right before ``before``, a position of this channel.
@@ -168,55 +146,34 @@ class BookTrack:
         if levels is None:
             return "refused"
         self._fold(levels, index + remembered, self._book)
-        self._correct_digests(before, self._book)
         return "folded" if remembered else "guessed"
 
-    def differences(self, levels: Levels) -> list[Difference]:
-        """Compare a snapshot, brought up to the present by the deltas in memory, with the book.
+    @property
+    def newest(self) -> int:
+        """The position after which the book is as it is; -1 where nothing came."""
+        return max(self._start, self._positions[-1]) if self._positions else self._start
 
-        What those deltas set stands in both as they set it; so the snapshot's age does not matter as long as the
-        memory reaches back to it, and what differs was wrong before that.
-        """
-        book = self.book()
-        if book is None:
-            return []
-        present = Book(levels)
-        for payload in self._payloads:
-            changes = self._read(payload)
-            if not isinstance(changes, Broken):
-                present.apply(changes)
-        return book.difference(present)
+    def deltas(self, after: int, to: int) -> Sequence[bytes] | None:
+        """Return the deltas behind the position ``after`` up to ``to``; None where memory reaches back less."""
+        if after + 1 < self._whole_from:
+            return None
+        return self._payloads[bisect_right(self._positions, after) : bisect_right(self._positions, to)]
 
-    def watch(self) -> None:
-        """Remember digests from the last applied position on."""
-        if self._digests is None:
-            self._digests = deque(maxlen=DIGESTS_KEPT)
-            if self._book is not None:
-                self._digests.append((self._newest(), self._book.digest()))
+    def set_by(self, after: int, to: int) -> set[str]:
+        """Return the keys of all levels that the deltas in memory behind ``after`` up to ``to`` have set."""
+        deltas = self.deltas(max(after, self._whole_from - 1), to) or ()
+        return {key for levels in self.readable(deltas) for key in levels}
 
-    def unwatch(self) -> None:
-        """No longer remember digests."""
-        self._digests = None
-        if self._book is not None:
-            self._book.forget_digest()
-
-    def positions_of(self, digest: int) -> list[int]:
-        """Return the remembered positions after which the book had this digest, oldest first."""
-        self.catch_up()
-        return [position for position, known in self._digests or () if known == digest]
-
-    def _newest(self) -> int:
-        """Return the position after which the book is as it is."""
-        return max(self._start, self._positions[self._applied - 1]) if self._applied else self._start
+    def readable(self, payloads: Sequence[bytes]) -> Iterator[Levels]:
+        """Read deltas, leaving out those that cannot be read."""
+        for payload in payloads:
+            levels = self._read(payload)
+            if not isinstance(levels, Broken):
+                yield levels
 
     def _apply_to(self, end: int, book: Book) -> None:
         """Apply what waits before the index ``end``."""
-        if self._digests is None:
-            book.apply(self._merged(self._applied, end, book))
-        else:
-            for index in range(self._applied, end):
-                book.apply(self._merged(index, index + 1, book))
-                self._digests.append((self._positions[index], book.digest()))
+        book.apply(self._merged(self._applied, end, book))
         self._applied = end
 
     def _merged(self, start: int, end: int, book: Book) -> Levels:
@@ -251,23 +208,12 @@ class BookTrack:
     def _fold(self, levels: Levels, since: int, book: Book) -> None:
         """Apply those levels that no delta from the index ``since`` on has set."""
         left = dict(levels)
-        for payload in self._payloads[since : self._applied]:
+        for later in self.readable(self._payloads[since : self._applied]):
             if not left:
                 return
-            later = self._read(payload)
-            if not isinstance(later, Broken):
-                for key in later.keys() & left.keys():
-                    del left[key]
+            for key in later.keys() & left.keys():
+                del left[key]
         book.apply(left)
-
-    def _correct_digests(self, before: int, book: Book) -> None:
-        """Forget the digests that a late delta has made untrue; the present one is known."""
-        digests = self._digests
-        if digests is None:
-            return
-        while digests and digests[-1][0] >= before:
-            digests.pop()
-        digests.append((self._newest(), book.digest()))
 
     def _trim(self) -> None:
         """Keep memory within its bounds; what still waits for an existing book stays."""

@@ -1,37 +1,78 @@
 """The book channel of one market: its events, its book, and the snapshots that repair and prove both (R7 and R9).
 
-    syncing ──a snapshot that fits──▶ live ──a gap, or an audit that failed twice──▶ syncing
+    syncing ──a snapshot that fits──▶ live ──a gap, a failed audit, a delta that can't be read──▶ syncing
 
 **Syncing**: events are held, bounded; the oldest go first, which only asks for a younger snapshot. A snapshot shows
-the book at some unknown moment of the hold. Quantities are absolute, so that moment need not be known: the snapshot
-*fits* after the first p held events if each level that these set last stands so in it, and then it is the book after
-them, whatever its age within the hold. The latest p that fits is taken. What goes out is the gap if there is one, the
-snapshot, and the held events behind it.
+the book at some unknown moment. Quantities are absolute, so within the hold that moment need not be known: the
+snapshot *fits* after the first p held events if each level that these set last stands so in it. The latest p that fits
+is taken: what the events between the true moment and p have set stands in the snapshot, and the rest did not change,
+so it is the book after p. What goes out is the gap if there is one, the snapshot, and the held events behind it.
 
-A snapshot from before the hold fits after none of its events. It is recognised by its time, or because it does not
-know an event that came well before it was asked for; then the repair goes on with the next one.
+That holds for a snapshot from within the hold. One from before it fits after none of its events, or by accident after
+a few, and would hide what the gap has hidden. So a snapshot has to **show** that it is young enough: by a level of a
+held event, or by a time that is not before the first one's. And as long as a current source can be hoped for it has to
+know every event that was held for `KNOWN_AFTER_S` when it was asked for. A source that lags gets its chance after
+`STRICT_ATTEMPTS`: events are kept across attempts, so in the end it shows one of them.
 
-**Live**: events pass, and the book follows them lazily (`book_track`). An audit takes a fresh snapshot and applies to
-it what came lately; every level that this does not set must then be as in the book. One that differs twice, in
-snapshots of two requests, is believed: a gap, and syncing again.
+A book without levels is believed when two replies in a row say so.
+
+**Live**: events pass, and the book follows them lazily (`book_track`). An audit (`audit`) proves it at its interval,
+at once where nobody has anything to say, and soon after a repair. Where it fails that is a gap, and syncing again. An
+audit that fails for the `FAILURES_MOST`-th time in a row says more about itself than about the book, and is only noted
+until one passes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable
 from typing import Final, Protocol
 
-from feedhandler.core.book import Book, Difference
+import msgspec
+
+from feedhandler.config import Bounds, Recovery
+from feedhandler.core.audit import PAST_S, ROUNDS, Audit
+from feedhandler.core.book import Book
 from feedhandler.core.book_track import BookTrack
-from feedhandler.core.levels import Broken, Levels
+from feedhandler.core.levels import Broken, Level, Levels, is_zero
 from feedhandler.core.messages import Gap, Output, Release, Snapshot
-from feedhandler.core.notes import Notify
+from feedhandler.core.notes import Notify, note
 
 START: Final = "start"
 GAP: Final = "gap"
 AUDIT: Final = "audit"
+DAMAGE: Final = "damage"
 LATE: Final = "late"
+BOOK: Final = "book"
 
 KNOWN_AFTER_S: Final = 2.0
-"""A snapshot knows every event that was held for so long when it was asked for, or it is from before the hold."""
+"""A current source knows every event that was held for so long when it was asked."""
+
+LAG_MOST_S: Final = 60.0
+"""No snapshot is expected to be older than this."""
+
+STRICT_ATTEMPTS: Final = 3
+"""Requests after which a snapshot may come from a source that lags."""
+
+STUCK_ATTEMPTS: Final = 10
+"""Requests for a book after which it is said, and said again, that it cannot be synchronised."""
+
+RETRY_FIRST_S: Final = 0.1
+"""Pause after the first reply of no use; it doubles up to ``recovery.retry_s``."""
+
+FAILURES_MOST: Final = 3
+"""Failed audits in a row after which a further one is only noted."""
+
+MARK_EVERY_S: Final = 1.0
+"""How exactly it is known when the book was at which position."""
+
+NAMED_LEVELS: Final = 10
+"""Differing levels that a note names."""
+
+
+class BookImage(msgspec.Struct, frozen=True):
+    """A snapshot of a book, read: its levels, and the exchange's time for it (ms) where it tells one."""
+
+    levels: Levels
+    ts: int | None
 
 
 class BookDesk(Protocol):
@@ -43,6 +84,9 @@ class BookDesk(Protocol):
     def time_ms(self, payload: bytes) -> int | None:
         """Return a delta's own time."""
 
+    def read(self, payload: bytes) -> BookImage | Broken:
+        """Read a snapshot."""
+
     def write(self, book: Book) -> bytes:
         """Return a book as the exchange's own snapshot message."""
 
@@ -50,136 +94,318 @@ class BookDesk(Protocol):
 class BookKeeper:
     """One market's book channel; gives back what is to be published, in order."""
 
+    kind = BOOK
+
     def __init__(
-        self, channel: str, desk: BookDesk, *, hold_events: int, hold_bytes: int, notify: Notify
+        self, feed: str, channel: str, desk: BookDesk, *, settings: Recovery, bounds: Bounds, notify: Notify
     ) -> None:
         self.channel = channel
-        self.live = False
+        self.passing = False
+        """Whether the book is there: an ordinary event goes out as it is (`follow`)."""
         self.reason = START
+        self.failed = ""
+        """Why the book was given up, for whoever has asked on its behalf to hear and reset: `AUDIT` or `DAMAGE`."""
         self.dropped = 0
+        self.attempts = 0
+        self._feed = feed
         self._desk = desk
-        self._hold_events = hold_events
-        self._hold_bytes = hold_bytes
+        self._settings = settings
+        self._bounds = bounds
         self._notify = notify
         self._gap: Gap | None = None
+        self._began_ms: int | None = None
         self._held: list[tuple[Release, float]] = []
         self._held_bytes = 0
-        self._head = -1
-        self._recv = 0
-        self._suspicion: list[Difference] = []
-        self.differences: list[Difference] = []
+        self._last: Release | None = None
+        self._due = 0.0
+        self._audit_due = float("inf")
+        self._audit: Audit | None = None
+        self._failures = 0
+        self._mend_due = 0.0
+        self._was_empty = False
+        self._marks: deque[tuple[float, int]] = deque(maxlen=round(LAG_MOST_S / MARK_EVERY_S) + 1)
+        self._image: tuple[BookTrack, int, bytes] | None = None
         self.track = self._new_track()
 
     def __repr__(self) -> str:
-        return f"<BookKeeper {self.channel} {'live' if self.live else f'syncing ({self.reason})'} {self.track!r}>"
+        return f"<BookKeeper {self.channel} {'live' if self.passing else f'syncing ({self.reason})'} {self.track!r}>"
 
     def _new_track(self) -> BookTrack:
         return BookTrack(self.channel, self._desk.levels, self._notify)
 
+    @property
+    def syncing(self) -> bool:
+        """Whether the book is not there."""
+        return not self.passing
+
+    @property
+    def auditing(self) -> bool:
+        """Whether an audit is under way."""
+        return self._audit is not None
+
+    # Events
+
+    def follow(self, release: Release) -> None:
+        """Take an ordinary event that goes out as it is."""
+        self._last = release
+        self.track.append(release.position, release.payload)
+
     def take(self, release: Release, now: float) -> Iterable[Output]:
-        """Take an event."""
-        self._head = max(self._head, release.position)
-        self._recv = release.recv
-        if not self.live:
+        """Take any event; return what goes out."""
+        if not self.passing:
             self._hold(release, now)
             return ()
         if release.kind != LATE:
-            self.track.append(release.position, release.payload)
+            self.follow(release)
             return (release,)
+        self._audit = None  # its base is not what it was taken for
         self.track.insert_late(release.payload, release.before)
-        return (release, *self._snapshot(LATE))
+        image = self.image()
+        return (release,) if image is None else (release, Snapshot(self.channel, image, LATE))
 
     def _hold(self, release: Release, now: float) -> None:
         self._held.append((release, now))
         self._held_bytes += len(release.payload)
-        if len(self._held) > self._hold_events or self._held_bytes > self._hold_bytes:
+        if len(self._held) > self._bounds.hold_events or self._held_bytes > self._bounds.hold_bytes:
             drop = len(self._held) // 4 + 1
             self._held_bytes -= sum(len(one.payload) for one, _ in self._held[:drop])
             del self._held[:drop]
             self.dropped += drop
+            self._notify(note("repair_overflowed", feed=self._feed, channel=self.channel, events=drop))
 
-    def open_gap(self, gap: Gap, reason: str = GAP) -> Iterable[Output]:
+    def open_gap(self, gap: Gap, now: float) -> Iterable[Output]:
         """Begin a repair; a gap during a repair belongs to it, for nothing was published in between."""
-        if self._gap is None:
-            self._gap = None if not self.live and self.reason == START else gap
+        if not self.passing:
+            if self._gap is not None:
+                self._gap = Gap(gap.channel, self._gap.reason, self._gap.since, gap.until)
+            elif self.reason != START:
+                self._gap = gap
         else:
-            self._gap = Gap(gap.channel, self._gap.reason, self._gap.since, gap.until)
-        if self.live:
-            self.reason = reason
-        self.live = False
-        self._held.clear()
-        self._held_bytes = 0
-        self._suspicion = []
+            self._gap = gap
+            self.reason = AUDIT if gap.reason == AUDIT else GAP
+        self.passing = False
+        self.attempts = self.dropped = 0
+        self._due = now
+        self._audit, self._audit_due = None, float("inf")
+        self._held, self._held_bytes = [], 0
+        self._marks.clear()
         self.track = self._new_track()
         return ()
 
-    def synchronise(self, levels: Levels, ts: int | None, asked_at: float) -> list[Output] | None:
-        """End a repair with a snapshot that was asked for at ``asked_at``; None where it does not fit."""
+    # What is asked for
+
+    def wants(self, now: float) -> bool:
+        """Tell whether a snapshot is to be asked for now."""
+        if not self.passing:
+            return now >= self._due
+        if self._audit is not None:
+            return self._audit.comparison is None and now >= self._due
+        return now >= self._audit_due
+
+    def asked(self, now: float) -> None:
+        """Hear that a snapshot was asked for."""
+        self._due = now
+        if self.passing and self._audit is None:
+            book = self.track.book()
+            if book is not None:
+                last = self._last
+                newest_ms = self._desk.time_ms(last.payload) if last else None
+                self._audit = Audit(book.copy(), self.track.newest, newest_ms, now)
+
+    def audit_soon(self, now: float) -> None:
+        """Want an audit now: nothing is heard any more, and that may be a lie."""
+        self._audit_due = min(self._audit_due, now)
+
+    def in_vain(self, reason: str, now: float) -> list[Output]:
+        """Note a request without a usable answer; the next one is made after a pause."""
+        self.attempts += 1
+        pause_s = min(RETRY_FIRST_S * 2 ** min(self.attempts, 16), self._settings.retry_s)
+        self._due = now + pause_s
+        if self.passing:
+            self._audit, self._audit_due = None, self._due
+        self._notify(note("snapshot_missed", feed=self._feed, channel=self.channel, reason=reason))
+        if not self.passing and self.attempts % STUCK_ATTEMPTS == 0:
+            self._notify(note("resync_stuck", feed=self._feed, channel=self.channel, attempts=self.attempts))
+        return []
+
+    # What is answered
+
+    def answer(self, payload: bytes, line: str, asked_at: float, now: float, recv: int) -> list[Output]:  # noqa: ARG002 - what others need
+        """Take the reply to a request that was made at ``asked_at``."""
+        image = self._desk.read(payload)
+        if isinstance(image, Broken):
+            return self.in_vain(image.reason, now)
+        if not image.levels and not self._was_empty:
+            self._was_empty = True
+            return self.in_vain("empty", now)
+        self._was_empty = not image.levels
+        if not self.passing:
+            return self._synchronise(image, asked_at, now)
+        if self._audit is not None:
+            if image.ts is not None and self._began_ms is not None and image.ts < self._began_ms:
+                return self.in_vain("too_old", now)
+            self.attempts = 0
+            self._audit.examine(Book(image.levels), image.ts, now)
+            return self._judge(self._audit, now, recv)
+        return []
+
+    def _synchronise(self, image: BookImage, asked_at: float, now: float) -> list[Output]:
+        """End a repair, where the snapshot fits."""
+        cut, shown = self._fit(Book(image.levels))
+        if not self._is_young(image.ts, cut, shown=shown, asked_at=asked_at):
+            return self.in_vain("too_old", now)
         held = [release for release, _ in self._held]
-        cut = self._fit(Book(levels), held)
-        if cut == 0 and self._is_too_old(ts, asked_at):
-            return None
-        position = held[cut - 1].position if cut else (held[0].position - 1 if held else self._head)
-        self.track = self._new_track()
-        for release in held[cut:]:
-            if release.kind != LATE:
-                self.track.append(release.position, release.payload)
-        if not self.track.reset(levels, position):
-            return None
-        image = self._desk.write(Book(levels))
-        gap, reason, self._gap = self._gap, self.reason, None
-        self.live = True
+        position = held[cut - 1].position if cut else (held[0].position - 1 if held else self._head())
+        self.track.reset(image.levels, position)
+        marks = [self._gap] if self._gap else []
+        snapshot = Snapshot(self.channel, self._desk.write(Book(image.levels)), self.reason)
+        self.passing, self._gap, self._began_ms = True, None, image.ts
         self._held, self._held_bytes = [], 0
-        marks: list[Output] = [gap] if gap else []
-        return [*marks, Snapshot(self.channel, image, reason), *held[cut:]]
+        self.attempts = 0
+        self._audit_due = now + self._settings.verify_s if self._settings.audit_s else float("inf")
+        self._notify(
+            note(
+                "book_synchronised", feed=self._feed, channel=self.channel, reason=self.reason, held=len(held)
+            )
+        )
+        behind = [output for release in held[cut:] for output in self.take(release, now)]
+        return [*marks, snapshot, *behind]
 
-    def _fit(self, snapshot: Book, held: Sequence[Release]) -> int:
-        """Return after how many of the held events the snapshot is the book, the most that fit."""
+    def _head(self) -> int:
+        return -1 if self._last is None else self._last.position
+
+    def _fit(self, snapshot: Book) -> tuple[int, bool]:
+        """Return after how many of the held events the snapshot is the book, and whether it shows any of them."""
         wrong: set[str] = set()
-        best = 0
-        for count, release in enumerate(held, 1):
+        best, shown, shows = 0, False, False
+        for count, (release, _) in enumerate(self._held, 1):
             levels = self._desk.levels(release.payload)
-            if not isinstance(levels, Broken):
-                for key, level in levels.items():
-                    if snapshot.shows(key, level):
-                        wrong.discard(key)
-                    else:
-                        wrong.add(key)
+            if release.kind == LATE or isinstance(levels, Broken):
+                continue
+            for key, level in levels.items():
+                if snapshot.shows(key, level):
+                    wrong.discard(key)
+                    shows = shows or not is_zero(level)
+                else:
+                    wrong.add(key)
             if not wrong:
-                best = count
-        return best
+                best, shown = count, shows
+        return best, shown
 
-    def _is_too_old(self, ts: int | None, asked_at: float) -> bool:
-        """Tell whether a snapshot that fits before all held events is from before the hold."""
+    def _is_young(self, ts: int | None, cut: int, *, shown: bool, asked_at: float) -> bool:
+        """Tell whether a snapshot is not from before the hold."""
         if not self._held:
-            return False
+            newest_ms = self._desk.time_ms(self._last.payload) if self._last else None
+            return ts is None or newest_ms is None or ts >= newest_ms
         first, came_at = self._held[0]
         first_ms = self._desk.time_ms(first.payload)
-        if ts is not None and first_ms is not None and ts >= first_ms:
+        known = sum(at <= asked_at - KNOWN_AFTER_S for _, at in self._held)
+        if cut < known and self.attempts < STRICT_ATTEMPTS:
             return False
-        return asked_at - came_at >= KNOWN_AFTER_S or self.dropped > 0
+        dated = ts is not None and first_ms is not None and ts >= first_ms
+        return shown or dated or (asked_at - came_at >= LAG_MOST_S and not self.dropped)
 
-    def audit(self, levels: Levels) -> bool | None:
-        """Compare a fresh snapshot: True where it agrees, None where it is suspicious, False where it is so twice."""
-        self.differences = differences = self.track.differences(levels)
-        confirmed = bool(differences) and bool(self._suspicion)
-        self._suspicion = [] if confirmed else differences
-        return not confirmed and (None if differences else True)
+    # Audits
 
-    @property
-    def suspicious(self) -> list[Difference]:
-        """Return what the last audit found and the next one has to confirm."""
-        return self._suspicion
+    def tick(self, now: float, recv: int) -> list[Output]:
+        """Let time pass: judge an audit that waits for its line, mend a book with a delta that nobody could read."""
+        if not self.passing:
+            return []
+        if not self._marks or now - self._marks[-1][0] >= MARK_EVERY_S:
+            self._marks.append((now, self.track.newest))
+        if self.track.damaged and now >= self._mend_due:
+            self._mend_due = now + max(self._settings.audit_s, self._settings.verify_s)
+            return self._fail(DAMAGE, now, recv)
+        audit = self._audit
+        return self._judge(audit, now, recv) if audit is not None and audit.comparison is not None else []
 
-    def fail(self, recv: int) -> Gap:
-        """Return the gap of a book that is wrong."""
-        return Gap(self.channel, AUDIT, self._recv, recv)
+    def _judge(self, audit: Audit, now: float, recv: int) -> list[Output]:
+        """Give the verdict on a snapshot as soon as there is one."""
+        comparison, newest = audit.comparison, self.track.newest
+        assert comparison is not None
+        deltas = self.track.deltas(audit.followed, newest)
+        if deltas is None:  # more than memory holds: begin anew
+            self._audit = None
+            return []
+        for levels in self.track.readable(deltas):
+            if comparison.found:
+                break
+            comparison.follow(levels)
+        audit.followed = newest
+        if comparison.found:
+            self._failures = 0
+            return self._conclude("passed", now)
+        if now - comparison.began < PAST_S:
+            return []
+        wrong = comparison.unseen
+        if audit.may_be_older:
+            wrong = wrong - self.track.set_by(self._position_at(audit.began - LAG_MOST_S), audit.position)
+        if not wrong:
+            return self._conclude("unplaced", now)
+        confirmed = audit.confirmed(wrong)
+        if confirmed:
+            return self._confirm(comparison.snapshot, confirmed, now, recv)
+        if audit.rounds >= ROUNDS:
+            return self._conclude("unplaced", now)
+        audit.comparison, self._due = None, now
+        self._note_audit("suspicious")
+        return []
 
-    def _snapshot(self, reason: str) -> list[Output]:
-        image = self.image()
-        return [] if image is None else [Snapshot(self.channel, image, reason)]
+    def _position_at(self, moment: float) -> int:
+        """Return a position that the book had at a moment or before, -1 where that is not known."""
+        return next((position for at, position in reversed(self._marks) if at <= moment), -1)
+
+    def _conclude(self, result: str, now: float) -> list[Output]:
+        self._audit = None
+        self._audit_due = now + self._audit_s() if self._settings.audit_s else float("inf")
+        self._note_audit(result)
+        return []
+
+    def _note_audit(self, result: str) -> None:
+        self._notify(note("book_audited", feed=self._feed, channel=self.channel, result=result))
+
+    def _confirm(self, snapshot: Book, keys: set[str], now: float, recv: int) -> list[Output]:
+        """Believe that the book is wrong, unless audits have failed too often to be believed."""
+        self._failures += 1
+        believed = self._failures <= FAILURES_MOST
+        self._conclude("failed" if believed else "distrusted", now)
+        book = self.track.book()
+        assert book is not None
+        differences = book.difference(snapshot, keys)[:NAMED_LEVELS]
+        levels = ", ".join(
+            f"{one.side} {one.price}: {one.quantity or 0} is {one.other or 0}" for one in differences
+        )
+        feed, channel, count = self._feed, self.channel, len(keys)
+        if not believed:
+            self._notify(note("audit_distrusted", feed=feed, channel=channel, levels=levels, count=count))
+            return []
+        self._notify(note("book_failed", feed=feed, channel=channel, levels=levels, count=count))
+        return self._fail(AUDIT, now, recv)
+
+    def _fail(self, why: str, now: float, recv: int) -> list[Output]:
+        """Give up a book that is wrong."""
+        self.failed = why
+        since = self._last.recv if self._last else recv
+        return list(self.open_gap(Gap(self.channel, AUDIT, since, recv), now))
+
+    def _audit_s(self) -> float:
+        """Return the time to the next audit: spread, so that not all books are audited at once."""
+        share: float = sum(self.channel.encode()) % 64 / 128
+        return self._settings.audit_s * (0.75 + share)
+
+    # What is known
+
+    def levels(self) -> list[Level] | None:
+        """Return the levels after all that was published, best first; None where there is no book."""
+        book = self.track.book() if self.passing else None
+        return None if book is None else book.levels()
 
     def image(self) -> bytes | None:
-        """Return the book after all that was published, as a message; None while there is none."""
-        book = self.track.book() if self.live else None
-        return None if book is None else self._desk.write(book)
+        """Return the book after all that was published, as a message; None where there is no sound one."""
+        book = self.track.book() if self.passing else None
+        if book is None or self.track.damaged:
+            return None
+        track, newest = self.track, self.track.newest
+        if self._image is None or self._image[:2] != (track, newest):
+            self._image = (track, newest, self._desk.write(book))
+        return self._image[2]

@@ -34,6 +34,7 @@ class Line:
         self.connected = False
         self.subscribed = 0
         self.connected_at = 0.0
+        self.connected_recv = 0
         self.head_at_start = 0
         self.floor = 0
         self.owing: Owing | None = None

@@ -1,32 +1,50 @@
-"""The trades of one market behind a gap: recovered from a trade snapshot, once each (rules R8 and R9).
+"""The trades of one market: live, and behind a gap recovered from a trade snapshot, once each (rules R8 and R9).
 
     live ──gap──▶ repairing ──snapshot──▶ live      [gap] backfilled… held… live…
-                      │
-                      └──time-out, a full hold, another gap──▶ live      gap held… live…
+                      └──time-out, a full hold──▶ live      gap held… live…
 
-While a repair is under way, live events are held. The snapshot lists recent executions as rows with identities, and
-says three things. If it reaches back to a row that was released before the gap, nothing is missing that it does not
-hold, and there is no gap: that is proof. What it holds between that row and the first held one, and nobody released,
-is missing, and is published row by row as `backfilled`. What it holds beyond is yet to come.
+While a repair is under way, what comes is held: events, and the gaps between them. The snapshot lists recent
+executions as rows with identities. What it holds between the last row that was released before a gap and the first
+one that was held behind it is missing, and is published row by row as ``backfilled``, with the line and the arrival
+of the reply. What it holds beyond the held rows is yet to come.
 
-A snapshot may be newer than its place on the line, so a backfilled row may come again in a live event. Rows tell:
-such an event is left out, or reduced to the rows that are new.
+**A gap vanishes only on proof**: the snapshot holds a row from before it and a row from behind it, so it is whole
+where the gap was. A snapshot that reaches back, and shows nothing from behind, may come from a source that lags.
+
+A snapshot may also be newer than its place on the line, so a backfilled row may come again in a live event. Rows
+tell: such an event is left out, or reduced to the rows that are new. If the snapshot is shorter than what is on its
+way on the line, what it no longer holds comes behind younger rows that went out already: that is ``late``.
+
+Where nothing was released yet, there is no row from before a gap. So a snapshot is asked for when the channel is
+opened, and its rows are remembered as older than the stream, the **baseline**. It proves nothing, since what stands in
+it may still be on its way.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterable, Sequence
-from itertools import chain
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from feedhandler.config import Bounds, Recovery
 from feedhandler.core.messages import Gap, Output, Release
+from feedhandler.core.notes import Notify, note
 
 BACKFILLED: Final = "backfilled"
+LATE: Final = "late"
+TRADES: Final = "trades"
 
 RECENT_EVENTS: Final = 2048
 """Released events whose rows are remembered as such; a snapshot that reaches back beyond them proves nothing."""
 
 BACKFILLED_ROWS: Final = 10_000
 """Backfilled rows that are remembered, should they come live as well; the oldest are forgotten."""
+
+WATCHED_EVENTS: Final = 2048
+"""Live events behind a repair that are looked through for rows that were backfilled."""
+
+ATTEMPTS: Final = 3
+"""Requests for a trade snapshot before a gap stays without backfill."""
+
+Hold = list[Release | Gap]
 
 
 class Row(NamedTuple):
@@ -40,100 +58,238 @@ class Row(NamedTuple):
 class TradeDesk(Protocol):
     """How the exchange writes trades."""
 
-    def rows(self, payload: bytes) -> Sequence[Row]:
-        """Return the rows of a live event or of a snapshot, oldest first; none where it cannot be read."""
+    def rows(self, payload: bytes) -> Sequence[Row] | None:
+        """Return the rows of a live event or of a snapshot, oldest first; None where it cannot be read."""
 
     def backfill(self, raw: bytes) -> bytes:
         """Return a live event around one row."""
 
 
-class Trades:
-    """One market's trades, live or in repair; gives back what is to be published, in order."""
+class _Segment(NamedTuple):
+    """A gap, what was held behind it, and the rows of that."""
 
-    def __init__(self, channel: str, desk: TradeDesk, *, hold_events: int, hold_bytes: int) -> None:
+    gap: Gap
+    events: list[Release]
+    rows: list[Row]
+
+
+class TradeKeeper:
+    """One market's trade channel; gives back what is to be published, in order."""
+
+    kind = TRADES
+
+    def __init__(
+        self, feed: str, channel: str, desk: TradeDesk, *, settings: Recovery, bounds: Bounds, notify: Notify
+    ) -> None:
         self.channel = channel
-        self.gap: Gap | None = None
+        self.passing = True
+        """Whether an ordinary event goes out as it is (`follow`)."""
         self.suppressed = 0
+        self.attempts = 0
+        self._feed = feed
         self._desk = desk
-        self._hold_events = hold_events
-        self._hold_bytes = hold_bytes
+        self._settings = settings
+        self._bounds = bounds
+        self._notify = notify
+        self._due = 0.0
         self._recent: deque[bytes] = deque(maxlen=RECENT_EVENTS)
-        self._held: list[Release] = []
+        self._baseline: frozenset[Hashable] | None = None
+        self._held: Hold = []
+        self._held_at = 0.0
         self._held_bytes = 0
         self._backfilled: OrderedDict[Hashable, None] = OrderedDict()
+        self._newest_backfilled_ms: int | None = None
+        self._watched = 0
 
     def __repr__(self) -> str:
-        return f"<Trades {self.channel} {f'repairing {self.gap}' if self.gap else 'live'} held {len(self._held)}>"
+        return (
+            f"<TradeKeeper {self.channel} {'repairing' if self.syncing else 'live'} held {len(self._held)}>"
+        )
 
     @property
-    def repairing(self) -> bool:
-        """Whether events are held for a snapshot."""
-        return self.gap is not None
+    def syncing(self) -> bool:
+        """Whether a repair is under way."""
+        return bool(self._held)
 
-    def take(self, release: Release) -> Iterable[Output]:
-        """Take a live event."""
-        if self.gap is None:
+    @property
+    def auditing(self) -> bool:
+        """Whether an audit is under way: never."""
+        return False
+
+    # Events
+
+    def follow(self, release: Release) -> None:
+        """Take an ordinary event that goes out as it is."""
+        self._recent.append(release.payload)
+
+    def take(self, release: Release, now: float) -> Iterable[Output]:
+        """Take any event; return what goes out."""
+        if not self._held:
             return self._pass(release)
+        if isinstance(self._held[-1], Gap) and len(self._held) == 1:
+            self._held_at = now
         self._held.append(release)
         self._held_bytes += len(release.payload)
-        if len(self._held) > self._hold_events or self._held_bytes > self._hold_bytes:
-            return self.give_up()
+        if len(self._held) > self._bounds.hold_events or self._held_bytes > self._bounds.hold_bytes:
+            self._notify(
+                note("repair_overflowed", feed=self._feed, channel=self.channel, events=len(self._held))
+            )
+            return self._give_up()
         return ()
 
-    def open_gap(self, gap: Gap) -> Iterable[Output]:
-        """Begin a repair; one that is under way ends without its snapshot."""
-        before = list(self.give_up())
-        self.gap = gap
-        return before
+    def open_gap(self, gap: Gap, now: float) -> Iterable[Output]:
+        """Begin a repair, or add a gap to the one under way."""
+        last = self._held[-1] if self._held else None
+        if isinstance(last, Gap):
+            self._held[-1] = Gap(gap.channel, last.reason, last.since, gap.until)
+        else:
+            self._held.append(gap)
+        self.passing = False
+        self.attempts = 0
+        self._due = now
+        return ()
 
-    def give_up(self) -> Iterable[Output]:
+    # What is asked for
+
+    def wants(self, now: float) -> bool:
+        """Tell whether a snapshot is to be asked for now: for a repair, or for the baseline."""
+        if now < self._due:
+            return False
+        return self.syncing or (self._baseline is None and not self._recent and self.attempts < ATTEMPTS)
+
+    def asked(self, now: float) -> None:
+        """Hear that a snapshot was asked for."""
+        self._due = now
+
+    def audit_soon(self, now: float) -> None:
+        """Do nothing: trades have no state that could be compared."""
+
+    def in_vain(self, reason: str, now: float) -> list[Output]:
+        """Note a request without a usable answer; after `ATTEMPTS` of them the trades go on without."""
+        self.attempts += 1
+        self._due = now + self._settings.retry_s
+        self._notify(note("snapshot_missed", feed=self._feed, channel=self.channel, reason=reason))
+        return self._give_up() if self._held and self.attempts >= ATTEMPTS else []
+
+    def _give_up(self) -> list[Output]:
         """End the repair with nothing recovered."""
-        return self._finish([])
+        held = self._end_hold()
+        return [
+            output for one in held for output in (self._pass(one) if isinstance(one, Release) else (one,))
+        ]
 
-    def repair(self, snapshot: bytes, recv: int) -> list[Output] | None:
-        """End the repair with what a snapshot holds, which arrived at ``recv`` (wall clock, ns).
+    def _end_hold(self) -> Hold:
+        held, self._held, self._held_bytes = self._held, [], 0
+        self.attempts = 0
+        self.passing = not self._backfilled
+        return held
 
-        None where there is nothing to repair, or the snapshot cannot be read.
-        """
-        rows = self._desk.rows(snapshot)
-        if not rows or self.gap is None:
-            return None
-        line = self._held[0].line if self._held else ""
-        missing, proven = self._missing(rows)
-        return self._finish([self._backfill(row, line, recv) for row in missing], proven=proven)
+    def tick(self, now: float, recv: int) -> list[Output]:  # noqa: ARG002 - what others need
+        """Let time pass: nothing comes of it."""
+        return []
 
-    def _finish(self, missing: list[Output], *, proven: bool = False) -> list[Output]:
-        gap, held = self.gap, self._held
-        self.gap, self._held, self._held_bytes = None, [], 0
-        if gap is None:
+    # What is answered
+
+    def answer(self, payload: bytes, line: str, asked_at: float, now: float, recv: int) -> list[Output]:
+        """Take the reply of ``line`` to a request that was made at ``asked_at``; it arrived at ``recv``."""
+        rows = self._desk.rows(payload)
+        if rows is None:
+            return self.in_vain("unreadable", now)
+        if not self._held:
+            if not self._recent:
+                self._baseline = frozenset(row.key for row in rows)
             return []
-        marks: list[Output] = [] if proven else [gap]
-        return [*marks, *missing, *chain.from_iterable(map(self._pass, held))]
+        segments = list(self._segments())
+        if self._lags(rows, segments, asked_at) and self.attempts + 1 < ATTEMPTS:
+            return self.in_vain("too_old", now)
+        self._end_hold()
+        outputs = self._repair(rows, segments, line, recv)
+        backfilled = sum(isinstance(one, Release) and one.kind == BACKFILLED for one in outputs)
+        self._notify(note("trades_repaired", feed=self._feed, channel=self.channel, rows=backfilled))
+        return outputs
 
-    def _missing(self, rows: Sequence[Row]) -> tuple[list[Row], bool]:
-        """Return the rows that nobody released, oldest first, and whether they are all that is missing."""
-        released = {row.key for payload in self._recent for row in self._desk.rows(payload)}
-        released.update(self._backfilled)
-        held = [row for release in self._held for row in self._desk.rows(release.payload)]
-        start = max((i + 1 for i, row in enumerate(rows) if row.key in released), default=0)
-        keys = {row.key for row in held}
-        first_ms = held[0].time_ms if held else None
-        live = (i for i, row in enumerate(rows) if row.key in keys or _is_after(row.time_ms, first_ms))
-        missing = rows[start : next(live, len(rows))]
-        if not start:
-            newest = self._newest_ms()
-            missing = [row for row in missing if _is_after(row.time_ms, newest) or row.time_ms == newest]
-        return [row for row in missing if row.time_ms is not None or start], bool(start)
+    def _segments(self) -> Iterator[_Segment]:
+        """Divide what is held at its gaps, of which the first stands at its beginning."""
+        starts = [index for index, one in enumerate(self._held) if isinstance(one, Gap)]
+        for start, end in zip(starts, [*starts[1:], len(self._held)], strict=True):
+            gap, events = self._held[start], self._held[start + 1 : end]
+            assert isinstance(gap, Gap)
+            releases = [one for one in events if isinstance(one, Release)]
+            yield _Segment(gap, releases, [row for one in releases for row in self._rows(one.payload)])
+
+    def _rows(self, payload: bytes) -> Sequence[Row]:
+        return self._desk.rows(payload) or ()
+
+    def _lags(self, rows: Sequence[Row], segments: Sequence[_Segment], asked_at: float) -> bool:
+        """Tell whether a snapshot does not know of a trade that had come before it was asked for."""
+        held = [row for segment in segments for row in segment.rows]
+        if not held or self._held_at >= asked_at:
+            return False
+        newest = max((row.time_ms for row in rows if row.time_ms is not None), default=None)
+        known = {row.key for row in rows}
+        return not any(row.key in known for row in held) and not _is_after(newest, held[0].time_ms)
+
+    def _repair(
+        self, rows: Sequence[Row], segments: Sequence[_Segment], line: str, recv: int
+    ) -> list[Output]:
+        """Lay the snapshot over what was held."""
+        place = {row.key: index for index, row in enumerate(rows)}
+        cursor, proven = self._start(rows)
+        outputs: list[Output] = []
+        for number, segment in enumerate(segments):
+            own = [place[row.key] for row in segment.rows if row.key in place]
+            stop = max(cursor, self._stop(rows, place, segments[number:]))
+            if not (proven and own):
+                outputs.append(segment.gap)
+            outputs += [self._backfill(row, line, recv) for row in rows[cursor:stop]]
+            for release in segment.events:
+                outputs += self._pass(release)
+            proven, cursor = bool(own), max(own, default=stop - 1) + 1
+        return outputs
+
+    def _start(self, rows: Sequence[Row]) -> tuple[int, bool]:
+        """Return where in the snapshot begins what nobody released, and whether that is proven."""
+        released = {row.key for payload in self._recent for row in self._rows(payload)}
+        known = [
+            index for index, row in enumerate(rows) if row.key in released or row.key in self._backfilled
+        ]
+        if known:
+            return known[-1] + 1, True
+        if not self._recent:
+            return self._behind_baseline(rows), False
+        newest = self._newest_ms()
+        if newest is None:
+            return len(rows), False
+        new = (i for i, row in enumerate(rows) if row.time_ms is not None and row.time_ms >= newest)
+        return next(new, len(rows)), False
+
+    def _behind_baseline(self, rows: Sequence[Row]) -> int:
+        if self._baseline is None:
+            return len(rows)
+        return max((index + 1 for index, row in enumerate(rows) if row.key in self._baseline), default=0)
+
+    def _stop(self, rows: Sequence[Row], place: dict[Hashable, int], segments: Sequence[_Segment]) -> int:
+        """Return where in the snapshot begins what was held, or comes behind that."""
+        held = [row for segment in segments for row in segment.rows]
+        if not held:
+            return len(rows)
+        first = min((place[row.key] for row in held if row.key in place), default=len(rows))
+        later = (index for index, row in enumerate(rows) if _is_after(row.time_ms, held[0].time_ms))
+        return min(first, next(later, len(rows)))
 
     def _newest_ms(self) -> int | None:
-        """Return the newest time among the last released rows; None where nothing was released."""
-        last = self._desk.rows(self._recent[-1]) if self._recent else ()
+        """Return the newest time among the last released rows."""
+        last = self._rows(self._recent[-1])
         return max((row.time_ms for row in last if row.time_ms is not None), default=None)
 
     def _backfill(self, row: Row, line: str, recv: int) -> Release:
         self._backfilled[row.key] = None
         if len(self._backfilled) > BACKFILLED_ROWS:
             self._backfilled.popitem(last=False)
+        if _is_after(row.time_ms, self._newest_backfilled_ms or 0):
+            self._newest_backfilled_ms = row.time_ms
+        self._watched = 0
+        self.passing = False
         payload = self._desk.backfill(row.raw)
         self._recent.append(payload)
         return Release(self.channel, payload, line, recv, BACKFILLED)
@@ -143,19 +299,34 @@ class Trades:
         self._recent.append(release.payload)
         if not self._backfilled:
             return [release]
-        rows = self._desk.rows(release.payload)
+        rows = self._rows(release.payload)
         again = [row.key for row in rows if row.key in self._backfilled]
+        self._watch()
         if not again:
-            return [release]
+            return [self._in_place(release, rows)]
         self.suppressed += len(again)
         new = [row for row in rows if row.key not in self._backfilled]
         for key in again:
             del self._backfilled[key]
-        return [self._alone(row, release) for row in new]
+        self.passing = not self._backfilled and not self._held
+        return [
+            Release(self.channel, self._desk.backfill(row.raw), release.line, release.recv, BACKFILLED)
+            for row in new
+        ]
 
-    def _alone(self, row: Row, release: Release) -> Release:
-        payload = self._desk.backfill(row.raw)
-        return Release(self.channel, payload, release.line, release.recv, BACKFILLED)
+    def _watch(self) -> None:
+        """Look out no longer for backfilled rows that do not come."""
+        self._watched += 1
+        if self._watched >= WATCHED_EVENTS:
+            self._backfilled.clear()
+            self.passing = not self._held
+
+    def _in_place(self, release: Release, rows: Sequence[Row]) -> Release:
+        """Mark an event as late that is older than a row that was backfilled."""
+        newest = max((row.time_ms for row in rows if row.time_ms is not None), default=None)
+        if release.kind or not _is_after(self._newest_backfilled_ms, newest):
+            return release
+        return Release(release.channel, release.payload, release.line, release.recv, LATE, release.position)
 
 
 def _is_after(time_ms: int | None, other_ms: int | None) -> bool:

@@ -1,8 +1,8 @@
 """Book messages of this exchange: deltas and snapshots read, snapshots written (exchange-api.md, 6.1).
 
 Both hold one list of levels, sides mixed, numbers as strings. In a delta a level may come twice and the last counts;
-in a snapshot that is a contradiction, and so are a book without levels, one whose bid reaches its ask, and one for
-another market: each is `Broken`, since a snapshot *replaces*, and a wrong one would be believed.
+in a snapshot that is a contradiction, and so are a book whose bid reaches its ask, and one for another market: each is
+`Broken`, since a snapshot *replaces*, and a wrong one would be believed. A book without levels is one.
 
 | reason | the message |
 | --- | --- |
@@ -13,7 +13,7 @@ another market: each is `Broken`, since a snapshot *replaces*, and a wrong one w
 | ``side`` | has a level that is neither ``buy`` nor ``sell`` |
 | ``number`` | has a price or quantity that is no plain decimal, is signed, or is too long |
 | ``levels`` | has more levels than any book |
-| ``duplicate``, ``empty``, ``crossed`` | (snapshots only) names a level twice, has no level, has bids that reach asks |
+| ``duplicate``, ``crossed`` | (snapshots only) names a level twice, has bids that reach asks |
 
 ``ts``, ``market`` and ``clientRequestId`` of a snapshot may be there or not; where they are of a type that nobody
 expects they count as not there.
@@ -164,8 +164,6 @@ def _whole(rows: list[Level]) -> Levels | Broken:
     if len(levels) < len(rows):
         return Broken("duplicate")
     levels = {key: level for key, level in levels.items() if not is_zero(level)}
-    if not levels:
-        return Broken("empty")
     return Broken("crossed") if crossed(levels) else levels
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from feedhandler.core.book import Book
+from feedhandler.core.bookkeeper import BOOK, BookImage
 from feedhandler.core.levels import Broken, Levels
 from feedhandler.core.messages import Reply
-from feedhandler.core.recovery import BOOK, TRADES, BookImage
-from feedhandler.core.trades import Row
+from feedhandler.core.trades import TRADES, Row
 from feedhandler.exchange.books import market_of_reply, read_book, read_levels, write_book
 from feedhandler.exchange.messages import OTHER, PUBLIC_BOOK, PUBLIC_TRADES, Dialect
 from feedhandler.exchange.requests import ALL, emit_book, emit_trades
@@ -36,6 +36,11 @@ class Books:
         """Return a delta's ``ts``."""
         return self._dialect.identify(payload).time_ms
 
+    def read(self, payload: bytes) -> BookImage | Broken:
+        """Read a snapshot."""
+        reply = read_book(payload, self._market)
+        return reply if isinstance(reply, Broken) else BookImage(reply.levels, reply.ts)
+
     def write(self, book: Book) -> bytes:
         """Return a book as a ``publicOrderBook`` message."""
         return write_book(book, self._market)
@@ -47,11 +52,11 @@ class TradeRows:
     def __init__(self, market: str) -> None:
         self._market = market
 
-    def rows(self, payload: bytes) -> Sequence[Row]:
-        """Return the rows of an event or a snapshot, oldest first."""
+    def rows(self, payload: bytes) -> Sequence[Row] | None:
+        """Return the rows of an event or a snapshot, oldest first; None where it cannot be read."""
         reply = read_trades(payload, self._market)
         if not isinstance(reply, TradesReply):
-            return ()
+            return None
         return [Row(row.key, row.raw, row.time_ms) for row in reply.rows]
 
     def backfill(self, raw: bytes) -> bytes:
@@ -94,8 +99,3 @@ class Desk:
     def is_for(self, payload: bytes, market: str) -> bool:
         """Tell whether a reply names this market, or none."""
         return market_of_reply(payload) in {"", market}
-
-    def read_book(self, payload: bytes, market: str) -> BookImage | Broken:
-        """Read a snapshot of a book."""
-        reply = read_book(payload, market)
-        return reply if isinstance(reply, Broken) else BookImage(reply.request_id, reply.levels, reply.ts)

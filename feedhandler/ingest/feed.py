@@ -1,7 +1,8 @@
 """One feed: its lines, their arbiter, and what comes of it.
 
     feed ── line a ── line b ── line c        one task tree each (`ingest.line`)
-      └── the arbiter (`core.arbiter`)        pure; this module hands it the time and carries out what it says
+      ├── the arbiter (`core.arbiter`)        pure; this module hands it the time and carries out what it says
+      └── recovery (`core.recovery`)          likewise: what is released goes through it to the consumers
 
 What a line reads is judged, numbered and on its way to the consumers before the line's next read: `received` is
 called from within the read, and nothing in it awaits.
@@ -12,20 +13,32 @@ is counted and left out, or it would come out twice. Only `MARKET/other`, which 
 states are those of the feed that opened it.
 """
 
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import trio
 
 from feedhandler.config import ALL, Bounds, Health
+from feedhandler.config import Recovery as RecoverySettings
 from feedhandler.core.arbiter import DOWN, Arbiter, Quarantine, Restart
 from feedhandler.core.channels import Channel, split
 from feedhandler.core.health import GOOD
-from feedhandler.core.messages import Gap, Release, State
+from feedhandler.core.messages import Gap, Output, Release, Snapshot, State
 from feedhandler.core.notes import Notify, note
+from feedhandler.core.recovery import Recovery
 from feedhandler.errors import ConnectionFailed
-from feedhandler.exchange.messages import ACCOUNT_STREAMS, OTHER, TRADES, Dialect, channel_name
+from feedhandler.exchange.desk import Desk
+from feedhandler.exchange.messages import (
+    ACCOUNT_STREAMS,
+    OTHER,
+    PUBLIC_BOOK,
+    TRADES,
+    Dialect,
+    channel_name,
+)
 from feedhandler.exchange.requests import connection_url
 from feedhandler.ingest.handshake import Target
 from feedhandler.ingest.line import Line, Means
@@ -56,6 +69,12 @@ class Outlet(Protocol):
     def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
         """Keep a gap, under its number."""
 
+    def snapshot(self, channel: Channel, reason: str, message: bytes) -> None:
+        """Keep a book, under its number."""
+
+    def offer_book(self, channel: Channel, image: Callable[[], bytes | None]) -> None:
+        """Hear how to get a channel's book after all that was published."""
+
     def state(self, channel: Channel, word: str, since_ns: int) -> None:
         """Tell a channel's state."""
 
@@ -72,6 +91,7 @@ class Surroundings:
     notify: Notify
     wall_ns: Callable[[], int]
     incident: Callable[[dict[str, object]], None]
+    recovery: RecoverySettings
     account_other: bool
     """Whether messages of unknown type may be about the account: then only its readers get them."""
 
@@ -86,7 +106,7 @@ class Feed:
         self.market = market
         self.streams = tuple(streams)
         self._around = around
-        self._dialect = Dialect(market)
+        self._dialect = Dialect(market, self._is_own_request)
         bounds: Bounds = around.means.bounds
         health: Health = around.means.health
         names = LINE_NAMES[:lines]
@@ -97,6 +117,16 @@ class Feed:
         self._lines = {
             name: Line(name, target, self, around.means, priority=self._priority) for name in names
         }
+        self.recovery = Recovery(
+            label,
+            Desk(market, self._dialect),
+            settings=around.recovery,
+            bounds=bounds,
+            new_id=lambda: str(uuid.uuid4()),
+            askable=self._askable,
+            owns=self._owns,
+            notify=around.notify,
+        )
         self._attempting: set[str] = set()
         self._unproven: dict[str, int] = {}
         self._channels: dict[str, Channel | None] = {}
@@ -104,7 +134,8 @@ class Feed:
         self._ticks = 0
         for stream in self.streams:
             if stream == TRADES or market != ALL:
-                self._channel(channel_name(ALL if stream == TRADES else market, stream))
+                name = channel_name(ALL if stream == TRADES else market, stream)
+                self._publish(self.recovery.open(name, around.wall_ns()))
 
     def __repr__(self) -> str:
         return f"<Feed {self.label} {self.arbiter.state} {list(self.arbiter.lines.values())}>"
@@ -117,16 +148,18 @@ class Feed:
 
     def end(self) -> None:
         """Tell the consumers that nothing more will come of this feed for now."""
-        self._tell_state(DOWN, self._around.wall_ns())
-        self._around.outlet.flush()
+        wall_ns = self._around.wall_ns()
+        self._publish([State(DOWN, wall_ns, name) for name in self._channels if self._owns(name)])
 
     def tick(self) -> None:
-        """Let time pass for the arbiter; the daemon calls this every `TICK_S`."""
+        """Let time pass for the arbiter and for recovery; the daemon calls this every `TICK_S`."""
         self._ticks += 1
-        if self._moved or self._ticks % IDLE_TICKS == 0 or not self._settled():
+        if self._moved or self._ticks % IDLE_TICKS == 0 or self.recovery.busy or not self._settled():
             self._moved = False
-            self.arbiter.tick(trio.current_time(), self._around.wall_ns())
+            now, wall_ns = trio.current_time(), self._around.wall_ns()
+            self.arbiter.tick(now, wall_ns)
             self._carry_out()
+            self._recover(self.recovery.tick(now, wall_ns))
 
     def _settled(self) -> bool:
         """Tell whether time alone changes nothing soon: every line is good and owes nothing."""
@@ -155,12 +188,17 @@ class Feed:
         self._around.notify(note("line_connected", feed=self.label, line=line))
         self.arbiter.connected(line, trio.current_time(), self._around.wall_ns())
         self._carry_out()
+        self.recovery.line_up(trio.current_time())
+        self._recover([])
 
     def received(self, line: str, payloads: list[bytes]) -> None:
         """Judge what one read of a line brought, and send what is new."""
         self._moved = True
-        self.arbiter.receive(line, payloads, trio.current_time(), self._around.wall_ns())
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        replies = self.arbiter.receive(line, payloads, now, wall_ns)
         self._carry_out()
+        for reply in replies:
+            self._recover(self.recovery.reply(line, reply, now, wall_ns))
         if line in self._unproven:
             self._prove(line)
 
@@ -183,6 +221,8 @@ class Feed:
         self._around.notify(note("line_lost", feed=self.label, line=line, reason=reason))
         self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
         self._carry_out()
+        self.recovery.line_lost(line, trio.current_time())
+        self._recover([])
 
     def failed(self, line: str, failure: ConnectionFailed, retry_s: float) -> None:
         """Hear that an attempt to connect has failed."""
@@ -207,7 +247,9 @@ class Feed:
         """Publish the arbiter's output, follow its orders, pass on its notes."""
         arbiter = self.arbiter
         if arbiter.outputs:
-            self._publish()
+            outputs, arbiter.outputs = arbiter.outputs, []
+            now, wall_ns = trio.current_time(), self._around.wall_ns()
+            self._publish(self.recovery.process(outputs, now, wall_ns))
         if arbiter.orders:
             orders, arbiter.orders = arbiter.orders, []
             for order in orders:
@@ -217,10 +259,29 @@ class Feed:
             for one in notes:
                 self._around.notify(one)
 
-    def _publish(self) -> None:
-        outlet = self._around.outlet
-        outputs, self.arbiter.outputs = self.arbiter.outputs, []
-        publish = outlet.publish
+    def _recover(self, outputs: Sequence[Output]) -> None:
+        """Publish what recovery has to say, ask what it wants to know, replace lines that it found dead."""
+        if outputs:
+            self._publish(outputs)
+        asks, self.recovery.asks = self.recovery.asks, []
+        for line, text in asks:
+            self._lines[line].send(text)  # what is not sent is asked again
+        if self.recovery.replace:
+            self.recovery.replace = False
+            for line in self._lines:
+                self._obey(Restart(line, "dead"))
+
+    def _is_own_request(self, request_id: str) -> bool:
+        return self.recovery.is_own(request_id)
+
+    def _askable(self) -> list[str]:
+        """Return the lines that can be asked for a snapshot: those that are up, else all that are connected."""
+        connected = [name for name, line in self._lines.items() if line.is_open]
+        return [name for name in connected if self.arbiter.lines[name].up] or connected
+
+    def _publish(self, outputs: Iterable[Output]) -> None:
+        """Have everything on its way, in order."""
+        publish = self._around.outlet.publish
         channels = self._channels
         for output in outputs:
             if type(output) is Release:
@@ -232,11 +293,22 @@ class Feed:
                 publish(channel, output.line, output.recv, output.payload, output.kind)
                 if output.kind:
                     self._around.notify(note("event_marked", feed=self.label, channel=name, kind=output.kind))
-            elif type(output) is Gap:
-                self._publish_gap(output)
-            elif type(output) is State:
-                self._tell_state(output.state, output.since)
-        outlet.flush()
+            elif isinstance(output, Gap | Snapshot | State):
+                self._publish_mark(output)
+        self._around.outlet.flush()
+
+    def _publish_mark(self, mark: Gap | Snapshot | State) -> None:
+        channel = self._channels[mark.channel]
+        assert channel is not None
+        if isinstance(mark, State):
+            self._around.outlet.state(channel, mark.state, mark.since)
+        elif isinstance(mark, Snapshot):
+            self._around.outlet.snapshot(channel, mark.reason, mark.payload)
+        else:
+            self._around.outlet.gap(channel, mark.reason, mark.since, mark.until)
+            self._around.notify(
+                note("gap_published", feed=self.label, channel=channel.name, reason=mark.reason)
+            )
 
     def _leave_out(self, name: str) -> None:
         """Count an event that is not for this feed to publish."""
@@ -245,21 +317,10 @@ class Feed:
             note("foreign_event" if known else "channel_left_out", feed=self.label, channel=name)
         )
 
-    def _tell_state(self, state: str, since_ns: int) -> None:
-        for channel in self._own_channels():
-            self._around.outlet.state(channel, state, since_ns)
-
-    def _publish_gap(self, gap: Gap) -> None:
-        for channel in self._own_channels():
-            if gap.channel in ("", channel.name) and channel.stream != OTHER:
-                self._around.outlet.gap(channel, gap.reason, gap.since, gap.until)
-                self._around.notify(
-                    note("gap_published", feed=self.label, channel=channel.name, reason=gap.reason)
-                )
-
-    def _own_channels(self) -> list[Channel]:
-        """Return the channels that this feed has opened."""
-        return [channel for channel in self._channels.values() if channel and channel.feed == self.label]
+    def _owns(self, name: str) -> bool:
+        """Tell whether a channel is this feed's, opening it unless it is open."""
+        channel = self._channels[name] if name in self._channels else self._channel(name)
+        return channel is not None and channel.feed == self.label
 
     def _channel(self, name: str) -> Channel | None:
         """Return a channel that this feed may publish in, None for one that belongs to another or is too many."""
@@ -270,8 +331,8 @@ class Feed:
         channel = self._around.outlet.channel(name, feed=self.label, account=account)
         own = channel.feed == self.label
         self._channels[name] = channel if own or stream == OTHER else None
-        if own:
-            self._around.outlet.state(channel, self.arbiter.state, self._around.wall_ns())
+        if own and stream == PUBLIC_BOOK:
+            self._around.outlet.offer_book(channel, partial(self.recovery.image, name))
         return self._channels[name]
 
     def _obey(self, order: Restart | Quarantine) -> None:

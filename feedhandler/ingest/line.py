@@ -106,6 +106,11 @@ class Line:
     def __repr__(self) -> str:
         return f"<Line {self.name}: {self._connection or 'no connection'}>"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a request can be sent (`send`)."""
+        return self._outbox is not None
+
     async def run(self) -> None:
         """Keep the line up until cancelled."""
         while True:

@@ -40,7 +40,11 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "line_connected": Kind("info", "a line is connected"),
     "line_lost": Kind("warning", "a line's connection has ended", ("feed", "line", "reason")),
     "connect_failed": Kind("warning", "an attempt to connect has failed", ("feed", "line", "reason")),
-    "line_restarted": Kind("warning", "a line is replaced: it does not keep up with its peers"),
+    "line_restarted": Kind(
+        "warning",
+        "a line is replaced: it does not keep up with its peers, or is dead",
+        ("feed", "line", "reason"),
+    ),
     "line_quarantined": Kind(
         "error", "a line disagreed with its peers too often and is kept away for a while"
     ),
@@ -86,12 +90,20 @@ CATALOGUE: Final[dict[str, Kind]] = {
     # books and repairs
     "book_synchronised": Kind("info", "a book is there: a snapshot fits the held events", ("channel",)),
     "book_audited": Kind("debug", "a book was compared with a fresh snapshot", ("channel", "result")),
-    "book_failed": Kind("error", "a book was wrong, and two snapshots say so", ("channel",)),
+    "book_failed": Kind("error", "a book was wrong in these levels, and two snapshots say so", ("channel",)),
+    "audit_distrusted": Kind(
+        "error",
+        "audits of a book fail again and again; they cost no more gaps until one passes",
+        ("channel",),
+    ),
     "trades_repaired": Kind("info", "trades behind a gap were recovered from a snapshot", ("channel",)),
     "snapshot_missed": Kind(
         "warning", "a request for a snapshot had no usable answer", ("channel", "reason")
     ),
     "resync_stuck": Kind("error", "a book cannot be synchronised; it is tried on every line", ("channel",)),
+    "repair_overflowed": Kind(
+        "warning", "more came during a repair than is held; a book's oldest went, trades go on", ("channel",)
+    ),
     "delta_refused": Kind(
         "warning",
         "a delta cannot be read as levels; its book is wrong until the next snapshot",

@@ -19,11 +19,16 @@ from feedhandler.simulator.traffic import Step
 
 BATCH = 512
 
+START_PAUSE_S = 0.5
+"""Between the last connection that was waited for and the first event, so that clients can ask for their books."""
+
 
 async def play(exchange: Exchange) -> None:
     """Play everything that the settings name: the tapes one after another, generated traffic beside them."""
     settings = exchange.settings
-    await exchange.wait_connected(settings.wait)
+    if settings.wait:
+        await exchange.wait_connected(settings.wait)
+        await trio.sleep(START_PAUSE_S)
     exchange.started_playing.set()
     exchange.strike_at_event()
     async with trio.open_nursery() as nursery:

@@ -1,11 +1,12 @@
 """The book of one market against a naive one of decimals."""
 
 from decimal import Decimal
-from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feedhandler.core import book as book_module
 from feedhandler.core.book import Best, Book, Difference
 from feedhandler.core.levels import Level, Levels, keyed
 
@@ -51,45 +52,13 @@ def test_a_snapshot_and_deltas_equal_a_naive_book(snapshot: list[Level], deltas:
         assert len(book) == len(reference)
 
 
-@given(st.lists(MESSAGES, max_size=8), st.integers(0, 8), st.randoms())
-def test_the_digest_depends_on_what_the_book_holds_only(
-    deltas: list[list[Level]], since: int, dice: Random
-) -> None:
-    """Kept up from any moment on, or computed afresh from levels in any order, the digest is the same."""
-    book = Book()
-    for index, delta in enumerate(deltas):
-        if index == since:
-            book.digest()
-        book.apply(levels_of(*delta))
-    shuffled = book.levels()
-    dice.shuffle(shuffled)
-    assert book.digest() == Book(levels_of(*shuffled)).digest()
-
-
 @given(MESSAGES, MESSAGES)
-def test_books_are_equal_when_digests_are(one: list[Level], two: list[Level]) -> None:
-    """Digests agree, differences are none and decimals are equal: all three or none of them."""
+def test_books_differ_where_their_decimals_do(one: list[Level], two: list[Level]) -> None:
+    """Two books that are spelled differently are the same where the numbers are."""
     mine, theirs = Book(levels_of(*one)), Book(levels_of(*two))
-    equal = naive(mine) == naive(theirs)
-    assert (mine.digest() == theirs.digest()) == equal
-    assert (mine.difference(theirs) == []) == equal
-
-
-def test_the_digest_of_a_known_book_never_changes() -> None:
-    """The digest is the same in every process and release."""
-    book = Book(levels_of(Level("buy", "99.50", "1.0"), Level("sell", "100", "2")))
-    assert book.digest() == 4076358651091649574
-    assert Book().digest() == 0
-
-
-def test_quantities_that_trade_places_change_the_digest() -> None:
-    """The sum does not take a swap of two quantities, or of two sides, for nothing."""
-    books = [
-        Book(levels_of(Level("buy", "1", "3"), Level("buy", "2", "4"))),
-        Book(levels_of(Level("buy", "1", "4"), Level("buy", "2", "3"))),
-        Book(levels_of(Level("sell", "1", "3"), Level("sell", "2", "4"))),
-    ]
-    assert len({book.digest() for book in books}) == 3
+    ours, others = naive(mine), naive(theirs)
+    assert (mine.difference(theirs) == []) == (ours == others)
+    assert len(mine.differing(theirs)) == sum(ours.get(key) != others.get(key) for key in {*ours, *others})
 
 
 def test_levels_come_best_first_with_their_strings() -> None:
@@ -128,35 +97,23 @@ def test_a_delta_can_cross_a_book() -> None:
 
 
 def test_a_snapshot_replaces() -> None:
-    """Nothing of the earlier book is left, its digest included."""
+    """Nothing of the earlier book is left."""
     book = Book(levels_of(Level("buy", "1", "1")))
-    book.digest()
     book.replace(levels_of(Level("buy", "2", "1"), Level("sell", "3", "0.0")))
     assert book.levels() == [Level("buy", "2", "1")]
-    assert book.digest() == Book(levels_of(Level("buy", "2", "1"))).digest()
 
 
 def test_a_copy_goes_its_own_way() -> None:
     """What happens to a copy does not happen to the book."""
     book = Book(levels_of(Level("buy", "1", "1")))
-    digest = book.digest()
     twin = book.copy()
     twin.apply(levels_of(Level("buy", "1", "0"), Level("sell", "2", "1")))
     assert book.levels() == [Level("buy", "1", "1")]
-    assert book.digest() == digest != twin.digest()
+    assert twin.levels() == [Level("sell", "2", "1")]
 
 
-def test_a_forgotten_digest_is_computed_anew() -> None:
-    """Changes made while nobody kept the digest up are in the next one."""
-    book = Book()
-    book.digest()
-    book.forget_digest()
-    book.apply(levels_of(Level("buy", "1", "1")))
-    assert book.digest() == Book(levels_of(Level("buy", "1", "1"))).digest()
-
-
-def test_differences_are_named_in_order_and_bounded() -> None:
-    """A comparison names missing, additional and other levels, and no more than it was asked for."""
+def test_differences_are_named_in_order_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison names missing, additional and other levels, those that it was asked for, up to its bound."""
     mine = Book(levels_of(Level("buy", "1", "1"), Level("sell", "3", "5"), Level("sell", "4", "1.0")))
     theirs = Book(levels_of(Level("buy", "2", "2"), Level("sell", "3.0", "6"), Level("sell", "4", "1")))
     expected = [
@@ -165,4 +122,10 @@ def test_differences_are_named_in_order_and_bounded() -> None:
         Difference("buy", "2", "", "2"),
     ]
     assert mine.difference(theirs) == expected
-    assert mine.difference(theirs, most=2) == expected[:2]
+    assert mine.difference(theirs, {*mine.differing(Book())}) == [
+        expected[0],
+        Difference("sell", "4", "1.0", "1"),
+        expected[1],
+    ]
+    monkeypatch.setattr(book_module, "DIFFERENCES_MOST", 2)
+    assert mine.difference(theirs) == expected[:2]

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feedhandler.core import book as book_module
 from feedhandler.core import book_track as module
 from feedhandler.core.book import Book
 from feedhandler.core.book_track import BookTrack
@@ -114,20 +113,6 @@ def test_a_snapshot_older_than_memory_is_refused(tracked: Tracked, monkeypatch: 
     assert tracked.shown() is None
     assert tracked.track.reset({}, 1)
     assert tracked.shown() == [(str(price), "1") for price in range(9, 1, -1)]
-
-
-def test_a_gap_takes_the_book_and_what_was_before_it(tracked: Tracked) -> None:
-    """After a gap only a snapshot behind it makes a book again; deltas since the gap are kept for it."""
-    tracked.track.reset({}, -1)
-    tracked.track.watch()
-    tracked.track.append(0, delta(bid(1, 1)))
-    tracked.track.append(5, delta(bid(5, 1)))
-    tracked.track.forget(5)
-    assert tracked.shown() is None
-    assert tracked.track.positions_of(Book().digest()) == []
-    assert not tracked.track.reset({}, 3)
-    assert tracked.track.reset({}, 4)
-    assert tracked.shown() == [("5", "1")]
 
 
 def test_an_unreadable_delta_damages_the_book_until_a_later_snapshot(tracked: Tracked) -> None:
@@ -256,8 +241,6 @@ def test_late_deltas_of_one_place_follow_one_another(tracked: Tracked) -> None:
 def test_a_late_delta_from_before_the_snapshot_is_in_it(tracked: Tracked) -> None:
     """What belongs before the snapshot's position changes nothing, readable or not, in memory or not."""
     tracked.track.append(5, delta(bid(1, 5)))
-    tracked.track.forget(5)
-    assert tracked.track.insert_late(delta(bid(2, 2)), 3) == "included"
     tracked.track.reset(levels_of(bid(9, 9)), 5)
     assert tracked.track.insert_late(delta(bid(2, 2)), 5) == "included"
     assert tracked.track.insert_late(delta(bid(2, 2)), 3) == "included"
@@ -299,98 +282,24 @@ def test_an_unreadable_late_delta_damages_the_book(tracked: Tracked) -> None:
     assert tracked.shown() == [("2", "2"), ("1", "1")]
 
 
-def test_a_watched_book_remembers_where_it_was_right(tracked: Tracked) -> None:
-    """A snapshot's digest is found at every position at which the book was like it, the first one included."""
-    tracked.track.reset({}, 3)
-    tracked.track.watch()
-    tracked.track.watch()
-    tracked.track.append(4, delta(bid(1, 1)))
-    tracked.track.append(6, delta(bid(1, 0)))
-    tracked.track.append(7, delta(bid(1, 1)))
-    assert tracked.track.positions_of(Book(levels_of(bid(1, 1))).digest()) == [4, 7]
-    assert tracked.track.positions_of(Book().digest()) == [3, 6]
-    assert tracked.track.positions_of(1) == []
-    tracked.track.reset({}, 9)
-    assert tracked.track.positions_of(Book().digest()) == [9]
-    tracked.track.unwatch()
-    assert tracked.track.positions_of(Book().digest()) == []
-
-
-def test_a_book_that_nobody_watches_hashes_nothing(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After watching, deltas cost no hashes again."""
-    hashed: list[str] = []
-
-    def count(key: str, _: str) -> int:
-        hashed.append(key)
-        return 1
-
-    monkeypatch.setattr(book_module, "_hash", count)
-    tracked.track.reset({}, -1)
-    tracked.track.watch()
-    tracked.track.append(0, delta(bid(1, 1)))
+def test_the_deltas_of_a_stretch_are_had_from_memory(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came behind a position, what it has set; and nothing where memory reaches back less."""
+    tracked.track.reset({}, 4)
+    assert tracked.track.newest == 4
+    for position in (5, 7, 9):
+        tracked.track.append(position, delta(bid(position, 1)))
+    assert tracked.track.newest == 9
+    assert tracked.track.deltas(5, 9) == [delta(bid(7, 1)), delta(bid(9, 1))]
+    assert tracked.track.deltas(4, 8) == [delta(bid(5, 1)), delta(bid(7, 1))]
+    assert tracked.track.set_by(-1, 7) == levels_of(bid(5, 1), bid(7, 1)).keys()
+    tracked.track.append(10, b"broken")
+    assert len(list(tracked.track.readable(tracked.track.deltas(7, 10) or ()))) == 1
+    monkeypatch.setattr(module, "MEMORY_BYTES", 1)
     tracked.track.catch_up()
-    tracked.track.unwatch()
-    tracked.track.append(1, delta(bid(2, 1)))
-    tracked.track.catch_up()
-    assert hashed == ["b11"]
-
-
-def test_a_snapshot_may_be_newer_than_the_last_delta(tracked: Tracked) -> None:
-    """The book is then as it was after the snapshot's position."""
-    tracked.track.append(0, delta(bid(1, 1)))
-    tracked.track.reset({}, 5)
-    tracked.track.watch()
-    assert tracked.track.positions_of(Book().digest()) == [5]
-
-
-def test_watching_begins_with_the_book_as_it_was_applied(tracked: Tracked) -> None:
-    """Deltas that wait when watching begins are looked into one by one; without a book there is nothing yet."""
-    tracked.track.watch()
-    tracked.track.unwatch()
-    tracked.track.watch()
-    assert tracked.track.positions_of(Book().digest()) == []
-    tracked.track.unwatch()
-    tracked.track.reset({}, -1)
-    tracked.track.append(0, delta(bid(1, 1)))
-    tracked.track.catch_up()
-    tracked.track.append(1, delta(bid(1, 2)))
-    tracked.track.append(2, delta(bid(1, 3)))
-    tracked.track.watch()
-    digests = [Book(levels_of(bid(1, quantity))).digest() for quantity in (1, 2, 3)]
-    assert [tracked.track.positions_of(digest) for digest in digests] == [[0], [1], [2]]
-
-
-def test_a_snapshot_forgets_the_digests_of_the_book_it_replaces(tracked: Tracked) -> None:
-    """Digests of a book that was wrong are no evidence; the snapshot's own position is."""
-    tracked.track.watch()
-    tracked.track.reset({}, -1)
-    tracked.track.append(0, delta(bid(1, 1)))
-    tracked.track.catch_up()
-    tracked.track.reset(levels_of(bid(2, 2)), 0)
-    assert tracked.track.positions_of(Book(levels_of(bid(1, 1))).digest()) == []
-    assert tracked.track.positions_of(Book(levels_of(bid(2, 2))).digest()) == [0]
-
-
-def test_a_late_delta_corrects_the_digests(tracked: Tracked) -> None:
-    """Digests before its place stay, those from it on are forgotten, the present one is known."""
-    tracked.track.reset({}, -1)
-    tracked.track.watch()
-    for position in range(3):
-        tracked.track.append(position, delta(bid(1, position + 1)))
-    tracked.track.insert_late(delta(bid(2, 2)), 1)
-    assert tracked.track.positions_of(Book(levels_of(bid(1, 1))).digest()) == [0]
-    assert tracked.track.positions_of(Book(levels_of(bid(1, 2))).digest()) == []
-    assert tracked.track.positions_of(Book(levels_of(bid(1, 3), bid(2, 2))).digest()) == [2]
-
-
-def test_digests_are_bounded(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest digests are forgotten."""
-    monkeypatch.setattr(module, "DIGESTS_KEPT", 3)
-    tracked.track.reset({}, -1)
-    tracked.track.watch()
-    for position in range(10):
-        tracked.track.append(position, delta())
-    assert tracked.track.positions_of(Book().digest()) == [7, 8, 9]
+    assert tracked.track.deltas(5, 10) is None
+    assert tracked.track.deltas(10, 10) == []
 
 
 PIECES = st.lists(
@@ -439,16 +348,12 @@ def snapshot(tracked: Tracked, payloads: list[bytes], newest: int, data: st.Data
 
 def wiggle(tracked: Tracked, payloads: list[bytes], newest: int, data: st.DataObject) -> None:
     """Do one of the things that must not change what the book becomes."""
-    match data.draw(st.integers(0, 5)):
+    match data.draw(st.integers(0, 3)):
         case 0:
             tracked.track.catch_up(data.draw(st.integers(0, 3)))
         case 1:
-            tracked.track.watch()
-        case 2:
-            tracked.track.unwatch()
-        case 3:
             tracked.shown()
-        case 4:
+        case 2:
             snapshot(tracked, payloads, newest, data)
 
 

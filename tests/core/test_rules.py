@@ -236,12 +236,50 @@ def test_without_a_shared_event_there_is_a_gap() -> None:
 
 
 def test_an_outage_is_a_gap_with_its_bounds() -> None:
-    """Requirement 4, the core's half: all lines are gone, and what follows stands behind one gap record."""
+    """Requirement 4, the core's half: all lines are gone, and what follows stands behind one gap record.
+
+    The first line that is back brings only what is new, so the gap ends there, whether anything happens or not.
+    """
     world = check_transcript(
-        pair(), ">> wait 1\n>> a: b4\n<< b4\n>> kill a\n>> kill b\n>> wait 3\n>> connect a\n>> wait 1"
+        pair(),
+        ">> wait 1\n>> a: b4\n<< b4\n>> kill a\n>> kill b\n>> wait 3\n>> connect a\n<< gap:outage\n>> wait 1",
     )
-    check_transcript(world, ">> a: b9\n<< gap:outage b9")
-    assert (world.gaps[0].since, world.gaps[0].until) == (2_000_000_000, 6_000_000_000)
+    check_transcript(world, ">> a: b9\n<< b9\n>> connect b\n>> a: b10 b11\n<< b10 b11\n>> b: b10 b11\n<<")
+    assert (world.gaps[0].since, world.gaps[0].until) == (2_000_000_000, 5_000_000_000)
+
+
+def test_who_is_subscribed_longer_has_its_chance_before_a_feed_is_anchored_in_silence() -> None:
+    """Rule R4: c may still bring what it was sent; so a, which holds nothing either, waits for it."""
+    check_transcript(
+        pair(),
+        """
+        >> connect c
+        >> a: b4
+        << b4
+        >> kill b
+        >> kill a
+        >> connect a
+        <<
+        >> wait 0.5
+        >> c: b4 b5
+        << b5
+        """,
+    )
+    check_transcript(
+        pair(),
+        """
+        >> connect c
+        >> a: b4
+        << b4
+        >> kill b
+        >> kill a
+        >> connect a
+        >> wait 2
+        << gap:unproven
+        >> a: b6
+        << b6
+        """,
+    )
 
 
 def test_the_longest_subscribed_witness_is_the_anchor() -> None:
@@ -357,16 +395,18 @@ def test_what_comes_from_before_an_anchor_is_late() -> None:
         """
         >> kill b
         >> connect c
+        >> a: b4
+        << b4
         >> kill a
         >> connect a
-        >> a: b6
+        >> a: b7
         <<                   # c is subscribed longer and may bring more
         >> wait 2
-        << gap:unproven b6
-        >> c: b4 b5 b6 b7
+        << gap:unproven b7
+        >> c: b5 b6 b7 b8
         <<
-        >> a: b7 b8
-        << b7 b8 b4!late b5!late
+        >> a: b8 b9
+        << b8 b9 b5!late b6!late
         """,
     )
 

@@ -148,16 +148,17 @@ def test_a_quiet_market_is_not_a_dead_feed() -> None:
 
 def test_the_states_of_a_feed_follow_its_lines() -> None:
     """A feed is down without lines, syncing without an aligned one, live again with it."""
-    world = World(1)
+    world = World(2)
     world.wait(0.1)
     assert world.arbiter.state == "down"
     check_transcript(
-        world,
-        ">> connect a\n>> a: b1 b2\n<< b1 b2\n>> wait 0.1\n>> kill a\n>> wait 0.1\n>> connect a\n>> wait 0.1",
+        world, ">> connect a\n>> a: b1 b2\n<< b1 b2\n>> wait 0.1\n>> connect b\n>> a: b3\n<< b3\n>> kill a"
     )
-    assert world.states == ["live", "down", "syncing"]
-    check_transcript(world, ">> a: b3\n<< gap:outage b3\n>> wait 0.1")
-    assert world.states[-1] == "live"
+    assert world.states == ["live", "syncing"]
+    check_transcript(world, ">> b: b4\n<< gap:unproven b4\n>> wait 0.1")
+    assert world.states == ["live", "syncing", "live"]
+    check_transcript(world, ">> kill b\n>> wait 0.1\n>> connect a\n<< gap:outage\n>> wait 0.1")
+    assert world.states[-2:] == ["down", "live"]
 
 
 def aligned(lines: int, *, health: Health = STRICT) -> World:

@@ -1,13 +1,14 @@
 # ruff: noqa: ARG001 - the clock works by being asked for
 """One feed: what its lines bring becomes records of its channels, without any exchange or socket."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 import trio
 
-from feedhandler.config import Bounds, Health
+from feedhandler.config import Bounds, Health, Recovery
 from feedhandler.core.arbiter import Quarantine, Restart
 from feedhandler.core.channels import Channel
 from feedhandler.core.notes import Note
@@ -23,12 +24,24 @@ BOOK, TRADES, OTHER = "BTC-USD/publicOrderBook", "BTC-USD/publicTrades", "BTC-US
 STREAMS = ("publicTrades", "publicOrderBook")
 
 
-def delta(number: int, market: str = "BTC-USD") -> bytes:
-    """Return a book delta that occurs once."""
-    return b'{"resultType":"publicOrderBookDelta","market":"%b","data":{"orders":[],"ts":%d}}' % (
+def trade(number: int, market: str = "BTC-USD") -> bytes:
+    """Return a trade that occurs once."""
+    row = b'{"matchId":"m%d","executionType":"taker","orderType":"buy","updatedAt":%d}' % (number, number)
+    return b'{"resultType":"publicCompletedOrdersDelta","market":"%b","data":{"orders":[%b]}}' % (
         market.encode(),
-        number,
+        row,
     )
+
+
+def delta(number: int) -> bytes:
+    """Return a book delta that occurs once."""
+    row = b'{"orderType":"buy","price":"1","quantity":"%d"}' % number
+    return b'{"resultType":"publicOrderBookDelta","data":{"orders":[%b],"ts":%d}}' % (row, number)
+
+
+def order(number: int) -> bytes:
+    """Return an order notification that occurs once."""
+    return b'{"resultType":"createOrder","data":{"order":{"orderId":"%d","updatedAt":%d}}}' % (number, number)
 
 
 def unknown(number: int) -> bytes:
@@ -42,6 +55,7 @@ class Shop:
 
     channels: dict[str, Channel] = field(default_factory=dict)
     records: list[tuple[object, ...]] = field(default_factory=list)
+    images: dict[str, Callable[[], bytes | None]] = field(default_factory=dict)
     flushes: int = 0
 
     def channel(self, name: str, *, feed: str, account: bool) -> Channel:
@@ -60,6 +74,14 @@ class Shop:
     def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
         """Write a gap down."""
         self.records.append(("gap", channel.name, reason, since_ns, until_ns))
+
+    def snapshot(self, channel: Channel, reason: str, message: bytes) -> None:
+        """Write a book down."""
+        self.records.append(("snapshot", channel.name, reason, message))
+
+    def offer_book(self, channel: Channel, image: Callable[[], bytes | None]) -> None:
+        """Remember where a book is to be had."""
+        self.images[channel.name] = image
 
     def state(self, channel: Channel, word: str, since_ns: int) -> None:
         """Write a state down."""
@@ -102,6 +124,7 @@ class Bench:
             notify=self.notes.append,
             wall_ns=lambda: self.wall_ns,
             incident=self.incidents.append,
+            recovery=Recovery(),
             account_other=self.account_other,
         )
         return Feed(label or market, "ws://127.0.0.1:9", market, streams, lines, around)
@@ -129,11 +152,11 @@ async def test_copies_of_an_event_come_out_once(bench: Bench) -> None:
     feed = bench.feed()
     connect(feed, "a", "b")
     flushes = bench.shop.flushes
-    feed.received("a", [delta(1), delta(2)])
-    assert bench.shop.of("event") == [(BOOK, "a", delta(1), ""), (BOOK, "a", delta(2), "")]
+    feed.received("a", [trade(1), trade(2)])
+    assert bench.shop.of("event") == [(TRADES, "a", trade(1), ""), (TRADES, "a", trade(2), "")]
     assert bench.shop.flushes == flushes + 1
-    feed.received("b", [delta(1), delta(2), delta(3)])
-    assert [record[:2] for record in bench.shop.of("event")] == [(BOOK, "a"), (BOOK, "a"), (BOOK, "b")]
+    feed.received("b", [trade(1), trade(2), trade(3)])
+    assert [record[:2] for record in bench.shop.of("event")] == [(TRADES, "a"), (TRADES, "a"), (TRADES, "b")]
     assert "live" in repr(feed) or "down" in repr(feed)
 
 
@@ -150,9 +173,9 @@ async def test_what_belongs_to_another_feed_is_left_out(bench: Bench) -> None:
     bench.feed()
     other = bench.feed("ETH-USD")
     connect(other, "a")
-    other.received("a", [delta(1, "ETH-USD"), delta(2, "BTC-USD"), delta(3, "BTC-USD")])
-    assert [record[0] for record in bench.shop.of("event")] == ["ETH-USD/publicOrderBook"]
-    assert bench.named("foreign_event") == 2 * [{"feed": "ETH-USD", "channel": BOOK}]
+    other.received("a", [trade(1, "ETH-USD"), trade(2, "BTC-USD"), trade(3, "BTC-USD")])
+    assert [record[0] for record in bench.shop.of("event")] == ["ETH-USD/publicTrades"]
+    assert bench.named("foreign_event") == 2 * [{"feed": "ETH-USD", "channel": TRADES}]
 
 
 async def test_messages_of_unknown_type_share_a_channel(bench: Bench) -> None:
@@ -184,11 +207,9 @@ async def test_channels_have_a_bound(bench: Bench, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(feed_module, "CHANNELS", 2)
     feed = bench.feed("ALL")
     connect(feed, "a")
-    feed.received("a", [delta(number, market) for number, market in enumerate("XYZX")])
-    assert [record[0] for record in bench.shop.of("event")] == [
-        f"{market}/publicOrderBook" for market in "XYX"
-    ]
-    assert bench.named("channel_left_out") == [{"feed": "ALL", "channel": "Z/publicOrderBook"}]
+    feed.received("a", [trade(number, market) for number, market in enumerate("XYZX")])
+    assert [record[0] for record in bench.shop.of("event")] == [f"{market}/publicTrades" for market in "XYX"]
+    assert bench.named("channel_left_out") == [{"feed": "ALL", "channel": "Z/publicTrades"}]
 
 
 async def test_replies_and_garbage_are_not_published(bench: Bench) -> None:
@@ -204,25 +225,67 @@ async def test_replies_and_garbage_are_not_published(bench: Bench) -> None:
 
 async def test_an_outage_is_a_gap_in_every_own_channel(bench: Bench) -> None:
     """All lines lost and one back: the gap stands before the next event, once a channel, MARKET/other aside."""
-    feed = bench.feed()
+    feed = bench.feed(streams=("orders", "trades"))
     connect(feed, "a", "b")
     bench.wall_ns = 10
-    feed.received("a", [delta(1), unknown(1)])
+    feed.received("a", [order(1), unknown(1)])
     feed.lost("a", "reset")
     feed.lost("b", "closed")
     bench.wall_ns = 20
     connect(feed, "a")
-    feed.received("a", [delta(2)])
+    feed.received("a", [order(2)])
     kinds = [record[:2] for record in bench.shop.records if record[0] != "state"]
-    assert kinds == [("event", BOOK), ("event", OTHER), ("gap", TRADES), ("gap", BOOK), ("event", BOOK)]
-    assert bench.shop.of("gap") == [(name, "outage", 10, 20) for name in (TRADES, BOOK)]
-    assert [fields["channel"] for fields in bench.named("gap_published")] == [TRADES, BOOK]
+    orders, account = "BTC-USD/orders", "ALL/trades"
+    assert kinds == [
+        ("event", orders),
+        ("event", OTHER),
+        ("gap", orders),
+        ("gap", account),
+        ("event", orders),
+    ]
+    assert bench.shop.of("gap") == [(name, "outage", 10, 20) for name in (orders, account)]
+    assert [fields["channel"] for fields in bench.named("gap_published")] == [orders, account]
     assert [fields["reason"] for fields in bench.named("line_lost")] == ["reset", "closed"]
+
+
+async def test_a_book_is_published_from_its_snapshot_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for as soon as a line can be asked; until it is there its channel is syncing, and offers no book."""
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(feed_module.Line, "is_open", True)
+    monkeypatch.setattr(feed_module.Line, "send", lambda line, text: asked.append((line.name, text)))
+    feed = bench.feed(streams=("publicOrderBook",))
+    connect(feed, "a")
+    feed.received("a", [delta(1)])
+    assert bench.shop.of("event") == []
+    ((line, text),) = asked
+    assert (line, msgspec.json.decode(text)["message"]) == ("a", "emitPublicOrderBook")
+    assert bench.shop.images[BOOK]() is None
+    request_id = msgspec.json.decode(text)["content"]["clientRequestId"].encode()
+    levels = b'{"orderType":"buy","price":"1","quantity":"1"},{"orderType":"sell","price":"2","quantity":"1"}'
+    snapshot = b'{"resultType":"publicOrderBook","data":{"clientRequestId":"%b","orders":[%b]}}'
+    feed.received("a", [delta(2), snapshot % (request_id, levels), delta(3)])
+    kinds = [record[:3] for record in bench.shop.records if record[0] != "state"]
+    assert kinds == [("snapshot", BOOK, "start"), ("event", BOOK, "a"), ("event", BOOK, "a")]
+    assert b'"quantity":"3"' in (bench.shop.images[BOOK]() or b"")
+    assert [word for _, word, _ in bench.shop.of("state")] == ["down", "syncing", "live"]
+
+
+async def test_silent_lines_are_replaced_where_the_book_has_moved_on(
+    bench: Bench, restarts: list[tuple[str, str, float]]
+) -> None:
+    """Lines that recovery has found dead are restarted, all of them, once."""
+    feed = bench.feed()
+    feed.recovery.replace = True
+    feed.tick()
+    feed.tick()
+    assert restarts == [("a", "dead", 0.0), ("b", "dead", 0.0)]
 
 
 async def test_states_are_told_to_every_channel(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
     """Live, quiet, live, down: each change goes to all channels of the feed, and the end of the feed, too."""
-    feed = bench.feed()
+    feed = bench.feed(streams=("orders", "publicTrades"))
 
     async def ticks(seconds: float) -> None:
         for _ in range(round(seconds / feed_module.TICK_S)):
@@ -230,25 +293,25 @@ async def test_states_are_told_to_every_channel(bench: Bench, autojump_clock: tr
             feed.tick()
 
     connect(feed, "a")
-    feed.received("a", [delta(1)])
+    feed.received("a", [trade(1)])
     await ticks(1)
     await ticks(4)
-    feed.received("a", [delta(2)])
+    feed.received("a", [trade(2)])
     await ticks(1)
     feed.lost("a", "reset")
     await ticks(1)
     feed.end()
-    for name in (BOOK, TRADES):
+    for name in ("BTC-USD/orders", TRADES):
         states = [word for channel, word, _ in bench.shop.of("state") if channel == name]
         assert states == ["down", "live", "quiet", "live", "down", "down"]
 
 
 async def test_a_feed_at_rest_is_left_alone(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
     """When all lines are good and owe nothing, the arbiter is told the time once in ten ticks only."""
-    feed = bench.feed()
+    feed = bench.feed(streams=("publicTrades",))
     connect(feed, "a", "b")
     for line in ("a", "b"):
-        feed.received(line, [delta(1), delta(2)])
+        feed.received(line, [trade(1), trade(2)])
     told: list[float] = []
     for _ in range(100):
         await trio.sleep(0.1)
@@ -259,7 +322,7 @@ async def test_a_feed_at_rest_is_left_alone(bench: Bench, autojump_clock: trio.t
         await trio.sleep(0.1)
         feed.tick()
     assert len(told) == 10
-    feed.received("a", [delta(3)])
+    feed.received("a", [trade(3)])
     feed.tick()
     feed.tick()
     assert len(told) == 12  # line b owes it
@@ -303,13 +366,13 @@ async def test_only_events_make_a_connection_a_success(bench: Bench, monkeypatch
     connect(feed, "a", "b")
     feed.received("a", [b'{"resultType":"pong","data":{}}', b"garbage"])
     assert resets == []
-    feed.received("a", [delta(1)])
-    feed.received("a", [delta(2)])
-    feed.received("b", [delta(9)])
+    feed.received("a", [trade(1)])
+    feed.received("a", [trade(2)])
+    feed.received("b", [trade(9)])
     assert resets == ["a", "b"]
     feed.lost("a", "reset")
     connect(feed, "a")
-    feed.received("a", [delta(3)])
+    feed.received("a", [trade(3)])
     assert resets == ["a", "b", "a"]
 
 

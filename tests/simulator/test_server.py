@@ -494,6 +494,7 @@ async def test_faults_by_time_happen_at_their_time(start, join, autojump_clock, 
     exchange = await start(wait=1, plan=FaultPlan(faults=(Fault(kind="reset", at_s=3.0),)))
     await trio.sleep(7)
     async with join(exchange) as line:
+        await exchange.started_playing.wait()
         began = trio.current_time()
         with pytest.raises(ConnectionClosed):
             await line.get_message()

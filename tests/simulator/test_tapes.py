@@ -135,6 +135,7 @@ async def test_a_tape_plays_at_its_speed(start, join, autojump_clock, tape):  # 
     path = tape(OPENING, *(trade(number * 1_000_000_000, number) for number in range(1, 11)))
     exchange = await start(tapes=(path,), markets=None, speed=2.0, wait=1)
     async with join(exchange, "X") as line:
+        await exchange.started_playing.wait()
         began = trio.current_time()
         for _ in range(10):
             await line.get_message()
@@ -163,6 +164,7 @@ async def test_recorded_lags_are_replayed_on_the_lines(start, join, autojump_clo
     path = tape(OPENING | {"line": 1}, *copies)
     exchange = await start(tapes=(path,), markets=None, wait=2)
     async with join(exchange, "X") as one, join(exchange, "X") as two:
+        await exchange.started_playing.wait()
         began = trio.current_time()
         await one.get_message()
         first = trio.current_time() - began

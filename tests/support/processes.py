@@ -263,11 +263,16 @@ class Socket:
         await self._stream.send_all(msgspec.json.encode(wish) + b"\n")
 
 
+IN_STREAM = frozenset({"start", "gap", "late", "audit"})
+"""Reasons of snapshots that take a seq."""
+
+
 class Recorder:
     """A consumer that keeps every event of every channel from its first on."""
 
     def __init__(self, path: Path) -> None:
         self.channels: defaultdict[str, list[Record]] = defaultdict(list)
+        self.seqs: defaultdict[str, list[int]] = defaultdict(list)
         self.others: list[Record] = []
         self.count = 0
         self._path = path
@@ -284,6 +289,8 @@ class Recorder:
                     self._keep(record)
 
     def _keep(self, record: Record) -> None:
+        if record.type in {"event", "gap"} or record.reason in IN_STREAM:
+            self.seqs[record.channel].append(record.seq)
         if record.type != "event":
             self.others.append(record)
             return
@@ -309,10 +316,7 @@ class Recorder:
 
     def is_contiguous(self) -> bool:
         """Tell whether each channel's seqs count from 1 without a hole."""
-        return all(
-            [event.seq for event in events] == list(range(1, len(events) + 1))
-            for events in self.channels.values()
-        )
+        return all(seqs == list(range(1, len(seqs) + 1)) for seqs in self.seqs.values())
 
 
 class _Sent(msgspec.Struct):

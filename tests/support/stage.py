@@ -5,6 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from feedhandler.core.notes import Note, Notify
 from feedhandler.daemon import Daemon
 from feedhandler.simulator import exchange as simulated
 from feedhandler.simulator import traffic
+from feedhandler.simulator.market import Market
 from feedhandler.simulator.server import serve
 from feedhandler.simulator.settings import Behaviour, Fault, FaultPlan, Kind, Settings
 from feedhandler.simulator.traffic import Step
+from tests.support.references import Follower, Level, Reference
 
 BTC, ETH = "BTC-USD", "ETH-USD"
 START_MS = 1_775_000_000_000
@@ -49,7 +52,7 @@ class Reading:
         record = json.loads(line.decode())
         self.lines.append(line)
         self.records.append(record)
-        if record["type"] in {"event", "gap"}:
+        if record["type"] in {"event", "gap"} or record.get("reason") in {"start", "gap", "late", "audit"}:
             channel = record["channel"]
             assert record["seq"] == self._next.get(channel, 1)
             self._next[channel] = record["seq"] + 1
@@ -81,6 +84,7 @@ class Stage:
         self.notes: list[tuple[float, Note]] = []
         self.daemon = Daemon(config, environ, self._note)
         self.reading = Reading(config.publish.socket)
+        self.openings = {name: dict(_opening(market)) for name, market in exchange.markets.items()}
         self._truth = truth
         self._log = log
         self._steps: Iterator[Step] = traffic.merge(exchange.traffic, START_MS)
@@ -142,6 +146,10 @@ class Stage:
         feeds = self.daemon.feeds.values()
         return bool(feeds) and all(line.connected for feed in feeds for line in feed.arbiter.lines.values())
 
+    def all_synchronised(self) -> bool:
+        """Tell whether every book is there."""
+        return all(all(feed.recovery.synchronised().values()) for feed in self.daemon.feeds.values())
+
     def all_up(self) -> bool:
         """Tell whether every line of every feed is aligned and healthy."""
         return all(line.up for feed in self.daemon.feeds.values() for line in feed.arbiter.lines.values())
@@ -167,9 +175,23 @@ class Stage:
         assert self.reading.of("gap") == []
         assert {event.get("class", "") for event in self.reading.of("event")} <= {"", "unknown"}
 
+    def follow_book(self, market: str = BTC) -> Follower:
+        """Assert that a book channel is right at every seq, and at its end; return what it consisted of."""
+        channel = f"{market}/publicOrderBook"
+        reference = Reference(self.openings[market], self.truth.get(channel, []))
+        records = [one for one in self.reading.records if one.get("channel") == channel]
+        follower = Follower(reference).check(records)
+        assert follower.at_end
+        return follower
+
     def heartbeats(self) -> int:
         """Return how many heartbeats have come."""
         return len(self.reading.of("heartbeat"))
+
+
+def _opening(market: Market) -> Iterator[tuple[Level, Decimal]]:
+    for side, price, quantity in market.levels(0.0):
+        yield (side, Decimal(price)), Decimal(quantity)
 
 
 @asynccontextmanager
@@ -206,6 +228,7 @@ async def staged(
         nursery.start_soon(stage.reading.run)
         if wait:
             await stage.until(stage.all_connected)
+            await stage.until(stage.all_synchronised)
             await stage.talk_until(stage.all_up)
         yield stage
         nursery.cancel_scope.cancel()
