@@ -173,7 +173,9 @@ class Daemon:
         while True:
             await trio.sleep(BOOKS_S)
             for track in [track for feed in self.feeds.values() for track in feed.recovery.behind()]:
-                while track.catch_up(BOOKS_DELTAS):
+                waiting = track.waiting
+                while waiting:
+                    waiting = track.catch_up(BOOKS_DELTAS)
                     await trio.lowlevel.checkpoint()
 
     # Feeds
