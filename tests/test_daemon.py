@@ -232,13 +232,37 @@ async def test_an_outage_of_all_lines_is_one_gap_per_channel(
 
 async def test_an_outage_before_the_first_event_is_no_gap(tmp_path: Path, autojump_clock: MockClock) -> None:
     """What happens before anything was published belongs to the start."""
-    async with staged(tmp_path, wait=False) as stage:
+    feeds = (Feed(markets=(BTC,), streams=("publicTrades",), lines=2),)
+    async with staged(tmp_path, feeds=feeds, wait=False) as stage:
         await stage.until(stage.all_connected)
         stage.strike("outage", "all", duration_s=2)
         await trio.sleep(4)
         await stage.talk_until(stage.all_up)
-        await stage.arrived()
-        stage.assert_exact()
+        await trio.sleep(1)
+        assert stage.reading.sequences[TRADES] == stage.truth[TRADES]
+        assert stage.reading.of("gap") == []
+
+
+async def test_an_outage_before_the_first_event_hides_nothing_from_a_book(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """(4) A book that was published may change while nobody listens, so that is a gap although no event came yet."""
+    async with staged(tmp_path, wait=False) as stage:
+        await stage.until(stage.all_connected)
+        await stage.until(stage.all_synchronised)
+        stage.strike("outage", "all", duration_s=2)
+        await trio.sleep(1)
+        stage.say(50)
+        await trio.sleep(3)
+        await stage.until(stage.all_synchronised)
+        await stage.talk_until(stage.all_up)
+        await trio.sleep(1)
+        assert stage.follow_book().shapes == ["snapshot", "gap", "snapshot", "events"]
+        assert {gap["channel"] for gap in stage.reading.of("gap")} == {BOOK, TRADES}
+        events = stage.reading.of("event", TRADES)
+        assert [row for event in events for row in rows(json.dumps(event["msg"]))] == [
+            row for payload in stage.truth[TRADES] for row in rows(payload)
+        ]
 
 
 # What the exchange may say

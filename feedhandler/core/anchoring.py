@@ -1,9 +1,10 @@
 """Alignment by decree, where nothing can prove continuity any more (rules R4 and R9).
 
-At the start of a feed the line subscribed longest leads. Later a decree always writes a gap, and only a witness that is
-past the released sequence is chosen: one that is behind is waited for, since it will reach the window. One that holds
-nothing, and has connected since the last release, will bring only what is new; so a quiet market gets its gap, and the
-repair behind it, without waiting for its next event.
+At the start of a feed the line subscribed longest leads. Every later decree writes a gap, also where nothing was
+released yet: that nothing came was true until then, and a book may be out. After the first release only a witness that
+is past the released sequence is chosen: one that is behind is waited for, since it will reach the window. One that
+holds nothing, and has connected since the last release, will bring only what is new; so a quiet market gets its gap,
+and the repair behind it, without waiting for its next event.
 """
 
 from collections.abc import Iterable
@@ -40,6 +41,8 @@ class Anchoring(Joining):
             chosen = next((line for line in witnesses if line.hold.events or not aligned), None)
             if chosen is None:
                 return False
+            if self._begun:
+                self._open_gap(chosen, aligned)
             self._decree(chosen, now)
             return True
         patience_s = self._bounds.hold_s if aligned else 0.0
@@ -124,6 +127,9 @@ class Anchoring(Joining):
         line.guessed = set(self.window.newest)
         line.moved = now
         self._outage = False
+        self._begun = True
+        self._last_recv = self._last_recv or line.connected_recv
+        self._last_release = now  # a feed that has just begun to listen is not quiet yet
         self._health(line, "joined", now)
         self._note("line_anchored", line=line.name, held=len(held))
         self._rejudge(line, held, now)

@@ -67,6 +67,7 @@ class Merge:
         self._last_release = now
         self.state = DOWN
         self._outage = False
+        self._begun = False
         self._alone_since = now
         self._interleaved = False
         self._leader_gone = False

@@ -109,6 +109,7 @@ class Recovery:
         self._turn = 0
         self._states: dict[str, str] = {}
         self._feed_state = DOWN
+        self._begun = False
         self.asks: list[tuple[str, str]] = []
         """Requests to be sent: line and text."""
         self.dead = False
@@ -161,7 +162,12 @@ class Recovery:
                 self._process_mark(output, now, result)
         if unusual:
             self._announce(recv, result)
+        self._begin(result)
         return result
+
+    def _begin(self, result: Sequence[Output]) -> None:
+        """Note whether anything but states has been published: an outage before that belongs to the start."""
+        self._begun = self._begun or any(type(output) is not State for output in result)
 
     def _process_mark(self, output: Output, now: float, result: list[Output]) -> None:
         if isinstance(output, Gap):
@@ -177,14 +183,14 @@ class Recovery:
 
     def _open_gap(self, gap: Gap, now: float, result: list[Output]) -> None:
         for name, keeper in self._channels.items():
-            if gap.channel not in {"", name} or (keeper is None and not self._desk.has_gaps(split(name)[1])):
-                continue
             own = Gap(name, gap.reason, gap.since, gap.until)
-            if keeper is None:
-                result.append(own)
-            else:
+            if gap.channel not in {"", name}:
+                continue
+            if isinstance(keeper, BookKeeper) or (keeper is not None and self._begun):
                 self._forget_asked_for(keeper)
                 result += keeper.open_gap(own, now)
+            elif self._begun and self._desk.has_gaps(split(name)[1]):
+                result.append(own)
 
     # What is asked for
 
@@ -250,6 +256,7 @@ class Recovery:
         result = self._listen(asked.keeper, asked.keeper.answer(reply.payload, line, asked.at, now, recv))
         self._ask(now)
         self._announce(recv, result)
+        self._begin(result)
         return result
 
     def _request_of(self, line: str, reply: Reply) -> str:

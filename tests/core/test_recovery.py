@@ -277,6 +277,15 @@ def test_a_gap_is_one_record_for_each_channel_of_the_promise() -> None:
     assert house.named("trades_repaired") == [{"feed": "M", "channel": TRADES, "rows": 1}]
 
 
+def test_an_outage_before_anything_was_published_is_no_gap() -> None:
+    """It belongs to the start; once a book is out it is not the start any more, for no channel of the feed."""
+    house = House()
+    assert house.release(Gap("", "outage", 1, 2)) == []
+    house.synchronise()
+    assert [one.channel for one in house.release(Gap("", "outage", 1, 2)) if isinstance(one, Gap)] == [ORDERS]
+    assert set(house.states[-2:]) == {(BOOK, "syncing"), (TRADES, "syncing")}
+
+
 def test_what_was_asked_before_a_gap_does_not_repair_it() -> None:
     """Its answer may be from before the gap, and would hide what the gap has hidden."""
     house = House(BOOK)

@@ -27,6 +27,8 @@ BTC, ETH = "BTC-USD", "ETH-USD"
 START_MS = 1_775_000_000_000
 PATIENCE_S = 120.0
 ARRIVE_S = 10.0
+NEVER = 1_000_000
+"""More connections than there ever are: the exchange does not begin to play by itself."""
 
 
 class Reading:
@@ -207,16 +209,28 @@ async def staged(
     environ: dict[str, str] | None = None,
     markets_url: str = "",
     log: Notify = lambda _: None,
+    tapes: tuple[Path, ...] = (),
+    before: Callable[[simulated.Exchange], None] = lambda _: None,
     **sections: Any,
 ) -> AsyncIterator[Stage]:
-    """Raise the curtain: by default all lines are aligned when the body begins."""
+    """Raise the curtain: by default all lines are aligned when the body begins.
+
+    With ``tapes`` the exchange has their markets, and the test plays them. What is done ``before`` the daemon starts
+    belongs to the exchange's past.
+    """
     truth = folder / "truth.jsonl"
     settings = Settings(
-        markets=markets, truth=truth, plan=FaultPlan(behaviour=behaviour or Behaviour()), start_ms=START_MS
+        markets=None if tapes else markets,
+        tapes=tapes,
+        wait=NEVER if tapes else 0,
+        truth=truth,
+        plan=FaultPlan(behaviour=behaviour or Behaviour()),
+        start_ms=START_MS,
     )
     environ = {"FEEDHANDLER_API_KEY": "key-of-a-test", "FEEDHANDLER_API_SECRET": "secret"} | (environ or {})
     async with trio.open_nursery() as nursery:
         exchange: simulated.Exchange = await nursery.start(partial(serve, settings))
+        before(exchange)
         urls = Exchange(
             websocket_url=exchange.url,
             token_url=f"{exchange.http_url}/api/v1/token" if token else "",
