@@ -18,8 +18,8 @@ A verdict needs two snapshots of two requests that agree on an unseen level. Unt
 from feedhandler.core.book import Book
 from feedhandler.core.levels import Levels
 
-PAST_S = 1.0
-"""A snapshot that is newer than its place on the line is found after so long, when the line is past it."""
+PAST_S = 0.5
+"""A snapshot may be newer than its place on the line; after so long the stream is past what it shows."""
 
 ROUNDS = 2
 """Snapshots that an audit asks for; of more, what two in a row do not agree on is nothing."""
@@ -61,6 +61,7 @@ class Audit:
         self.rounds = 0
         self.followed = position
         self.may_be_older = False
+        self.is_newer = False
         self.comparison: Comparison | None = None
         self._suspected: set[str] = set()
 
@@ -72,7 +73,9 @@ class Audit:
         self.rounds += 1
         self.followed = self.position
         self.comparison = Comparison(snapshot, self.base, now)
-        self.may_be_older = ts is None or self.newest_ms is None or ts < self.newest_ms
+        newest_ms = self.newest_ms
+        self.may_be_older = ts is None or newest_ms is None or ts < newest_ms
+        self.is_newer = ts is not None and newest_ms is not None and ts > newest_ms
 
     def confirmed(self, wrong: set[str]) -> set[str]:
         """Suspect levels; return those that the snapshot before this one has made suspect, too."""

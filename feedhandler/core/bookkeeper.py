@@ -3,28 +3,33 @@
     syncing ──a snapshot that fits──▶ live ──a gap, a failed audit, a delta that can't be read──▶ syncing
 
 **Syncing**: events are held, bounded; the oldest go first, which only asks for a younger snapshot. A snapshot shows
-the book at some unknown moment. Quantities are absolute, so within the hold that moment need not be known: the
-snapshot *fits* after the first p held events if each level that these set last stands so in it. The latest p that fits
-is taken: what the events between the true moment and p have set stands in the snapshot, and the rest did not change,
-so it is the book after p. What goes out is the gap if there is one, the snapshot, and the held events behind it.
+the book at some unknown moment. If that is past the hold, what is still to come would undo some of it; so a snapshot
+is put by until the stream is **past** it: an event came that is younger by the exchange's times, or `PAST_S` went by.
+If it is within the hold, its moment need not be known, since quantities are absolute: the snapshot *fits* after the
+first p held events if each level that these set last stands so in it. The latest p that fits is taken: what the events
+between the true moment and p have set stands in the snapshot, and the rest did not change, so it is the book after p.
+What goes out is the gap if there is one, the snapshot, and the held events behind it.
 
-That holds for a snapshot from within the hold. One from before it fits after none of its events, or by accident after
-a few, and would hide what the gap has hidden. So a snapshot has to **show** that it is young enough: by a level of a
-held event, or by a time that is not before the first one's. And as long as a current source can be hoped for it has to
-know every event that was held for `KNOWN_AFTER_S` when it was asked for. A source that lags gets its chance after
-`STRICT_ATTEMPTS`: events are kept across attempts, so in the end it shows one of them.
+A snapshot from before the hold fits after none of its events, or by accident after a few, and would hide what the gap
+has hidden. So it has to **show** that it is young enough: by a level of a held event, or by a time that is not before
+the first one's. And as long as a current source can be hoped for it has to know every event that was held for
+`KNOWN_AFTER_S` when it was asked for. A source that lags gets its chance after `STRICT_ATTEMPTS`: events are kept
+across attempts, so in the end it shows one of them.
 
-A book without levels is believed when two replies in a row say so.
+Where nothing was held when it came there is nothing to show. A snapshot with a time must then not be older than the
+last event; one without is believed once the market was silent for `KNOWN_AFTER_S`, or at the start. A book without
+levels is believed when `EMPTY_REPLIES` in a row say so.
 
 **Live**: events pass, and the book follows them lazily (`book_track`). An audit (`audit`) proves it at its interval,
 at once where nobody has anything to say, and soon after a repair. Where it fails that is a gap, and syncing again. An
-audit that fails for the `FAILURES_MOST`-th time in a row says more about itself than about the book, and is only noted
-until one passes.
+audit that fails again and again says more about itself than about the book: from the second time in a row on it is
+believed only after a time that doubles, up to `DISTRUST_MOST_S`; until then it is only noted. A failed audit with a
+snapshot that is newer than all that came, and nothing coming, says that the lines are **behind**.
 """
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -39,6 +44,7 @@ from feedhandler.core.notes import Notify, note
 START: Final = "start"
 GAP: Final = "gap"
 AUDIT: Final = "audit"
+BEHIND: Final = "behind"
 DAMAGE: Final = "damage"
 LATE: Final = "late"
 BOOK: Final = "book"
@@ -58,8 +64,11 @@ STUCK_ATTEMPTS: Final = 10
 RETRY_FIRST_S: Final = 0.1
 """Pause after the first reply of no use; it doubles up to ``recovery.retry_s``."""
 
-FAILURES_MOST: Final = 3
-"""Failed audits in a row after which a further one is only noted."""
+EMPTY_REPLIES: Final = 3
+"""Snapshots without levels in a row that make a book without levels."""
+
+DISTRUST_MOST_S: Final = 3600.0
+"""After so long a failed audit is believed, however many have failed before it."""
 
 MARK_EVERY_S: Final = 1.0
 """How exactly it is known when the book was at which position."""
@@ -73,6 +82,16 @@ class BookImage(msgspec.Struct, frozen=True):
 
     levels: Levels
     ts: int | None
+
+
+class _Candidate(NamedTuple):
+    """A snapshot that is put by until the stream is past it."""
+
+    image: BookImage
+    asked_at: float
+    came_at: float
+    young: bool | None
+    """Whether it is from behind the gap; None where the held events have to show that."""
 
 
 class BookDesk(Protocol):
@@ -104,7 +123,7 @@ class BookKeeper:
         """Whether the book is there: an ordinary event goes out as it is (`follow`)."""
         self.reason = START
         self.failed = ""
-        """Why the book was given up, for whoever has asked on its behalf to hear and reset: `AUDIT` or `DAMAGE`."""
+        """Why the book was given up, for whoever asks on its behalf to hear and reset: `AUDIT`, `BEHIND`, `DAMAGE`."""
         self.dropped = 0
         self.attempts = 0
         self._feed = feed
@@ -116,13 +135,16 @@ class BookKeeper:
         self._began_ms: int | None = None
         self._held: list[tuple[Release, float]] = []
         self._held_bytes = 0
+        self._candidate: _Candidate | None = None
         self._last: Release | None = None
         self._due = 0.0
         self._audit_due = float("inf")
         self._audit: Audit | None = None
         self._failures = 0
+        self._believed_from = 0.0
         self._mend_due = 0.0
-        self._was_empty = False
+        self._empty_replies = 0
+        self._gap_at = 0.0
         self._marks: deque[tuple[float, int]] = deque(maxlen=round(LAG_MOST_S / MARK_EVERY_S) + 1)
         self._image: tuple[BookTrack, int, bytes] | None = None
         self.track = self._new_track()
@@ -154,7 +176,7 @@ class BookKeeper:
         """Take any event; return what goes out."""
         if not self.passing:
             self._hold(release, now)
-            return ()
+            return self._settle(self._candidate, now) if self._is_past(release) else ()
         if release.kind != LATE:
             self.follow(release)
             return (release,)
@@ -171,7 +193,15 @@ class BookKeeper:
             self._held_bytes -= sum(len(one.payload) for one, _ in self._held[:drop])
             del self._held[:drop]
             self.dropped += drop
+            self._candidate = None
             self._notify(note("repair_overflowed", feed=self._feed, channel=self.channel, events=drop))
+
+    def _is_past(self, release: Release) -> bool:
+        """Tell whether an event is younger than the snapshot that is put by, so that the stream is past that."""
+        if self._candidate is None or self._candidate.image.ts is None:
+            return False
+        time_ms = self._desk.time_ms(release.payload)
+        return time_ms is not None and time_ms > self._candidate.image.ts
 
     def open_gap(self, gap: Gap, now: float) -> Iterable[Output]:
         """Begin a repair; a gap during a repair belongs to it, for nothing was published in between."""
@@ -185,9 +215,9 @@ class BookKeeper:
             self.reason = AUDIT if gap.reason == AUDIT else GAP
         self.passing = False
         self.attempts = self.dropped = 0
-        self._due = now
+        self._due = self._gap_at = now
         self._audit, self._audit_due = None, float("inf")
-        self._held, self._held_bytes = [], 0
+        self._held, self._held_bytes, self._candidate = [], 0, None
         self._marks.clear()
         self.track = self._new_track()
         return ()
@@ -197,7 +227,7 @@ class BookKeeper:
     def wants(self, now: float) -> bool:
         """Tell whether a snapshot is to be asked for now."""
         if not self.passing:
-            return now >= self._due
+            return self._candidate is None and now >= self._due
         if self._audit is not None:
             return self._audit.comparison is None and now >= self._due
         return now >= self._audit_due
@@ -235,12 +265,13 @@ class BookKeeper:
         image = self._desk.read(payload)
         if isinstance(image, Broken):
             return self.in_vain(image.reason, now)
-        if not image.levels and not self._was_empty:
-            self._was_empty = True
+        self._empty_replies = 0 if image.levels else self._empty_replies + 1
+        if 0 < self._empty_replies < EMPTY_REPLIES:
             return self.in_vain("empty", now)
-        self._was_empty = not image.levels
         if not self.passing:
-            return self._synchronise(image, asked_at, now)
+            self._candidate = _Candidate(image, asked_at, now, self._is_young(image.ts, now))
+            is_past = bool(self._held) and self._is_past(self._held[-1][0])
+            return self._settle(self._candidate, now) if is_past else []
         if self._audit is not None:
             if image.ts is not None and self._began_ms is not None and image.ts < self._began_ms:
                 return self.in_vain("too_old", now)
@@ -249,10 +280,23 @@ class BookKeeper:
             return self._judge(self._audit, now, recv)
         return []
 
-    def _synchronise(self, image: BookImage, asked_at: float, now: float) -> list[Output]:
-        """End a repair, where the snapshot fits."""
+    def _is_young(self, ts: int | None, now: float) -> bool | None:
+        """Tell whether a snapshot is from behind the gap where nothing is held; None where events are to show it."""
+        if self._held:
+            return None
+        newest_ms = self._desk.time_ms(self._last.payload) if self._last else None
+        if ts is None or newest_ms is None:
+            return self.reason == START or now - self._gap_at >= KNOWN_AFTER_S
+        return ts >= newest_ms
+
+    def _settle(self, candidate: _Candidate | None, now: float) -> list[Output]:
+        """End a repair with a snapshot that the stream is past, where it fits."""
+        assert candidate is not None
+        self._candidate = None
+        image = candidate.image
         cut, shown = self._fit(Book(image.levels))
-        if not self._is_young(image.ts, cut, shown=shown, asked_at=asked_at):
+        young = self._shows_age(candidate, cut, shown=shown) if candidate.young is None else candidate.young
+        if not young:
             return self.in_vain("too_old", now)
         held = [release for release, _ in self._held]
         position = held[cut - 1].position if cut else (held[0].position - 1 if held else self._head())
@@ -292,11 +336,9 @@ class BookKeeper:
                 best, shown = count, shows
         return best, shown
 
-    def _is_young(self, ts: int | None, cut: int, *, shown: bool, asked_at: float) -> bool:
-        """Tell whether a snapshot is not from before the hold."""
-        if not self._held:
-            newest_ms = self._desk.time_ms(self._last.payload) if self._last else None
-            return ts is None or newest_ms is None or ts >= newest_ms
+    def _shows_age(self, candidate: _Candidate, cut: int, *, shown: bool) -> bool:
+        """Tell whether a snapshot shows that it is not from before the hold."""
+        ts, asked_at = candidate.image.ts, candidate.asked_at
         first, came_at = self._held[0]
         first_ms = self._desk.time_ms(first.payload)
         known = sum(at <= asked_at - KNOWN_AFTER_S for _, at in self._held)
@@ -310,7 +352,9 @@ class BookKeeper:
     def tick(self, now: float, recv: int) -> list[Output]:
         """Let time pass: judge an audit that waits for its line, mend a book with a delta that nobody could read."""
         if not self.passing:
-            return []
+            candidate = self._candidate
+            is_past = candidate is not None and now - candidate.came_at >= PAST_S
+            return self._settle(candidate, now) if is_past else []
         if not self._marks or now - self._marks[-1][0] >= MARK_EVERY_S:
             self._marks.append((now, self.track.newest))
         if self.track.damaged and now >= self._mend_due:
@@ -333,7 +377,7 @@ class BookKeeper:
             comparison.follow(levels)
         audit.followed = newest
         if comparison.found:
-            self._failures = 0
+            self._failures, self._believed_from = 0, 0.0
             return self._conclude("passed", now)
         if now - comparison.began < PAST_S:
             return []
@@ -344,7 +388,7 @@ class BookKeeper:
             return self._conclude("unplaced", now)
         confirmed = audit.confirmed(wrong)
         if confirmed:
-            return self._confirm(comparison.snapshot, confirmed, now, recv)
+            return self._confirm(audit, comparison.snapshot, confirmed, now, recv)
         if audit.rounds >= ROUNDS:
             return self._conclude("unplaced", now)
         audit.comparison, self._due = None, now
@@ -364,10 +408,9 @@ class BookKeeper:
     def _note_audit(self, result: str) -> None:
         self._notify(note("book_audited", feed=self._feed, channel=self.channel, result=result))
 
-    def _confirm(self, snapshot: Book, keys: set[str], now: float, recv: int) -> list[Output]:
-        """Believe that the book is wrong, unless audits have failed too often to be believed."""
-        self._failures += 1
-        believed = self._failures <= FAILURES_MOST
+    def _confirm(self, audit: Audit, snapshot: Book, keys: set[str], now: float, recv: int) -> list[Output]:
+        """Believe that the book is wrong, unless audits have failed too often of late."""
+        believed = now >= self._believed_from
         self._conclude("failed" if believed else "distrusted", now)
         book = self.track.book()
         assert book is not None
@@ -379,8 +422,12 @@ class BookKeeper:
         if not believed:
             self._notify(note("audit_distrusted", feed=feed, channel=channel, levels=levels, count=count))
             return []
+        self._failures += 1
+        if self._failures > 1:
+            self._believed_from = now + min(self._settings.audit_s * 2**self._failures, DISTRUST_MOST_S)
         self._notify(note("book_failed", feed=feed, channel=channel, levels=levels, count=count))
-        return self._fail(AUDIT, now, recv)
+        behind = audit.is_newer and audit.followed == audit.position
+        return self._fail(BEHIND if behind else AUDIT, now, recv)
 
     def _fail(self, why: str, now: float, recv: int) -> list[Output]:
         """Give up a book that is wrong."""

@@ -57,6 +57,11 @@ class Line:
         return self.connected and self.owing is not None and self.health.up
 
     @property
+    def placed(self) -> bool:
+        """Whether all that the line has brought was released: nothing is held of it, nothing put aside."""
+        return self.owing is not None and not self.aside
+
+    @property
     def waiting(self) -> bool:
         """Whether the line keeps anything that has not been judged yet."""
         return bool(self.aside) or (self.owing is None and bool(self.hold.events))

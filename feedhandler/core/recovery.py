@@ -17,7 +17,7 @@ forgotten with the `OVERDUE`-th younger one.
 
 **Quiet or dead.** Where all lines are silent and pongs come, the feed is quiet. Its books are audited then, at once and
 at their interval. One that is wrong while nobody says anything has been left behind: the lines are `dead`, and have
-to be replaced.
+to be replaced. A snapshot that is newer than all that the lines have brought, for some time, says so earlier.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +27,7 @@ from typing import Final, Protocol
 from feedhandler.config import Bounds
 from feedhandler.config import Recovery as Settings
 from feedhandler.core.book_track import BookTrack
-from feedhandler.core.bookkeeper import AUDIT, BOOK, BookDesk, BookKeeper
+from feedhandler.core.bookkeeper import AUDIT, BEHIND, BOOK, BookDesk, BookKeeper
 from feedhandler.core.channels import split
 from feedhandler.core.messages import Gap, Output, Release, Reply, State
 from feedhandler.core.notes import Notify
@@ -160,14 +160,9 @@ class Recovery:
             else:
                 unusual = True
                 self._process_mark(output, now, result)
-        if unusual:
+        if unusual or not self._begun:
             self._announce(recv, result)
-        self._begin(result)
         return result
-
-    def _begin(self, result: Sequence[Output]) -> None:
-        """Note whether anything but states has been published: an outage before that belongs to the start."""
-        self._begun = self._begun or any(type(output) is not State for output in result)
 
     def _process_mark(self, output: Output, now: float, result: list[Output]) -> None:
         if isinstance(output, Gap):
@@ -256,7 +251,6 @@ class Recovery:
         result = self._listen(asked.keeper, asked.keeper.answer(reply.payload, line, asked.at, now, recv))
         self._ask(now)
         self._announce(recv, result)
-        self._begin(result)
         return result
 
     def _request_of(self, line: str, reply: Reply) -> str:
@@ -280,7 +274,8 @@ class Recovery:
     def _listen(self, keeper: Keeper, outputs: list[Output]) -> list[Output]:
         """Learn from a book that failed: what was asked for it is too old, and silent lines are dead."""
         if isinstance(keeper, BookKeeper) and keeper.failed:
-            if keeper.failed == AUDIT and self._feed_state == QUIET and not self.dead:
+            silent = keeper.failed == BEHIND or (keeper.failed == AUDIT and self._feed_state == QUIET)
+            if silent and not self.dead:
                 self.dead = self.replace = True
             keeper.failed = ""
             self._forget_asked_for(keeper)
@@ -317,7 +312,8 @@ class Recovery:
         return self._feed_state
 
     def _announce(self, recv: int, result: list[Output]) -> None:
-        """Announce the state of every channel in which it has changed."""
+        """Announce the state of every channel in which it has changed; what was published has begun."""
+        self._begun = self._begun or any(type(output) is not State for output in result)
         for name, keeper in self._channels.items():
             state = self._state_of(keeper)
             if self._states[name] != state:

@@ -275,9 +275,13 @@ class Feed:
         return self.recovery.is_own(request_id)
 
     def _askable(self) -> list[str]:
-        """Return the lines that can be asked for a snapshot: those that are up, else all that are connected."""
-        connected = [name for name, line in self._lines.items() if line.is_open]
-        return [name for name in connected if self.arbiter.lines[name].up] or connected
+        """Return the lines that can be asked for a snapshot, the good ones if there are any.
+
+        What a witness brings is not released yet: its snapshot would be ahead of the stream.
+        """
+        lines = self.arbiter.lines
+        placed = [name for name, line in self._lines.items() if line.is_open and lines[name].placed]
+        return [name for name in placed if lines[name].up] or placed
 
     def _publish(self, outputs: Iterable[Output]) -> None:
         """Have everything on its way, in order."""

@@ -8,6 +8,7 @@ import pytest
 from feedhandler.config import Bounds
 from feedhandler.config import Recovery as Settings
 from feedhandler.core.audit import PAST_S
+from feedhandler.core.bookkeeper import KNOWN_AFTER_S
 from feedhandler.core.messages import Gap, Output, Release, Reply, Snapshot, State
 from feedhandler.core.notes import Note
 from feedhandler.core.recovery import MOST_ASKED, OVERDUE, Recovery
@@ -86,8 +87,9 @@ class House:
     def answer(
         self, line: str, payload: bytes, request_id: str = "", kind: str = "publicOrderBook"
     ) -> list[Output]:
-        """Let a line bring a reply."""
-        return self._take(self.recovery.reply(line, Reply(kind, request_id, payload), self.now, 9))
+        """Let a line bring a reply, and the stream get past it."""
+        outputs = self._take(self.recovery.reply(line, Reply(kind, request_id, payload), self.now, 9))
+        return outputs + self.wait(PAST_S if kind == "publicOrderBook" else 0.0)
 
     def book(self, *levels: tuple[str, str, str], market: str = "M") -> bytes:
         """Return a snapshot of a book."""
@@ -199,9 +201,9 @@ def test_the_next_line_is_asked_where_one_does_not_answer() -> None:
     house.wait(1)
     ((line, request_id),) = house.asked()
     assert line == "b"
+    house.lines = []
     house.answer("b", b"[]", request_id)
     assert [note["reason"] for note in house.named("snapshot_missed")] == ["silence", "shape"]
-    house.lines = []
     house.wait(10)
     house.wait(10)
     assert house.asked() == []
@@ -294,7 +296,7 @@ def test_what_was_asked_before_a_gap_does_not_repair_it() -> None:
     ((line, request_id),) = house.asked()
     house.release(Gap("", "divergence", 1, 2))
     assert house.answer(line, house.book(*LEVELS), request_id) == []
-    house.wait()
+    house.wait(KNOWN_AFTER_S)
     ((line, request_id),) = house.asked()
     assert [type(one) for one in house.answer(line, house.book(*LEVELS), request_id)] == [
         Gap,
@@ -345,6 +347,7 @@ def test_a_wrong_book_is_found_within_an_audit(state: str) -> None:
         house.recovery.line_up(house.now)
         asked = house.asked()
     ((line, request_id),) = asked
+    house.now += KNOWN_AFTER_S
     repaired = house.answer(line, wrong, request_id)
     assert [getattr(one, "reason", "") for one in repaired[:2]] == ["audit", "audit"]
 

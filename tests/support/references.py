@@ -2,11 +2,12 @@
 
 A consumer's book channel is right if each snapshot is the true book at some place of the true sequence, not before the
 place reached so far, and each event behind it is the next one of that sequence. The place of a snapshot may be
-ambiguous, since books recur; so all places that fit are followed, and one has to be left in the end.
+ambiguous, since books recur; so all places that fit are followed, and one has to be left in the end. A late event
+belongs somewhere before, and a snapshot follows it at once. No event comes more often than it was sent.
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
@@ -66,6 +67,8 @@ class Follower:
         self._reference = reference
         self._places: set[int] = set()
         self._cursor = 0
+        self._late = False
+        self._left = Counter(reference.truth)
         self.shapes: list[str] = []
         """What came: `gap`, `snapshot`, and `events` once for each run of them."""
 
@@ -79,6 +82,7 @@ class Follower:
                 found = self._reference.places(changes(json.dumps(record["msg"])))
                 self._places = {place for place in found if place >= self._cursor}
                 assert self._places, f"no true book is the snapshot at seq {record['seq']}"
+                self._late = False
             elif kind == "event":
                 self._check_event(record)
             if kind in {"gap", "snapshot"} or (kind == "event" and self.shapes[-1:] != ["events"]):
@@ -87,9 +91,19 @@ class Follower:
 
     def _check_event(self, record: dict[str, Any]) -> None:
         assert self._places, f"an event between a gap and its snapshot, at seq {record['seq']}"
+        assert not self._late, "a late event without its snapshot"
         message, truth = json.dumps(record["msg"], separators=(",", ":")).encode(), self._reference.truth
-        self._places = {p + 1 for p in self._places if p < len(truth) and truth[p] == message}
-        assert self._places, f"seq {record['seq']} is not the next event"
+        self._left[message] -= 1
+        assert self._left[message] >= 0, f"seq {record['seq']} comes more often than it was sent"
+        if record.get("class") == "late":
+            self._late = True
+            return
+        places = {p + 1 for p in self._places if p < len(truth) and truth[p] == message}
+        if not places:
+            p = max(self._places)
+            elsewhere = [place for place, event in enumerate(truth) if event == message]
+            raise AssertionError(f"seq {record['seq']} is not event {p} but {elsewhere}; {self.shapes[-6:]}")
+        self._places = places
 
     @property
     def at_end(self) -> bool:
