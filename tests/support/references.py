@@ -2,8 +2,8 @@
 
 A consumer's book channel is right if each snapshot is the true book at some place of the true sequence, not before the
 place reached so far, and each event behind it is the next one of that sequence. The place of a snapshot may be
-ambiguous, since books recur; so all places that fit are followed, and one has to be left in the end. A late event
-belongs somewhere before, and a snapshot follows it at once. No event comes more often than it was sent.
+ambiguous, since books recur; so all places that fit are followed, and one has to be left in the end. What came late
+is missing in its place, and a snapshot follows it at once. No event comes more often than it was sent.
 """
 
 import json
@@ -68,6 +68,7 @@ class Follower:
         self._places: set[int] = set()
         self._cursor = 0
         self._late = False
+        self._came_late: set[bytes] = set()
         self._left = Counter(reference.truth)
         self.shapes: list[str] = []
         """What came: `gap`, `snapshot`, and `events` once for each run of them."""
@@ -97,15 +98,25 @@ class Follower:
         assert self._left[message] >= 0, f"seq {record['seq']} comes more often than it was sent"
         if record.get("class") == "late":
             self._late = True
+            self._came_late.add(message)
             return
-        places = {p + 1 for p in self._places if p < len(truth) and truth[p] == message}
+        places = {p + 1 for p in self._over_late() if p < len(truth) and truth[p] == message}
         if not places:
             p = max(self._places)
             elsewhere = [place for place, event in enumerate(truth) if event == message]
             raise AssertionError(f"seq {record['seq']} is not event {p} but {elsewhere}; {self.shapes[-6:]}")
         self._places = places
 
+    def _over_late(self) -> set[int]:
+        """Return the places reached, and those behind events that have come late."""
+        places, truth = set(self._places), self._reference.truth
+        for place in sorted(self._places):
+            while place < len(truth) and truth[place] in self._came_late:
+                place += 1  # noqa: PLW2901 - walks on from there
+                places.add(place)
+        return places
+
     @property
     def at_end(self) -> bool:
         """Whether everything up to the end of the truth has come."""
-        return len(self._reference.truth) in self._places
+        return len(self._reference.truth) in self._over_late()
