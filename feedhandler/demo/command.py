@@ -18,6 +18,7 @@ from rich.live import Live
 from feedhandler.client.core import Event, Gap, Reader
 from feedhandler.client.trio_client import Client
 from feedhandler.config import Config, load
+from feedhandler.core.arbiter import UNKNOWN
 from feedhandler.core.notes import Note
 from feedhandler.daemon import Daemon
 from feedhandler.demo import view
@@ -209,12 +210,15 @@ class Demo:
                 self._scene.add_fault(words[1], words[2].removeprefix("market="))
 
     async def _consume(self) -> None:
-        """Read the socket as any consumer would, and remember what came, by its hash."""
+        """Read the socket as any consumer would, and remember what came, by its hash.
+
+        What is of unknown type is outside the promise, and one of the faults is garbage that looks like it.
+        """
         reader = Reader(["*"], name="demo")
         async with Client(self._folder / "feed.sock", reader) as client:
             async for received in client:
                 record = received.record
-                if isinstance(record, Event):
+                if isinstance(record, Event) and record.event_class != UNKNOWN:
                     self._got[record.channel].append(_digest(bytes(record.msg)))
                     self._scene.received += 1
                     self._progress.set()
