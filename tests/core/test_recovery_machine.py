@@ -171,6 +171,8 @@ class Kind(RuleBasedStateMachine):
     @rule(hidden=st.integers(0, 5), late=st.integers(0, 4))
     def gap(self, hidden: int, late: int) -> None:
         """Let something be hidden from all lines."""
+        for _ in range(late if self.late else 0):
+            self.trade(1)
         first, self.released = self.released, min(self.released + hidden, len(self.truth))
         if not self.in_flight:
             self.pending = []
@@ -216,7 +218,7 @@ class Kind(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Let everything settle: then the book is there, and right, and the gaps account for all that is missing."""
-        if not hasattr(self, "truth"):
+        if not hasattr(self, "consumer") or not self.consumer.sound:
             return
         for _ in range(SETTLING_STEPS):
             self.change(2, None, more=False)
@@ -241,9 +243,16 @@ class Consumer:
         self._last = -1
         self._marked: set[int] = set()
         self._gap = False
+        self.sound = True
+        """Whether nothing was wrong so far."""
 
     def take(self, output: Output) -> None:
         """Take the next record."""
+        self.sound = False
+        self._check(output)
+        self.sound = True
+
+    def _check(self, output: Output) -> None:
         channel = getattr(output, "channel", "")
         if isinstance(output, Gap) and channel == BOOK:
             assert output.reason != "audit", "the book was right"
@@ -306,7 +315,48 @@ class Undated(Kind):
     in_flight = False
 
 
+class Lagging(Kind):
+    """The source of the snapshots is some events behind, and says so by their times."""
+
+    lag = 10
+
+
+class Blind(Lagging):
+    """It is behind, and nothing tells."""
+
+    dated = False
+
+
+class Ahead(Kind):
+    """Snapshots overtake the events of their line."""
+
+    ahead = 4
+
+
+class Nameless(Kind):
+    """Replies carry no ids, and those to requests from before a gap come behind it."""
+
+    ids = False
+    dated = False
+
+
+class Late(Kind):
+    """The stretch of a gap comes late, in part."""
+
+    late = True
+
+
 TestKind = Kind.TestCase
 TestKind.settings = settings(steady, max_examples=60, stateful_step_count=40)
 TestUndated = Undated.TestCase
 TestUndated.settings = settings(steady, max_examples=60, stateful_step_count=40)
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="each by what test_counter_examples tells")
+@pytest.mark.parametrize("kind", [Lagging, Blind, Ahead, Nameless, Late])
+def test_awkward_kinds(kind: type[Kind]) -> None:
+    """Each of these publishes what is not true, or loses a trade without a mark."""
+    looking = settings(
+        steady, max_examples=600, stateful_step_count=40, phases=[Phase.generate], report_multiple_bugs=False
+    )
+    run_state_machine_as_test(kind, settings=looking)  # type: ignore[no-untyped-call]
