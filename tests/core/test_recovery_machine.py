@@ -330,7 +330,7 @@ class Blind(Lagging):
 class Ahead(Kind):
     """Snapshots overtake the events of their line."""
 
-    ahead = 4
+    ahead = 10
 
 
 class Nameless(Kind):
@@ -359,4 +359,4 @@ def test_awkward_kinds(kind: type[Kind]) -> None:
     looking = settings(
         steady, max_examples=600, stateful_step_count=40, phases=[Phase.generate], report_multiple_bugs=False
     )
-    run_state_machine_as_test(kind, settings=looking)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(kind, settings=looking)
