@@ -197,3 +197,40 @@ async def test_replies_over_all_markets(
         await trio.sleep(5)
         for market in markets:
             stage.follow_book(market)
+
+
+@awkward(
+    "core/anchoring.py _anchor knows of no gap before the first event, but a book was published before that"
+)
+@pytest.mark.parametrize("lines", [1, 2])
+async def test_an_outage_behind_the_first_book_is_a_gap(
+    tmp_path: Path, autojump_clock: MockClock, lines: int
+) -> None:
+    """(4) R9: the book is out, no event is yet; then all lines die, and what happens meanwhile is missing."""
+    async with staged(tmp_path, lines=lines, wait=False) as stage:
+        await stage.until(stage.all_connected)
+        await stage.until(stage.all_synchronised)
+        await trio.sleep(1)
+        stage.strike("outage", "all", duration_s=2)
+        await stage.talk(3)
+        await stage.talk_until(stage.all_up)
+        await stage.talk(3)
+        assert stage.follow_book().shapes == ["snapshot", "gap", "snapshot", "events"]
+
+
+@awkward(
+    "exchange/trades.py _oldest_first: rows of one millisecond tell no direction, and newest first is the other one"
+)
+async def test_what_is_backfilled_keeps_its_order_within_a_millisecond(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """(4) R9: oldest first; the exchange lists five rows of one sweep, newest first."""
+    behaviour = Behaviour(rows_per_match=2, trade_snapshot_rows=5)
+    async with staged(tmp_path, behaviour=behaviour) as stage:
+        await stage.talk(2)
+        for _ in range(20):
+            stage.strike("reset", "all")
+            await stage.talk(1)
+            await stage.talk_until(stage.all_up)
+        await stage.arrived()
+        check_trades(stage)
