@@ -307,7 +307,7 @@ class TradeKeeper:
         self.suppressed += len(again)
         new = [row for row in rows if row.key not in self._backfilled]
         for key in again:
-            del self._backfilled[key]
+            self._backfilled.pop(key, None)  # a row may stand in the event twice
         self.passing = not self._backfilled and not self._held
         return [
             Release(self.channel, self._desk.backfill(row.raw), release.line, release.recv, BACKFILLED)
