@@ -180,7 +180,9 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
     verify_s: Annotated[float, Real(0.1, 3600)] = 3.0
     """Time from the repair of a book to its first audit."""
     audit_s: Annotated[float, Real(0, 86_400)] = 60.0
-    """Time between two audits of a book, give or take a quarter, so that they spread; 0: none."""
+    """Time between two audits of a book, give or take a quarter, so that they spread; 0: where all is silent only."""
+    requests_per_s: Annotated[float, Real(0.1, 10_000)] = 16.0
+    """Most requests for snapshots of one feed in a second; further ones wait."""
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +204,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """Events delivered after a passed one until, with ``passed_s`` over as well, the line missed that one."""
     passed_s: Annotated[float, Real(0, 3600)] = 2.0
     """Time after which an event that a line passed counts as missed by it, ``passed_events`` reached."""
+    repair_events: Annotated[int, Whole(1, 100_000_000)] = 8192
+    """Events of a channel held while it is repaired; then a book's oldest quarter goes, and trades go on unrepaired."""
+    repair_mib: Annotated[int, Whole(1, 65_536)] = 8
+    """Size of what is held for that; likewise."""
     message_mib: Annotated[int, Whole(1, 1024)] = 16
     """Largest message of the exchange; a line that brings a larger one is closed."""
     read_kib: Annotated[int, Whole(4, 65_536)] = 256
@@ -234,6 +240,11 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     def hold_bytes(self) -> int:
         """``hold_mib`` in bytes."""
         return self.hold_mib * MIB
+
+    @property
+    def repair_bytes(self) -> int:
+        """``repair_mib`` in bytes."""
+        return self.repair_mib * MIB
 
     @property
     def message_bytes(self) -> int:

@@ -12,7 +12,8 @@ position has that state although every level of the book is right. What counts i
 the book never had it, at no position of the stretch: it is **unseen**. A snapshot that may be older than the base is
 not blamed for levels that changed shortly before it.
 
-A verdict needs two snapshots of two requests that agree on an unseen level. Until then the first is a suspicion.
+A verdict needs a stream that is past the reply: something came on the feed since, or it is known to be quiet. And it
+needs two snapshots of two requests that agree on an unseen level; until then the first is a suspicion.
 """
 
 from feedhandler.core.book import Book
@@ -25,12 +26,21 @@ ROUNDS = 2
 """Snapshots that an audit asks for; of more, what two in a row do not agree on is nothing."""
 
 
+class Pulse:
+    """What a feed's keepers know of the feed as a whole: how often something came, and whether it is quiet."""
+
+    def __init__(self) -> None:
+        self.beats = 0
+        self.quiet = False
+
+
 class Comparison:
     """One snapshot against a book that moves on from ``base``."""
 
-    def __init__(self, snapshot: Book, base: Book, now: float) -> None:
+    def __init__(self, snapshot: Book, base: Book, now: float, beats: int) -> None:
         self.snapshot = snapshot
         self.began = now
+        self.beats = beats
         self._differing = snapshot.differing(base)
         self.unseen = set(self._differing)
         self.found = not self._differing
@@ -62,17 +72,19 @@ class Audit:
         self.followed = position
         self.may_be_older = False
         self.is_newer = False
+        self.line = ""
         self.comparison: Comparison | None = None
         self._suspected: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Audit from {self.position}, {self.rounds} snapshots, {self.comparison!r}>"
 
-    def examine(self, snapshot: Book, ts: int | None, now: float) -> None:
-        """Take a snapshot; ``ts`` is the exchange's time for it (ms), if it tells one."""
+    def examine(self, snapshot: Book, ts: int | None, line: str, now: float, beats: int) -> None:
+        """Take a snapshot of ``line``; ``ts`` is the exchange's time for it (ms), if it tells one."""
         self.rounds += 1
         self.followed = self.position
-        self.comparison = Comparison(snapshot, self.base, now)
+        self.line = line
+        self.comparison = Comparison(snapshot, self.base, now, beats)
         newest_ms = self.newest_ms
         self.may_be_older = ts is None or newest_ms is None or ts < newest_ms
         self.is_newer = ts is not None and newest_ms is not None and ts > newest_ms

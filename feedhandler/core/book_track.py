@@ -159,10 +159,10 @@ class BookTrack:
             return None
         return self._payloads[bisect_right(self._positions, after) : bisect_right(self._positions, to)]
 
-    def set_by(self, after: int, to: int) -> set[str]:
-        """Return the keys of all levels that the deltas in memory behind ``after`` up to ``to`` have set."""
-        deltas = self.deltas(max(after, self._whole_from - 1), to) or ()
-        return {key for levels in self.readable(deltas) for key in levels}
+    def set_by(self, after: int, to: int) -> set[str] | None:
+        """Return the keys of all levels that the deltas behind ``after`` up to ``to`` have set; None as `deltas`."""
+        deltas = self.deltas(after, to)
+        return None if deltas is None else {key for levels in self.readable(deltas) for key in levels}
 
     def readable(self, payloads: Sequence[bytes]) -> Iterator[Levels]:
         """Read deltas, leaving out those that cannot be read."""

@@ -11,23 +11,30 @@ when it wants a snapshot and what comes of it. Everything else passes, and a gap
 gives every channel of the feed its own gap, asks the lines in turn, hands replies to the keeper that waits for them,
 and announces the state of each channel: what is in repair is `syncing`, whatever its feed is.
 
-Asking has bounds: `MOST_ASKED` requests of a feed are under way at a time, one for each channel. A request without an
-answer for ``recovery.reply_s`` is made again, on the next line; its answer is still of use when it comes, and is
-forgotten with the `OVERDUE`-th younger one.
+Asking has bounds: `MOST_ASKED` requests of a feed are under way at a time, one for each channel, and no more than
+``recovery.requests_per_s`` are made; repairs come before audits, and who was asked for longest ago comes first. A
+request without an answer for ``recovery.reply_s`` is made again, on the next line; its answer is still of use when it
+comes, and is forgotten with the `OVERDUE`-th younger one, or after `LAG_MOST_S`.
+
+A reply that carries no id is for the request that its line was asked first, of those that it can be for. What was
+asked before a gap is **void**: its answer is swallowed. Over ALL a reply may name not even its market; until they are
+seen to name one, or to carry ids, each line is asked for one thing of a kind at a time.
 
 **Quiet or dead.** Where all lines are silent and pongs come, the feed is quiet. Its books are audited then, at once and
 at their interval. One that is wrong while nobody says anything has been left behind: the lines are `dead`, and have
 to be replaced. A snapshot that is newer than all that the lines have brought, for some time, says so earlier.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from feedhandler.config import Bounds
 from feedhandler.config import Recovery as Settings
+from feedhandler.core.audit import Pulse
+from feedhandler.core.book_repair import LAG_MOST_S, BookDesk
 from feedhandler.core.book_track import BookTrack
-from feedhandler.core.bookkeeper import AUDIT, BEHIND, BOOK, BookDesk, BookKeeper
+from feedhandler.core.bookkeeper import AUDIT, BEHIND, BOOK, BookKeeper
 from feedhandler.core.channels import split
 from feedhandler.core.messages import Gap, Output, Release, Reply, State
 from feedhandler.core.notes import Notify
@@ -67,18 +74,22 @@ class Desk(Protocol):
     def answers(self, reply: Reply) -> str:
         """Return which kind of request a reply may answer, "" for none."""
 
-    def is_for(self, payload: bytes, market: str) -> bool:
-        """Tell whether a reply can be the one of a market."""
+    def refuses(self, reply: Reply) -> bool:
+        """Tell whether a reply says that its request failed."""
+
+    def named(self, reply: Reply) -> str:
+        """Return the market that a reply is for, "" where it may be any."""
 
 
 @dataclass
 class Asked:
-    """A request under way, or overdue."""
+    """A request under way, overdue, or void: made before a gap."""
 
     keeper: Keeper
     line: str
     at: float
     overdue: bool = False
+    void: bool = False
 
 
 class Recovery:
@@ -107,6 +118,10 @@ class Recovery:
         self._channels: dict[str, Keeper | None] = {}
         self._asked: dict[str, Asked] = {}
         self._turn = 0
+        self._pulse = Pulse()
+        self._allowed = settings.requests_per_s
+        self._allowed_at = 0.0
+        self._nameless = not desk.named(Reply("", "", b""))
         self._states: dict[str, str] = {}
         self._feed_state = DOWN
         self._begun = False
@@ -129,21 +144,26 @@ class Recovery:
 
     def _new_keeper(self, channel: str) -> Keeper | None:
         market, stream = split(channel)
-        settings, bounds, notify = self._settings, self._bounds, self._notify
+        settings, bounds, notify, pulse = self._settings, self._bounds, self._notify, self._pulse
         kind = self._desk.kind(stream)
         if kind == TRADES:
             trades = self._desk.trades(market)
-            return TradeKeeper(self._feed, channel, trades, settings=settings, bounds=bounds, notify=notify)
+            return TradeKeeper(
+                self._feed, channel, trades, settings=settings, bounds=bounds, notify=notify, pulse=pulse
+            )
         if kind == BOOK:
             books = self._desk.books(market)
-            return BookKeeper(self._feed, channel, books, settings=settings, bounds=bounds, notify=notify)
+            return BookKeeper(
+                self._feed, channel, books, settings=settings, bounds=bounds, notify=notify, pulse=pulse
+            )
         return None
 
-    def process(self, outputs: Iterable[Output], now: float, recv: int) -> list[Output]:
+    def process(self, outputs: Sequence[Output], now: float, recv: int) -> list[Output]:
         """Return what is to be published for what the arbiter released; channels are opened by their first event."""
         channels = self._channels
         result: list[Output] = []
         unusual = False
+        self._pulse.beats += type(outputs[-1]) is Release
         for output in outputs:
             if type(output) is Release:
                 if output.channel not in channels:
@@ -160,6 +180,9 @@ class Recovery:
             else:
                 unusual = True
                 self._process_mark(output, now, result)
+        if unusual:
+            for keeper in self._keepers():
+                result += keeper.flush()
         if unusual or not self._begun:
             self._announce(recv, result)
         return result
@@ -169,6 +192,7 @@ class Recovery:
             self._open_gap(output, now, result)
         elif isinstance(output, State):
             self._feed_state = output.state
+            self._pulse.quiet = output.state == QUIET
             if output.state == QUIET:
                 for keeper in self._keepers():
                     keeper.audit_soon(now)
@@ -182,7 +206,7 @@ class Recovery:
             if gap.channel not in {"", name}:
                 continue
             if isinstance(keeper, BookKeeper) or (keeper is not None and self._begun):
-                self._forget_asked_for(keeper)
+                self._void(keeper)
                 result += keeper.open_gap(own, now)
             elif self._begun and self._desk.has_gaps(split(name)[1]):
                 result.append(own)
@@ -192,7 +216,9 @@ class Recovery:
     def tick(self, now: float, recv: int) -> list[Output]:
         """Let time pass: ask for what is wanted, do without what does not come."""
         result: list[Output] = []
-        for asked in self._asked.values():
+        for request_id, asked in list(self._asked.items()):
+            if now - asked.at >= LAG_MOST_S:
+                del self._asked[request_id]
             if not asked.overdue and now - asked.at >= self._settings.reply_s:
                 asked.overdue = True
                 result += asked.keeper.in_vain("silence", now)
@@ -206,12 +232,29 @@ class Recovery:
         """Ask for what is wanted, the lines in turn."""
         lines = () if self.dead else self._askable()
         waiting = {asked.keeper.channel for asked in self._asked.values() if not asked.overdue}
-        for keeper in self._keepers() if lines else ():
-            if len(waiting) >= MOST_ASKED:
-                return
-            if keeper.channel not in waiting and keeper.wants(now):
+        wanted = [keeper for keeper in self._keepers() if keeper.channel not in waiting and keeper.wants(now)]
+        wanted.sort(key=lambda keeper: (not keeper.syncing, keeper.asked_at))
+        for keeper in wanted:
+            free = [line for line in lines if not self._is_taken(line, keeper)]
+            if free and len(waiting) < MOST_ASKED and self._is_allowed(now):
                 waiting.add(keeper.channel)
-                self._ask_for(keeper, lines[self._turn % len(lines)], now)
+                self._ask_for(keeper, free[self._turn % len(free)], now)
+
+    def _is_allowed(self, now: float) -> bool:
+        """Take one of the requests that may be made in a second, if any is left."""
+        most = self._settings.requests_per_s
+        self._allowed = min(most, self._allowed + (now - self._allowed_at) * most)
+        self._allowed_at = now
+        if self._allowed < 1 and self._allowed < most:
+            return False
+        self._allowed -= 1
+        return True
+
+    def _is_taken(self, line: str, keeper: Keeper) -> bool:
+        """Tell whether a reply of a line could not be told from one that it owes already."""
+        return self._nameless and any(
+            asked.line == line and asked.keeper.kind == keeper.kind for asked in self._asked.values()
+        )
 
     def _ask_for(self, keeper: Keeper, line: str, now: float) -> None:
         self._turn += 1
@@ -236,9 +279,11 @@ class Recovery:
         self._asked = {key: asked for key, asked in self._asked.items() if asked.line != line}
         self._ask(now)
 
-    def _forget_asked_for(self, keeper: Keeper) -> None:
-        """Forget what was asked for a channel before its gap: it is too old to repair that."""
-        self._asked = {key: asked for key, asked in self._asked.items() if asked.keeper is not keeper}
+    def _void(self, keeper: Keeper) -> None:
+        """Let the answers to what was asked for a channel before its gap be of no use: they are too old."""
+        for asked in self._asked.values():
+            if asked.keeper is keeper:
+                asked.overdue = asked.void = True
 
     # What is answered
 
@@ -248,37 +293,38 @@ class Recovery:
         if not request_id:
             return []
         asked = self._asked.pop(request_id)
-        result = self._listen(asked.keeper, asked.keeper.answer(reply.payload, line, asked.at, now, recv))
+        if asked.void:
+            return []
+        outputs = asked.keeper.answer(reply.payload, line, asked.at, now, recv)
+        result = self._listen(asked.keeper, outputs)
         self._ask(now)
         self._announce(recv, result)
         return result
 
     def _request_of(self, line: str, reply: Reply) -> str:
-        """Return the request that a reply answers: by its id, or without one the newest that it can be for.
+        """Return the request that a reply answers: by its id, or without one the first that it can be for.
 
-        Of several that one is told to have been asked last; so a reply is never taken for younger than it is.
+        Something else with the id of a request, an acknowledgement, is not the answer; it is still to come.
         """
+        kind, market = self._desk.answers(reply), self._desk.named(reply)
+        own = reply.request_id in self._asked
+        self._nameless = self._nameless and not (kind and (own or market))
         if reply.request_id:
-            return reply.request_id if reply.request_id in self._asked else ""
-        kind = self._desk.answers(reply)
-        for request_id, asked in reversed(self._asked.items()):
+            return reply.request_id if own and (kind or self._desk.refuses(reply)) else ""
+        for request_id, asked in self._asked.items():
             keeper = asked.keeper
-            if (
-                asked.line == line
-                and keeper.kind == kind
-                and self._desk.is_for(reply.payload, split(keeper.channel)[0])
-            ):
+            if asked.line == line and keeper.kind == kind and market in {"", split(keeper.channel)[0]}:
                 return request_id
         return ""
 
     def _listen(self, keeper: Keeper, outputs: list[Output]) -> list[Output]:
-        """Learn from a book that failed: what was asked for it is too old, and silent lines are dead."""
-        if isinstance(keeper, BookKeeper) and keeper.failed:
+        """Learn from what failed: what was asked for it is too old, and silent lines are dead."""
+        if keeper.failed:
             silent = keeper.failed == BEHIND or (keeper.failed == AUDIT and self._feed_state == QUIET)
             if silent and not self.dead:
                 self.dead = self.replace = True
             keeper.failed = ""
-            self._forget_asked_for(keeper)
+            self._void(keeper)
         return outputs
 
     # What is known of the channels
@@ -303,8 +349,8 @@ class Recovery:
 
     def behind(self) -> list[BookTrack]:
         """Return the books that have deltas to follow (`BookTrack.catch_up`)."""
-        books = [keeper for keeper in self._keepers() if isinstance(keeper, BookKeeper) and keeper.passing]
-        return [keeper.track for keeper in books if keeper.track.waiting]
+        books = [keeper for keeper in self._keepers() if isinstance(keeper, BookKeeper)]
+        return [keeper.track for keeper in books if keeper.track.waiting and not keeper.syncing]
 
     def _state_of(self, keeper: Keeper | None) -> str:
         if keeper is not None and keeper.syncing and self._feed_state != DOWN:

@@ -8,8 +8,12 @@ executions as rows with identities. What it holds between the last row that was 
 one that was held behind it is missing, and is published row by row as ``backfilled``, with the line and the arrival
 of the reply. What it holds beyond the held rows is yet to come.
 
-**A gap vanishes only on proof**: the snapshot holds a row from before it and a row from behind it, so it is whole
-where the gap was. A snapshot that reaches back, and shows nothing from behind, may come from a source that lags.
+**A gap vanishes only on proof**: the snapshot holds a row from before it and a row from behind it, and all between
+have an identity, so it is whole where the gap was. A snapshot that reaches back, and shows nothing from behind, may
+come from a source that lags. Late events are of no side: what is missing before and behind them is looked for.
+
+Which way round a snapshot stands is told by its times, by those of earlier ones, or by its rows of both sides. One
+that cannot be told is of no use.
 
 A snapshot may also be newer than its place on the line, so a backfilled row may come again in a live event. Rows
 tell: such an event is left out, or reduced to the rows that are new. If the snapshot is shorter than what is on its
@@ -18,17 +22,23 @@ way on the line, what it no longer holds comes behind younger rows that went out
 Where nothing was released yet, there is no row from before a gap. So a snapshot is asked for when the channel is
 opened, and its rows are remembered as older than the stream, the **baseline**. It proves nothing, since what stands in
 it may still be on its way.
+
+Where all lines are silent a snapshot is asked for as well. If two show trades that nobody brought, the lines are
+**behind**.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple, Protocol
 
 from feedhandler.config import Bounds, Recovery
+from feedhandler.core.audit import Pulse
 from feedhandler.core.messages import Gap, Output, Release
 from feedhandler.core.notes import Notify, note
 
 BACKFILLED: Final = "backfilled"
+BEHIND: Final = "behind"
 LATE: Final = "late"
 TRADES: Final = "trades"
 
@@ -48,29 +58,37 @@ Hold = list[Release | Gap]
 
 
 class Row(NamedTuple):
-    """One execution: its identity, its bytes as received, its time (ms) if it has one."""
+    """One execution: its identity (None where it has none), its bytes as received, its time (ms) if it has one."""
 
     key: Hashable
     raw: bytes
     time_ms: int | None
 
 
+class Rows(NamedTuple):
+    """The rows of a message in its order, and whether that is newest first; None where that can't be told."""
+
+    rows: list[Row]
+    newest_first: bool | None
+
+
 class TradeDesk(Protocol):
     """How the exchange writes trades."""
 
-    def rows(self, payload: bytes) -> Sequence[Row] | None:
-        """Return the rows of a live event or of a snapshot, oldest first; None where it cannot be read."""
+    def rows(self, payload: bytes) -> Rows | None:
+        """Return the rows of a live event or of a snapshot; None where it cannot be read."""
 
     def backfill(self, raw: bytes) -> bytes:
         """Return a live event around one row."""
 
 
 class _Segment(NamedTuple):
-    """A gap, what was held behind it, and the rows of that."""
+    """A gap, what was held behind it, and the rows of that; those of late events apart."""
 
     gap: Gap
     events: list[Release]
     rows: list[Row]
+    late: set[Hashable]
 
 
 class TradeKeeper:
@@ -79,19 +97,34 @@ class TradeKeeper:
     kind = TRADES
 
     def __init__(
-        self, feed: str, channel: str, desk: TradeDesk, *, settings: Recovery, bounds: Bounds, notify: Notify
+        self,
+        feed: str,
+        channel: str,
+        desk: TradeDesk,
+        *,
+        settings: Recovery,
+        bounds: Bounds,
+        notify: Notify,
+        pulse: Pulse,
     ) -> None:
         self.channel = channel
         self.passing = True
         """Whether an ordinary event goes out as it is (`follow`)."""
-        self.suppressed = 0
+        self.asked_at = 0.0
+        self.failed = ""
+        """`BEHIND`, for whoever asks on this keeper's behalf to hear and reset, where the lines are."""
         self.attempts = 0
+        self._pulse = pulse
         self._feed = feed
         self._desk = desk
         self._settings = settings
         self._bounds = bounds
         self._notify = notify
         self._due = 0.0
+        self._check_due = float("inf")
+        self._unseen: set[Hashable] = set()
+        self._newest_first: bool | None = None
+        self._gap_at = 0.0
         self._recent: deque[bytes] = deque(maxlen=RECENT_EVENTS)
         self._baseline: frozenset[Hashable] | None = None
         self._held: Hold = []
@@ -113,8 +146,8 @@ class TradeKeeper:
 
     @property
     def auditing(self) -> bool:
-        """Whether an audit is under way: never."""
-        return False
+        """Whether it is looked into that nobody brings anything."""
+        return bool(self._unseen)
 
     # Events
 
@@ -130,7 +163,7 @@ class TradeKeeper:
             self._held_at = now
         self._held.append(release)
         self._held_bytes += len(release.payload)
-        if len(self._held) > self._bounds.hold_events or self._held_bytes > self._bounds.hold_bytes:
+        if len(self._held) > self._bounds.repair_events or self._held_bytes > self._bounds.repair_bytes:
             self._notify(
                 note("repair_overflowed", feed=self._feed, channel=self.channel, events=len(self._held))
             )
@@ -143,11 +176,17 @@ class TradeKeeper:
         if isinstance(last, Gap):
             self._held[-1] = Gap(gap.channel, last.reason, last.since, gap.until)
         else:
+            self._gap_at = self._gap_at if self._held else now
             self._held.append(gap)
         self.passing = False
         self.attempts = 0
         self._due = now
+        self._unseen = set()
         return ()
+
+    def flush(self) -> list[Output]:
+        """Return what is owed behind what came together: nothing."""
+        return []
 
     # What is asked for
 
@@ -155,19 +194,23 @@ class TradeKeeper:
         """Tell whether a snapshot is to be asked for now: for a repair, or for the baseline."""
         if now < self._due:
             return False
-        return self.syncing or (self._baseline is None and not self._recent and self.attempts < ATTEMPTS)
+        wants_baseline = self._baseline is None and not self._recent and self.attempts < ATTEMPTS
+        return self.syncing or wants_baseline or (now >= self._check_due and self._pulse.quiet)
 
     def asked(self, now: float) -> None:
         """Hear that a snapshot was asked for."""
-        self._due = now
+        self._due = self.asked_at = now
 
     def audit_soon(self, now: float) -> None:
-        """Do nothing: trades have no state that could be compared."""
+        """Want to know whether it is true that nobody trades."""
+        self._check_due = now
 
     def in_vain(self, reason: str, now: float) -> list[Output]:
         """Note a request without a usable answer; after `ATTEMPTS` of them the trades go on without."""
         self.attempts += 1
         self._due = now + self._settings.retry_s
+        if not self.syncing:
+            self._check_due = now + self._interval_s()
         self._notify(note("snapshot_missed", feed=self._feed, channel=self.channel, reason=reason))
         return self._give_up() if self._held and self.attempts >= ATTEMPTS else []
 
@@ -185,21 +228,28 @@ class TradeKeeper:
         return held
 
     def tick(self, now: float, recv: int) -> list[Output]:  # noqa: ARG002 - what others need
-        """Let time pass: nothing comes of it."""
-        return []
+        """Let time pass: a repair that takes too long ends without a snapshot."""
+        longest_s = ATTEMPTS * (self._settings.reply_s + self._settings.retry_s)
+        return self._give_up() if self.syncing and now - self._gap_at >= longest_s else []
+
+    def _interval_s(self) -> float:
+        return self._settings.audit_s or 60.0
 
     # What is answered
 
     def answer(self, payload: bytes, line: str, asked_at: float, now: float, recv: int) -> list[Output]:
         """Take the reply of ``line`` to a request that was made at ``asked_at``; it arrived at ``recv``."""
-        rows = self._desk.rows(payload)
-        if rows is None:
+        listed = self._desk.rows(payload)
+        if listed is None:
             return self.in_vain("unreadable", now)
-        if not self._held:
-            if not self._recent:
-                self._baseline = frozenset(row.key for row in rows)
-            return []
+        self._newest_first = self._newest_first if listed.newest_first is None else listed.newest_first
         segments = list(self._segments())
+        rows = self._oldest_first(_once(listed.rows), listed.newest_first, segments)
+        if rows is None:
+            return self.in_vain("undirected", now)
+        if not self._held:
+            self._look_into(rows, now)
+            return []
         if self._lags(rows, segments, asked_at) and self.attempts + 1 < ATTEMPTS:
             return self.in_vain("too_old", now)
         self._end_hold()
@@ -208,17 +258,54 @@ class TradeKeeper:
         self._notify(note("trades_repaired", feed=self._feed, channel=self.channel, rows=backfilled))
         return outputs
 
+    def _oldest_first(
+        self, rows: list[Row], newest_first: bool | None, segments: Sequence[_Segment]
+    ) -> list[Row] | None:
+        """Return the rows in the order in which they happened, None where nothing tells that."""
+        if newest_first is None and len(rows) > 1:
+            newest_first = self._newest_first
+            before = [i for i, row in enumerate(rows) if row.key in self._released()]
+            held = {row.key for segment in segments for row in segment.rows}
+            behind = [i for i, row in enumerate(rows) if row.key in held]
+            if before and behind:
+                newest_first = before[0] > behind[0]
+            if newest_first is None:
+                return None
+        return rows[::-1] if newest_first else rows
+
+    def _look_into(self, rows: Sequence[Row], now: float) -> None:
+        """Take a snapshot with no gap open: as the baseline, or to see whether nobody trades indeed."""
+        self._check_due = now + self._interval_s()
+        if self._baseline is None and not self._recent:
+            self._baseline = frozenset(row.key for row in rows)
+            return
+        start, known = self._start(rows)
+        unseen = {row.key for row in rows[start:]} if known or not self._recent else set()
+        if self._unseen & unseen and self._pulse.quiet:
+            self.failed = BEHIND
+        elif unseen and self._pulse.quiet:
+            self._check_due = now
+        self._unseen = set() if self.failed else unseen
+
+    def _released(self) -> set[Hashable]:
+        """Return the identities of the rows that were released, as far as they are remembered."""
+        released = {row.key for payload in self._recent for row in self._rows(payload)}
+        return (released | self._backfilled.keys()) - {None}
+
     def _segments(self) -> Iterator[_Segment]:
         """Divide what is held at its gaps, of which the first stands at its beginning."""
         starts = [index for index, one in enumerate(self._held) if isinstance(one, Gap)]
-        for start, end in zip(starts, [*starts[1:], len(self._held)], strict=True):
+        for start, end in pairwise([*starts, len(self._held)]):
             gap, events = self._held[start], self._held[start + 1 : end]
             assert isinstance(gap, Gap)
             releases = [one for one in events if isinstance(one, Release)]
-            yield _Segment(gap, releases, [row for one in releases for row in self._rows(one.payload)])
+            rows = [row for one in releases if one.kind != LATE for row in self._rows(one.payload)]
+            late = {row.key for one in releases if one.kind == LATE for row in self._rows(one.payload)}
+            yield _Segment(gap, releases, rows, late)
 
     def _rows(self, payload: bytes) -> Sequence[Row]:
-        return self._desk.rows(payload) or ()
+        listed = self._desk.rows(payload)
+        return () if listed is None else listed.rows
 
     def _lags(self, rows: Sequence[Row], segments: Sequence[_Segment], asked_at: float) -> bool:
         """Tell whether a snapshot does not know of a trade that had come before it was asked for."""
@@ -233,15 +320,17 @@ class TradeKeeper:
         self, rows: Sequence[Row], segments: Sequence[_Segment], line: str, recv: int
     ) -> list[Output]:
         """Lay the snapshot over what was held."""
-        place = {row.key: index for index, row in enumerate(rows)}
+        place = {row.key: index for index, row in enumerate(rows) if row.key is not None}
+        late = set().union(*(segment.late for segment in segments))
         cursor, proven = self._start(rows)
         outputs: list[Output] = []
         for number, segment in enumerate(segments):
             own = [place[row.key] for row in segment.rows if row.key in place]
             stop = max(cursor, self._stop(rows, place, segments[number:]))
-            if not (proven and own):
+            hidden = rows[cursor:stop]
+            if not (proven and own and all(row.key is not None for row in hidden)):
                 outputs.append(segment.gap)
-            outputs += [self._backfill(row, line, recv) for row in rows[cursor:stop]]
+            outputs += [self._backfill(row, line, recv) for row in hidden if row.key not in {None, *late}]
             for release in segment.events:
                 outputs += self._pass(release)
             proven, cursor = bool(own), max(own, default=stop - 1) + 1
@@ -269,13 +358,19 @@ class TradeKeeper:
         return max((index + 1 for index, row in enumerate(rows) if row.key in self._baseline), default=0)
 
     def _stop(self, rows: Sequence[Row], place: dict[Hashable, int], segments: Sequence[_Segment]) -> int:
-        """Return where in the snapshot begins what was held, or comes behind that."""
-        held = [row for segment in segments for row in segment.rows]
-        if not held:
-            return len(rows)
-        first = min((place[row.key] for row in held if row.key in place), default=len(rows))
-        later = (index for index, row in enumerate(rows) if _is_after(row.time_ms, held[0].time_ms))
-        return min(first, next(later, len(rows)))
+        """Return where in the snapshot begins what was held behind the first of some gaps, or comes after that.
+
+        Where none of that is in the snapshot, times have to do; the gap stays then.
+        """
+        first, *later = segments
+        own = min((place[row.key] for row in first.rows if row.key in place), default=None)
+        if own is not None:
+            return own
+        behind = [place[row.key] for segment in later for row in segment.rows if row.key in place]
+        if first.rows:
+            began_ms = first.rows[0].time_ms
+            behind += [index for index, row in enumerate(rows) if _is_after(row.time_ms, began_ms)]
+        return min(behind, default=len(rows))
 
     def _newest_ms(self) -> int | None:
         """Return the newest time among the last released rows."""
@@ -304,7 +399,6 @@ class TradeKeeper:
         self._watch()
         if not again:
             return [self._in_place(release, rows)]
-        self.suppressed += len(again)
         new = [row for row in rows if row.key not in self._backfilled]
         for key in again:
             self._backfilled.pop(key, None)  # a row may stand in the event twice
@@ -327,6 +421,12 @@ class TradeKeeper:
         if release.kind or not _is_after(self._newest_backfilled_ms, newest):
             return release
         return Release(release.channel, release.payload, release.line, release.recv, LATE, release.position)
+
+
+def _once(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows without repetitions of one identity."""
+    seen: set[Hashable] = set()
+    return [row for row in rows if row.key is None or not (row.key in seen or seen.add(row.key))]  # type: ignore[func-returns-value]
 
 
 def _is_after(time_ms: int | None, other_ms: int | None) -> bool:

@@ -1,8 +1,8 @@
 """Book messages of this exchange: deltas and snapshots read, snapshots written (exchange-api.md, 6.1).
 
 Both hold one list of levels, sides mixed, numbers as strings. In a delta a level may come twice and the last counts;
-in a snapshot that is a contradiction, and so are a book whose bid reaches its ask, and one for another market: each is
-`Broken`, since a snapshot *replaces*, and a wrong one would be believed. A book without levels is one.
+in a snapshot that is a contradiction, and so is one for another market: each is `Broken`, since a snapshot *replaces*,
+and a wrong one would be believed. A book without levels, or one whose bid reaches its ask, is doubtful.
 
 | reason | the message |
 | --- | --- |
@@ -13,10 +13,10 @@ in a snapshot that is a contradiction, and so are a book whose bid reaches its a
 | ``side`` | has a level that is neither ``buy`` nor ``sell`` |
 | ``number`` | has a price or quantity that is no plain decimal, is signed, or is too long |
 | ``levels`` | has more levels than any book |
-| ``duplicate``, ``crossed`` | (snapshots only) names a level twice, has bids that reach asks |
+| ``duplicate`` | (snapshots only) names a level twice |
 
-``ts``, ``market`` and ``clientRequestId`` of a snapshot may be there or not; where they are of a type that nobody
-expects they count as not there.
+``ts`` and ``market`` of a snapshot may be there or not; where they are of a type that nobody expects they count as not
+there.
 """
 
 import msgspec
@@ -28,10 +28,9 @@ from feedhandler.exchange.requests import ALL
 
 
 class BookReply(msgspec.Struct, frozen=True, gc=False):
-    """A snapshot: ``levels`` without zeros; ``ts`` (ms) None and ``request_id`` empty where the reply has none."""
+    """A snapshot: ``levels`` without zeros; ``ts`` (ms) None where the reply has none."""
 
     market: str
-    request_id: str
     ts: int | None
     levels: Levels
 
@@ -63,7 +62,6 @@ class _Loose(msgspec.Struct, gc=False):
 class _SnapshotData(msgspec.Struct, gc=False):
     orders: list[Level] | None = None
     status: object = msgspec.field(name="statusCode", default=200)
-    request_id: object = msgspec.field(name="clientRequestId", default="")
     ts: object = None
 
 
@@ -114,11 +112,10 @@ def read_book(payload: bytes, market: str) -> BookReply | Broken:
     levels = _whole(rows)
     if isinstance(levels, Broken):
         return levels
-    request_id, ts = reply.data.request_id, reply.data.ts
+    ts = reply.data.ts
     return BookReply(
         market=named,
-        request_id=request_id if isinstance(request_id, str) else "",
-        ts=ts if isinstance(ts, int) else None,
+        ts=ts if isinstance(ts, int) and not isinstance(ts, bool) else None,
         levels=levels,
     )
 
@@ -138,7 +135,16 @@ class _Named(msgspec.Struct, gc=False):
     market: object = ""
 
 
+class _Status(msgspec.Struct, gc=False):
+    status: object = msgspec.field(name="statusCode", default=200)
+
+
+class _Answer(msgspec.Struct, gc=False):
+    data: _Status
+
+
 _named = msgspec.json.Decoder(_Named).decode
+_answer = msgspec.json.Decoder(_Answer).decode
 
 
 def market_of_reply(payload: bytes) -> str:
@@ -150,10 +156,25 @@ def market_of_reply(payload: bytes) -> str:
     return market if isinstance(market, str) else ""
 
 
+def is_refusal(payload: bytes) -> bool:
+    """Tell whether a reply says that its request failed."""
+    try:
+        return has_failed(_answer(payload).data.status)
+    except _UNREADABLE:
+        return False
+
+
 def market_of(named: object, expected: str) -> str | None:
     """Return the market that a reply is for, given what it names; None where that is not the expected one."""
     market = named if isinstance(named, str) and named else expected
     return market if market != ALL and expected in {ALL, market} else None
+
+
+def doubt(levels: Levels) -> str:
+    """Return what is odd about a book, "" for nothing: it is ``empty``, or ``crossed``."""
+    if not levels:
+        return "empty"
+    return "crossed" if crossed(levels) else ""
 
 
 def _whole(rows: list[Level]) -> Levels | Broken:
@@ -163,8 +184,7 @@ def _whole(rows: list[Level]) -> Levels | Broken:
         return levels
     if len(levels) < len(rows):
         return Broken("duplicate")
-    levels = {key: level for key, level in levels.items() if not is_zero(level)}
-    return Broken("crossed") if crossed(levels) else levels
+    return {key: level for key, level in levels.items() if not is_zero(level)}
 
 
 def _explain(payload: bytes, error: Exception) -> Broken:

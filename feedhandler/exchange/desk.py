@@ -1,13 +1,19 @@
 """What recovery needs of this exchange: requests for snapshots, and how books and trades are written."""
 
-from collections.abc import Sequence
-
 from feedhandler.core.book import Book
-from feedhandler.core.bookkeeper import BOOK, BookImage
+from feedhandler.core.book_repair import BookImage
+from feedhandler.core.bookkeeper import BOOK
 from feedhandler.core.levels import Broken, Levels
 from feedhandler.core.messages import Reply
-from feedhandler.core.trades import TRADES, Row
-from feedhandler.exchange.books import market_of_reply, read_book, read_levels, write_book
+from feedhandler.core.trades import TRADES, Row, Rows
+from feedhandler.exchange.books import (
+    doubt,
+    is_refusal,
+    market_of_reply,
+    read_book,
+    read_levels,
+    write_book,
+)
 from feedhandler.exchange.messages import OTHER, PUBLIC_BOOK, PUBLIC_TRADES, Dialect
 from feedhandler.exchange.requests import ALL, emit_book, emit_trades
 from feedhandler.exchange.trades import TradesReply, backfill_event, read_trades
@@ -39,7 +45,7 @@ class Books:
     def read(self, payload: bytes) -> BookImage | Broken:
         """Read a snapshot."""
         reply = read_book(payload, self._market)
-        return reply if isinstance(reply, Broken) else BookImage(reply.levels, reply.ts)
+        return reply if isinstance(reply, Broken) else BookImage(reply.levels, reply.ts, doubt(reply.levels))
 
     def write(self, book: Book) -> bytes:
         """Return a book as a ``publicOrderBook`` message."""
@@ -52,12 +58,12 @@ class TradeRows:
     def __init__(self, market: str) -> None:
         self._market = market
 
-    def rows(self, payload: bytes) -> Sequence[Row] | None:
-        """Return the rows of an event or a snapshot, oldest first; None where it cannot be read."""
+    def rows(self, payload: bytes) -> Rows | None:
+        """Return the rows of an event or a snapshot; None where it cannot be read."""
         reply = read_trades(payload, self._market)
         if not isinstance(reply, TradesReply):
             return None
-        return [Row(row.key, row.raw, row.time_ms) for row in reply.rows]
+        return Rows([Row(row.key, row.raw, row.time_ms) for row in reply.rows], reply.newest_first)
 
     def backfill(self, raw: bytes) -> bytes:
         """Return the event of one row."""
@@ -96,6 +102,10 @@ class Desk:
         """Return which kind of request a reply may answer."""
         return _ANSWERS.get(reply.kind, "")
 
-    def is_for(self, payload: bytes, market: str) -> bool:
-        """Tell whether a reply names this market, or none."""
-        return market_of_reply(payload) in {"", market}
+    def refuses(self, reply: Reply) -> bool:
+        """Tell whether a reply says that its request failed."""
+        return is_refusal(reply.payload)
+
+    def named(self, reply: Reply) -> str:
+        """Return the market that a reply is for: that which it names, else the connection's; "" where that is ALL."""
+        return market_of_reply(reply.payload) or ("" if self._market == ALL else self._market)

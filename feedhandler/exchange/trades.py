@@ -3,12 +3,12 @@
 A trade row has an identity of its own, (`matchId`, `executionType`, `orderType`); by it the rows of a snapshot are told
 from those that were released. A row is kept as received, byte for byte, and an event for it is built around it.
 
-The order in which a snapshot lists its rows is documented nowhere. They are brought into the order of time, oldest
-first. Rows of one time keep the order in which they happened: that of the list, or its reverse where times fall more
-often than they rise from row to row. A list with a row without a time can't be sorted and is at most turned round.
+The order in which a snapshot lists its rows is documented nowhere. It is that of the list, or its reverse where times
+fall from row to row more often than they rise. Times need not be in order, so nothing is sorted by them; and where they
+do not tell, the list says so (`TradesReply.newest_first`).
 
-A row without `matchId`, or with other types, has no identity: it is left out and counted, the others are of use still.
-The reasons of `Broken` are those of `feedhandler.exchange.books`, with ``rows`` for a list that is too long.
+A row without `matchId`, or with other types, has no identity: it is kept, and proves nothing. The reasons of `Broken`
+are those of `feedhandler.exchange.books`, with ``rows`` for a list that is too long.
 """
 
 from collections.abc import Sequence
@@ -33,33 +33,31 @@ class RowKey(NamedTuple):
 
 
 class TradeRow(msgspec.Struct, frozen=True, gc=False):
-    """One row as received (one line, valid UTF-8), its identity and its time (ms), where it has one."""
+    """One row as received (one line, valid UTF-8), its identity and its time (ms), where it has them."""
 
     raw: bytes
-    key: RowKey
+    key: RowKey | None
     time_ms: int | None
 
 
 class TradesReply(msgspec.Struct, frozen=True, gc=False):
-    """A snapshot of recent trades, oldest first; ``unreadable`` rows had no identity and are not among them."""
+    """A message of trade rows, in the list's order; whether that is newest first, None where times do not tell."""
 
     market: str
-    request_id: str
     rows: list[TradeRow]
-    unreadable: int
+    newest_first: bool | None
 
 
 class _Row(msgspec.Struct, gc=False):
-    match_id: str = msgspec.field(name="matchId")
-    execution: str = msgspec.field(name="executionType", default="")
-    side: str = msgspec.field(name="orderType", default="")
-    updated: int | None = msgspec.field(name="updatedAt", default=None)
+    match_id: object = msgspec.field(name="matchId", default="")
+    execution: object = msgspec.field(name="executionType", default="")
+    side: object = msgspec.field(name="orderType", default="")
+    updated: object = msgspec.field(name="updatedAt", default=None)
 
 
 class _Data(msgspec.Struct, gc=False):
     orders: list[msgspec.Raw] | None = None
     status: object = msgspec.field(name="statusCode", default=200)
-    request_id: object = msgspec.field(name="clientRequestId", default="")
 
 
 class _Trades(msgspec.Struct, gc=False):
@@ -89,7 +87,7 @@ def read_trades(payload: bytes, market: str) -> TradesReply | Broken:
         reply = _trades(payload)
     except _UNREADABLE as error:
         return Broken("shape" if isinstance(error, msgspec.ValidationError) else "json")
-    raws, request_id = reply.data.orders, reply.data.request_id
+    raws = reply.data.orders
     if raws is None or has_failed(reply.data.status):
         return Broken("status" if has_failed(reply.data.status) else "shape")
     named = market_of(reply.market, market)
@@ -97,22 +95,8 @@ def read_trades(payload: bytes, market: str) -> TradesReply | Broken:
         return Broken("market")
     if len(raws) > ROWS_MOST:
         return Broken("rows")
-    rows = [row for raw in raws if (row := _read_row(raw)) is not None]
-    return TradesReply(
-        market=named,
-        request_id=request_id if isinstance(request_id, str) else "",
-        rows=_oldest_first(rows),
-        unreadable=len(raws) - len(rows),
-    )
-
-
-def row_keys(payload: bytes) -> list[RowKey]:
-    """Return the identities of the rows of a trade event, in order; rows without one are left out."""
-    try:
-        raws = _trades(payload).data.orders
-    except _UNREADABLE:
-        return []
-    return [row.key for raw in raws or () if (row := _read_row(raw)) is not None]
+    rows = [_read_row(raw) for raw in raws]
+    return TradesReply(market=named, rows=rows, newest_first=_is_newest_first(rows))
 
 
 def backfill_event(row: bytes, market: str) -> bytes:
@@ -121,27 +105,27 @@ def backfill_event(row: bytes, market: str) -> bytes:
     return msgspec.json.encode(_Envelope(kind="publicCompletedOrdersDelta", market=market, data=data))
 
 
-def _read_row(raw: msgspec.Raw) -> TradeRow | None:
-    """Return a row, None where it has no identity."""
+def _read_row(raw: msgspec.Raw) -> TradeRow:
+    """Return a row; what cannot be told of it is None."""
     text = bytes(raw)
+    if b"\n" in text or b"\r" in text:
+        text = msgspec.json.format(text, indent=-1)
     try:
+        text.decode()
         row = _row(text)
-        if not text.isascii():
-            text.decode()
-        if b"\n" in text or b"\r" in text:
-            text = msgspec.json.format(text, indent=-1)
     except _UNREADABLE:
-        return None
-    if not row.match_id:
-        return None
-    return TradeRow(text, RowKey(row.match_id, row.execution, row.side), row.updated)
+        return TradeRow(text, None, None)
+    parts = (row.match_id, row.execution, row.side)
+    match_id, execution, side = (part if isinstance(part, str) else None for part in parts)
+    named = match_id and execution is not None and side is not None
+    time_ms = row.updated if isinstance(row.updated, int) and not isinstance(row.updated, bool) else None
+    return TradeRow(text, RowKey(match_id or "", execution or "", side or "") if named else None, time_ms)
 
 
-def _oldest_first(rows: Sequence[TradeRow]) -> list[TradeRow]:
+def _is_newest_first(rows: Sequence[TradeRow]) -> bool | None:
     times = [row.time_ms for row in rows if row.time_ms is not None]
     steps = [later - earlier for earlier, later in pairwise(times)]
-    newest_first = sum(step < 0 for step in steps) > sum(step > 0 for step in steps)
-    ordered = list(reversed(rows)) if newest_first else list(rows)
-    if len(times) == len(rows):
-        ordered.sort(key=lambda row: row.time_ms or 0)
-    return ordered
+    tendency = sum(step < 0 for step in steps) - sum(step > 0 for step in steps) or (
+        times[0] - times[-1] if times else 0
+    )
+    return tendency > 0 if tendency else None

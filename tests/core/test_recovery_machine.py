@@ -7,14 +7,15 @@ place reached, each event is the next one of that place, and nothing stands betw
 row comes once, in order, and is missing only behind a gap record.
 
 `Kind` is an exchange that answers from between the request and the reply's place on its line. The machines below it
-are awkward in one way each, and mark what recovery does not yet survive.
+are awkward in one way each. What no machine has, since nothing could tell: a source that lags, at the very start, or
+without times in a market that is silent (the docstring of `book_repair`).
 """
 
 import json
 from typing import Any
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -26,6 +27,7 @@ from hypothesis.stateful import (
 
 from feedhandler.config import Bounds
 from feedhandler.config import Recovery as Settings
+from feedhandler.core.audit import PAST_S
 from feedhandler.core.messages import Gap, Output, Release, Reply, Snapshot, State
 from feedhandler.core.notes import Note
 from feedhandler.core.recovery import Recovery
@@ -62,6 +64,10 @@ class Kind(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         """Begin with two lines up and nothing said."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Set the stage."""
         self.now = 0.0
         self.truth: list[tuple[str, bytes]] = []
         self.books: list[dict[Level, Any]] = [changes(self.message([(1, 1), (62, 1)], "publicOrderBook", 0))]
@@ -76,7 +82,7 @@ class Kind(RuleBasedStateMachine):
             "M",
             Desk("M", Dialect("M")),
             settings=Settings(audit_s=10),
-            bounds=Bounds(hold_events=HOLD_EVENTS),
+            bounds=Bounds(repair_events=HOLD_EVENTS),
             new_id=self.new_id,
             askable=lambda: self.lines,
             owns=lambda _: True,
@@ -176,6 +182,8 @@ class Kind(RuleBasedStateMachine):
         first, self.released = self.released, min(self.released + hidden, len(self.truth))
         if not self.in_flight:
             self.pending = []
+        hidden = sum(len(rows(one)) for channel, one in self.truth[: self.released] if channel == TRADES)
+        self.consumer.start_behind(hidden)
         self.publish(self.recovery.process([Gap("", "outage", 1, 2)], self.now, 7))
         own = [index for index in range(first, self.released) if self.truth[index][0] == TRADES]
         if self.late and own and self.released < len(self.truth):
@@ -187,14 +195,22 @@ class Kind(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9), age=st.integers(0, 20))
     def answer(self, which: int, age: int) -> None:
         """Let one of the requests be answered."""
-        line, request, place = self.pending.pop(which % len(self.pending))
+        line, request, place = self.pending.pop(self.choose(which % len(self.pending)))
         first = max(0, place - self.lag)
         last = min(len(self.truth), self.released + self.ahead)
         reply = self.snapshot(request, max(first, last - age))
         self.publish(self.recovery.reply(line, reply, self.now, 9))
 
+    def choose(self, which: int) -> int:
+        """Return which request is answered next."""
+        return which
+
     @rule(seconds=st.sampled_from([0.1, 0.5, 3.0, 15.0]))
     def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.let_pass(seconds)
+
+    def let_pass(self, seconds: float) -> None:
         """Let time pass."""
         self.now += seconds
         self.publish(self.recovery.tick(self.now, 7))
@@ -243,6 +259,7 @@ class Consumer:
         self._last = -1
         self._marked: set[int] = set()
         self._gap = False
+        self._begun = False
         self.sound = True
         """Whether nothing was wrong so far."""
 
@@ -253,6 +270,7 @@ class Consumer:
         self.sound = True
 
     def _check(self, output: Output) -> None:
+        self._begun = self._begun or not isinstance(output, State)
         channel = getattr(output, "channel", "")
         if isinstance(output, Gap) and channel == BOOK:
             assert output.reason != "audit", "the book was right"
@@ -292,6 +310,11 @@ class Consumer:
     def _rows(self) -> list[Row]:
         return [row for channel, one in self._world.truth if channel == TRADES for row in rows(one)]
 
+    def start_behind(self, trades: int) -> None:
+        """Hear of a gap: while nothing was published it belongs to the start, and what it hides is before that."""
+        if not self._begun:
+            self._marked.update(range(trades))
+
     def check_whole(self) -> None:
         """Assert that what is missing is marked."""
         every = self._rows()
@@ -316,28 +339,48 @@ class Undated(Kind):
 
 
 class Lagging(Kind):
-    """The source of the snapshots is some events behind, and says so by their times."""
+    """The source of the snapshots is some events behind, and says so by their times; the first book is there before."""
 
     lag = 10
 
-
-class Blind(Lagging):
-    """It is behind, and nothing tells."""
-
-    dated = False
+    @initialize()
+    def start(self) -> None:
+        """Begin with two lines up, a first event, and the book."""
+        self.begin()
+        self.change(2, None, more=False)
+        while self.pending:
+            self.answer(0, 0)
+        self.deliver(1)
+        self.wait(15.0)
 
 
 class Ahead(Kind):
-    """Snapshots overtake the events of their line."""
+    """Snapshots overtake the events of their line, which are there by the time that is granted them."""
 
     ahead = 10
 
+    @rule(seconds=st.sampled_from([0.1, PAST_S, 3.0, 15.0]))
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        if seconds >= PAST_S:
+            self.deliver(len(self.truth))
+        self.let_pass(seconds)
+
 
 class Nameless(Kind):
-    """Replies carry no ids, and those to requests from before a gap come behind it."""
+    """Replies carry no ids, and those to requests from before a gap come behind it; a line keeps their order."""
 
     ids = False
     dated = False
+
+    def choose(self, which: int) -> int:
+        """Return which request is answered next: of those of one kind on one line, the first."""
+        line, request, _ = self.pending[which]
+        return next(
+            index
+            for index, (other, text, _) in enumerate(self.pending)
+            if (other, text["message"]) == (line, request["message"])
+        )
 
 
 class Late(Kind):
@@ -352,11 +395,8 @@ TestUndated = Undated.TestCase
 TestUndated.settings = settings(steady, max_examples=60, stateful_step_count=40)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="each by what test_counter_examples tells")
-@pytest.mark.parametrize("kind", [Lagging, Blind, Ahead, Nameless, Late])
+@pytest.mark.parametrize("kind", [Lagging, Ahead, Nameless, Late])
 def test_awkward_kinds(kind: type[Kind]) -> None:
-    """Each of these publishes what is not true, or loses a trade without a mark."""
-    looking = settings(
-        steady, max_examples=600, stateful_step_count=40, phases=[Phase.generate], report_multiple_bugs=False
-    )
+    """What each of these does is survived, too."""
+    looking = settings(steady, max_examples=200, stateful_step_count=40)
     run_state_machine_as_test(kind, settings=looking)

