@@ -211,6 +211,9 @@ class Consumer:
         self._scope.deadline = trio.current_time() + self._limits.drain_s
 
     def _refuse(self, code: str, detail: str) -> None:
+        """Let go of a consumer that asked for something wrong; the last word, once said, stays the last."""
+        if self._leaving:
+            return
         self._note("request_refused", code=code)
         self._leave(records.error(code, detail), "refused")
 
@@ -253,7 +256,7 @@ class Consumer:
             self._end("closed")
         elif len(line) > self._limits.request_bytes:
             self._refuse("bad_request", f"the line is longer than {self._limits.request_bytes} bytes")
-        elif self._subscribe(line):
+        elif not self._leaving and self._subscribe(line):
             nursery.start_soon(self._beat)
             await self._watch(rest)
 

@@ -106,6 +106,21 @@ async def test_a_consumer_is_dropped_at_its_limit(tmp_path: Path, autojump_clock
         assert house.publisher._backlog.base == 0
 
 
+async def test_nothing_follows_the_last_word(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What a consumer says after it was dropped is not answered: the first last word stands."""
+    async with (
+        serving(tmp_path, autojump_clock, backlog_mib=1) as house,
+        connected(house, EVERYTHING) as peer,
+    ):
+        while not house.reasons("consumer_dropped"):
+            house.event(house.trades, PAYLOAD)
+        await peer.say(EVERYTHING)
+        await wait_all_tasks_blocked()
+        *_, last = await peer.to_the_end()
+        assert last == {"type": "bye", "reason": "slow"}
+        assert house.reasons("request_refused") == []
+
+
 async def test_a_dropped_consumer_goes_on_where_it_was(tmp_path: Path, autojump_clock: MockClock) -> None:
     """(9) Dropped again and again, it resumes from the backlog: no snapshot, no refusal, every record once."""
     async with serving(tmp_path, autojump_clock, backlog_mib=4) as house:
