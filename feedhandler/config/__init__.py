@@ -8,7 +8,7 @@
     loading      all of that, to a `Config` or to the whole list of mistakes
     credentials  key and secret, read anew at each call
     rendering    the effective configuration as TOML
-    planning     connections needed against the limits, and the time they take
+    planning     connections needed against the limits, and the time they take; what is legal and doubtful
 
 A mistake is one line, its path first (``feed[0].lines: expected 1..8, got 0``), and all mistakes are
 reported at once in one `ConfigError`. Key and secret never become part of a `Config`.
@@ -34,6 +34,7 @@ from feedhandler.config.model import (
 )
 from feedhandler.config.planning import Plan, describe, plan
 from feedhandler.config.rendering import render
+from feedhandler.config.rules import is_tight
 
 __all__ = [
     "ACCOUNT_STREAMS",
@@ -53,6 +54,7 @@ __all__ = [
     "Publish",
     "Recovery",
     "describe",
+    "is_tight",
     "load",
     "plan",
     "read_credentials",

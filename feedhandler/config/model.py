@@ -108,8 +108,14 @@ class Publish(msgspec.Struct, frozen=True, kw_only=True):
     account_uids: Annotated[tuple[int, ...] | None, _Uids] = None
     """Who may read the account streams; left out: the daemon's own uid and root."""
     backlog_mib: Annotated[int, Whole(1, 1024 * 1024)] = 64
-    """Records kept for late and slow consumers, all channels together; the oldest go first, and a consumer
-    that has not read them yet is disconnected."""
+    """Records kept for late and slow consumers, all channels together; the oldest go first."""
+    consumer_mib: Annotated[int, Whole(0, 1024 * 1024)] = 0
+    """How far a consumer may fall behind; one that is further is disconnected, or taken to the head where it
+    asked for that. What the backlog holds beyond this is the room to come back without a loss; 0: three
+    quarters of ``backlog_mib``."""
+    peak_mib_s: Annotated[int, Whole(1, 65_536)] = 4
+    """Most output that is expected in one second; with ``bounds.snapshot_mib``, the least that a consumer must
+    be allowed to fall behind."""
 
     @property
     def mode_bits(self) -> int:
@@ -120,6 +126,16 @@ class Publish(msgspec.Struct, frozen=True, kw_only=True):
     def backlog_bytes(self) -> int:
         """``backlog_mib`` in bytes."""
         return self.backlog_mib * MIB
+
+    @property
+    def consumer_bytes(self) -> int:
+        """``consumer_mib`` in bytes, or what it stands for."""
+        return self.consumer_mib * MIB or self.backlog_bytes * 3 // 4
+
+    @property
+    def peak_bytes(self) -> int:
+        """``peak_mib_s`` in bytes."""
+        return self.peak_mib_s * MIB
 
 
 class Observe(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,6 +226,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """Size of what is held for that; likewise."""
     message_mib: Annotated[int, Whole(1, 1024)] = 16
     """Largest message of the exchange; a line that brings a larger one is closed."""
+    snapshot_mib: Annotated[int, Whole(1, 1024)] = 8
+    """Largest snapshot of a book that is taken from the exchange or published; a larger one is not used."""
     read_kib: Annotated[int, Whole(4, 65_536)] = 256
     """Most bytes taken from a line by one read; the rest waits for the next one."""
     handshake_s: Annotated[float, Real(0.1, 600)] = 10.0
@@ -250,6 +268,11 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     def message_bytes(self) -> int:
         """``message_mib`` in bytes."""
         return self.message_mib * MIB
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """``snapshot_mib`` in bytes."""
+        return self.snapshot_mib * MIB
 
     @property
     def read_bytes(self) -> int:

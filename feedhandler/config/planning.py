@@ -3,6 +3,8 @@
 Attempts are spent on feeds without a line first, so that two times matter: until every feed has one line,
 and until all lines are up (full coverage). Both are upper bounds for an exchange that accepts every
 attempt: never more than ``connections_per_minute`` are made in any minute.
+
+What is legal and still doubtful is said here, too.
 """
 
 from collections import Counter
@@ -10,7 +12,8 @@ from math import ceil
 
 import msgspec
 
-from feedhandler.config.model import ALL, LISTED, Config, Limits
+from feedhandler.config.model import ALL, LISTED, MIB, Config, Limits
+from feedhandler.config.rules import is_tight
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +111,18 @@ def describe(config: Config, markets: int | None = None) -> list[str]:
         )
     if found.agnostic:
         lines.append(f"  over market=ALL: {found.agnostic} of {limits.connections_agnostic}")
-    return [*lines, *_times(found), *(f"above a limit: {text}" for text in found.above_limits)]
+    lines += [*_times(found), *(f"above a limit: {text}" for text in found.above_limits)]
+    return [*lines, *_doubts(config)]
+
+
+def _doubts(config: Config) -> list[str]:
+    """Say what is legal, and probably not meant."""
+    publish, bounds = config.publish, config.bounds
+    if not is_tight(publish, bounds):
+        return []
+    limit, least = publish.consumer_bytes / MIB, bounds.snapshot_mib + publish.peak_mib_s
+    fall = f"publish.backlog_mib: a consumer may fall {limit:g} MiB behind, three quarters of it"
+    return [f"doubtful: {fall}; expected more than {least} (bounds.snapshot_mib + publish.peak_mib_s)"]
 
 
 def _times(found: Plan) -> list[str]:

@@ -8,13 +8,16 @@
   ``market=ALL``. Markets that only the exchange knows are counted once it has listed them
   (`feedhandler.config.planning`).
 - **Secrets travel encrypted**, except within this machine.
+- **A consumer can recover**: it may fall behind by more than the largest snapshot and a second of peak output,
+  or it would be too late again as soon as it has its book; and by no more than the backlog holds. A limit that
+  was derived from a small backlog is legal all the same, and said.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from feedhandler.config.model import ALL, LISTED, STREAMS, Bounds, Config, Exchange, Feed
+from feedhandler.config.model import ALL, LISTED, STREAMS, Bounds, Config, Exchange, Feed, Publish
 from feedhandler.config.readers import is_loopback, split_url
 
 EVERY = frozenset({ALL, LISTED})
@@ -28,6 +31,12 @@ def broken_rules(config: Config) -> Iterator[str]:
     yield from _overlaps(config.feeds)
     yield from _lines(config)
     yield from _backoff(config.bounds)
+    yield from _consumer(config.publish, config.bounds)
+
+
+def is_tight(publish: Publish, bounds: Bounds) -> bool:
+    """Whether a consumer may fall behind by no more than the largest snapshot and a second of peak output."""
+    return publish.consumer_bytes <= bounds.snapshot_bytes + publish.peak_bytes
 
 
 def _secrets(exchange: Exchange) -> Iterator[str]:
@@ -163,3 +172,12 @@ def _backoff(bounds: Bounds) -> Iterator[str]:
             f"bounds.backoff_max_s: expected at least {bounds.backoff_min_s:g} (bounds.backoff_min_s), "
             f"got {bounds.backoff_max_s:g}"
         )
+
+
+def _consumer(publish: Publish, bounds: Bounds) -> Iterator[str]:
+    path, limit = "publish.consumer_mib", publish.consumer_mib
+    if limit > publish.backlog_mib > 0:
+        yield f"{path}: expected at most {publish.backlog_mib} (publish.backlog_mib), got {limit}"
+    elif limit and is_tight(publish, bounds):
+        least = bounds.snapshot_mib + publish.peak_mib_s
+        yield f"{path}: expected more than {least} (bounds.snapshot_mib + publish.peak_mib_s), got {limit}"

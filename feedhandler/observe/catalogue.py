@@ -113,6 +113,9 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "token_renewed": Kind("info", "a token was fetched", ()),
     "token_refused": Kind("warning", "the token endpoint gave no token", ("status",)),
     # consumers
+    "consumer_limit_tight": Kind(
+        "warning", "consumers may fall behind by no more than a snapshot and a second of peak output", ()
+    ),
     "consumer_connected": Kind("debug", "a consumer has connected", ("consumer", "pid")),
     "consumer_subscribed": Kind("info", "a consumer has subscribed", ("consumer", "pid")),
     "consumer_left": Kind("info", "a consumer's connection has ended", ("consumer", "pid", "reason")),

@@ -10,15 +10,22 @@ count at any place.
 `RECORD_COST_BYTES`). Beyond the bound the oldest records go, whatever consumers have read: a reader that is
 too slow finds out through `lost`. The newest record always stays, be it larger than the bound.
 
-Trimming is cheap on average: it frees a batch at a time (`TRIM_SHARE` of the bound), and the freed fronts
-of the lists are cut off only once they are longer than what is kept.
+Two places follow the head. `base` is the oldest record that is kept. `reach` lies between the two: what is
+older is *out of reach*, further behind the head than a consumer may fall. A consumer that is compared with
+`reach` costs one comparison, whoever else there is; and since records that are out of reach are still kept
+for a while, one that was too slow can come back for them.
+
+Both move in batches (`TRIM_SHARE` of their bounds), so that an append costs one comparison, too, and the
+freed fronts of the lists are cut off only once they are longer than what is kept.
 """
 
 from array import array
 from bisect import bisect_left, bisect_right
 
 RECORD_COST_BYTES = 72  # of a record beside its text: the bytes object's head and its entries in the lists
-TRIM_SHARE = 256  # a trim frees at least this part of the bound, so that one costs some 50 us at 64 MiB
+TRIM_SHARE = (
+    256  # a place moves by at least this part of its bound, so that a trim costs some 50 us at 64 MiB
+)
 
 
 class _Track:
@@ -41,11 +48,16 @@ class _Track:
 
 
 class Backlog:
-    """The kept records, `base` the place of the oldest one and `head` that of the next one to come."""
+    """The kept records: from `base`, the oldest one, to before `head`, the one to come; `reach` is in between.
 
-    def __init__(self, limit_bytes: int) -> None:
+    ``reach_bytes`` are at most ``limit_bytes``, and by default as many.
+    """
+
+    def __init__(self, limit_bytes: int, reach_bytes: int = 0) -> None:
         self._limit = limit_bytes
+        self._reach_limit = reach_bytes or limit_bytes
         self.base = 0
+        self.reach = 0
         self.head = 0
         self._offset = 0  # the place of the lists' first entries, freed ones included
         self._records: list[bytes] = []
@@ -53,6 +65,7 @@ class Backlog:
         self._ends = array("q")  # bytes appended since the start, after each record
         self._total = 0
         self._freed = 0
+        self._due = self._reach_limit  # the total beyond which a place has to move
         self._tracks: list[_Track] = []
 
     def __len__(self) -> int:
@@ -76,8 +89,8 @@ class Backlog:
         self.head += 1
         self._total += len(record) + RECORD_COST_BYTES
         self._ends.append(self._total)
-        if self._total - self._freed > self._limit:
-            self._trim()
+        if self._total > self._due:
+            self._follow()
 
     def count_at(self, track: int, place: int) -> int:
         """Return the ordinal of the track's first record at or after a kept place."""
@@ -99,6 +112,12 @@ class Backlog:
         index = ordinal - owned.first
         return owned.places[index] if index < len(owned.places) else self.head
 
+    def place_from(self, track: int, place: int) -> int:
+        """Return where the track's first kept record at or after `place` lies; `head` for the one to come."""
+        places = self._tracks[track].places
+        index = bisect_left(places, max(place, self.base))
+        return places[index] if index < len(places) else self.head
+
     def lost(self, track: int, place: int) -> bool:
         """Tell whether a record of the track at or after `place` has gone."""
         owned = self._tracks[track]
@@ -108,9 +127,7 @@ class Backlog:
 
     def end_of(self, place: int, most_bytes: int) -> int:
         """Return the end of a stretch of at most that many bytes, but one record at least."""
-        start = place - self._offset
-        before = self._ends[start - 1] if start else self._freed
-        end = bisect_right(self._ends, before + most_bytes, start)
+        end = bisect_right(self._ends, self._before(place) + most_bytes, place - self._offset)
         return min(max(end + self._offset, place + 1), self.head)
 
     def join(self, start: int, end: int) -> bytes:
@@ -126,25 +143,42 @@ class Backlog:
             [record for place, (record, owner) in enumerate(pairs, start) if place >= since[owner]]
         )
 
+    def owners(self, start: int, end: int) -> list[int]:
+        """Return the tracks of the records of a kept stretch."""
+        return self._owners[start - self._offset : end - self._offset]
+
     def size(self, start: int, end: int) -> int:
         """Return the bytes of the records of a kept stretch."""
         if start >= end:
             return 0
-        first, last = start - self._offset, end - self._offset
-        before = self._ends[first - 1] if first else self._freed
-        return self._ends[last - 1] - before - RECORD_COST_BYTES * (end - start)
+        return self._before(end) - self._before(start) - RECORD_COST_BYTES * (end - start)
+
+    def _before(self, place: int) -> int:
+        """Return the bytes appended before a kept place."""
+        index = place - self._offset
+        return self._ends[index - 1] if index else self._freed
+
+    def _follow(self) -> None:
+        """Move the places that are too far behind the head."""
+        if self._total - self._freed > self._limit:
+            self._trim()
+        self.reach = max(self.reach, self.base)
+        if self._total - self._before(self.reach) > self._reach_limit:
+            self.reach = self._within(self._reach_limit, self.reach)
+        self._due = min(self._freed + self._limit, self._before(self.reach) + self._reach_limit)
+
+    def _within(self, limit: int, place: int) -> int:
+        """Return the place to which one moves that is too far behind: a batch beyond, at most the newest record."""
+        index, newest = place - self._offset, len(self._ends) - 1
+        least = self._total - limit + limit // TRIM_SHARE
+        return self._offset + max(index, min(bisect_left(self._ends, least, index, newest) + 1, newest))
 
     def _trim(self) -> None:
         """Free the oldest records: what is too much and a batch beyond it, but never the newest record."""
-        least = self._total - self._limit + self._limit // TRIM_SHARE
-        dead = self.base - self._offset
-        count = bisect_left(self._ends, least, dead, len(self._ends) - 1) + 1
-        count = min(count, len(self._records) - 1)
-        if count <= dead:
-            return
+        dead, self.base = self.base - self._offset, self._within(self._limit, self.base)
+        count = self.base - self._offset
         self._records[dead:count] = [b""] * (count - dead)
-        self._freed = self._ends[count - 1]
-        self.base = self._offset + count
+        self._freed = self._before(self.base)
         if count > len(self._records) - count:
             self._compact(count)
 

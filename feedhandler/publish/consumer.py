@@ -3,15 +3,16 @@
 Sending is synchronous and never waits: whoever has something for the consumer calls `flush`, which hands
 the kernel what it takes at once. What the kernel does not take marks the consumer as *behind*; from then on
 its own task sends, a chunk each time the socket can be written to, until the consumer has all there is. A
-chunk is at most `send_kib` of the backlog, joined, so a consumer never holds more than that beside its
-place in the backlog, and takes turns with all others.
+chunk is at most `send_kib` of the backlog, joined, so that a consumer takes turns with all others. Beside its
+place in the backlog **a consumer holds what is being sent to it and no more**: a chunk, or the answer to its
+request with the books that it asked for, or one book that it is conflated to.
 
 What goes out, in this order: records for this consumer alone (the greeting, the answer to its request, the
 last word), then a heartbeat where one is due, then the stream. At most one heartbeat is due at a time, and
 it is encoded when its turn comes: **it is true of its place in the stream**.
 
-A consumer ends by closing its connection, by asking for something wrong (`error`), by losing its place in
-the backlog (`bye` with reason `slow`, unless it has asked to be taken to the head then, with `skipped`
+A consumer ends by closing its connection, by asking for something wrong (`error`), by falling further behind
+than it may (`bye` with reason `slow`, unless it has asked to be taken to the head then, with `skipped`
 records and the present books), or with the server (`bye` with reason `shutdown`). The last word
 follows the record that was started, so no record is ever cut short for a consumer that reads on; how long
 that may take is bounded by `drain_s`.
@@ -117,7 +118,7 @@ class Consumer:
             self._drop()
 
     def _is_lost(self) -> bool:
-        """Tell whether the consumer has lost its place and did not ask to be taken to the head then."""
+        """Tell whether the consumer is too far behind and did not ask to be taken to the head then."""
         stream = self._subscription
         return stream is not None and not stream.conflates and stream.overrun()
 
@@ -169,13 +170,15 @@ class Consumer:
         stream = self._subscription
         if stream and not self._leaving and stream.overrun():
             if stream.conflates:
-                self._private += conflate(self._shelf, stream)
+                stream.jump()
                 self._note("consumer_conflated")
             else:
                 self._give_up()
         if self._private or not stream or self._leaving:
             chunk, self._private = self._private, b""
             return chunk
+        if stream.skipping:
+            return conflate(self._shelf, stream, self._limits.send_bytes)
         return self._heartbeat(stream) + stream.take(self._limits.send_bytes)
 
     def _heartbeat(self, stream: Subscription) -> bytes:
@@ -187,7 +190,7 @@ class Consumer:
     # Leaving.
 
     def _drop(self) -> None:
-        """Let go of a consumer that lost its place: the started record is completed, then the last word."""
+        """Let go of a consumer that is too far behind: the started record is completed, then the last word."""
         self._give_up()
         self._send()
 
@@ -208,6 +211,9 @@ class Consumer:
         self._scope.deadline = trio.current_time() + self._limits.drain_s
 
     def _refuse(self, code: str, detail: str) -> None:
+        """Let go of a consumer that asked for something wrong; the last word, once said, stays the last."""
+        if self._leaving:
+            return
         self._note("request_refused", code=code)
         self._leave(records.error(code, detail), "refused")
 
@@ -250,7 +256,7 @@ class Consumer:
             self._end("closed")
         elif len(line) > self._limits.request_bytes:
             self._refuse("bad_request", f"the line is longer than {self._limits.request_bytes} bytes")
-        elif self._subscribe(line):
+        elif not self._leaving and self._subscribe(line):
             nursery.start_soon(self._beat)
             await self._watch(rest)
 

@@ -13,8 +13,12 @@ The nursery tree while it serves:
         ├── beats
         └── reads the request, then watches for the end of the input
 
-Bounds: `backlog_mib` of records (the oldest go first), `consumers` connections (one more is told `busy` and
-closed), `send_kib` for one send, `request_kib` for what a consumer says, `drain_s` for a last word.
+Bounds: `backlog_mib` of records (the oldest go first), `consumer_mib` between a consumer and the newest record
+(then it has to go, or to jump), `consumers` connections (one more is told `busy` and closed), `send_kib` for
+one send, `request_kib` for what a consumer says, `drain_s` for a last word.
+
+The two limits differ on purpose: **a consumer that was too slow comes back for its records while the backlog
+still has them**, and needs no book for that.
 """
 
 import errno
@@ -25,7 +29,7 @@ from contextlib import ExitStack, suppress
 
 import trio
 
-from feedhandler.config import Bounds, Publish
+from feedhandler.config import Bounds, Publish, is_tight
 from feedhandler.core.channels import Channel, Channels
 from feedhandler.core.notes import Notify, note
 from feedhandler.publish import records
@@ -48,13 +52,13 @@ class Publisher:
         self._clock = clock
         self._notify = notify
         self._channels = Channels()
-        self._backlog = Backlog(settings.backlog_bytes)
+        self._backlog = Backlog(settings.backlog_bytes, settings.consumer_bytes)
         self._append = self._backlog.append
         self._states: dict[str, bytes] = {}
         self._images: dict[str, Callable[[], bytes | None]] = {}
         self._shelf = Shelf(session, self._channels, self._backlog, self._state_of, self._image_of)
         self._consumers: dict[Consumer, None] = {}
-        self._most_consumers = bounds.consumers
+        self._bounds = bounds
         self._limits = ConsumerLimits(bounds.request_bytes, bounds.send_bytes, settings.drain_s)
         own = (os.geteuid(), 0)
         self._account_uids = frozenset(own if settings.account_uids is None else settings.account_uids)
@@ -123,11 +127,24 @@ class Publisher:
         """Serve the socket until `drain` has let every consumer go."""
         with ExitStack() as stack:
             listener = stack.enter_context(listening(self._settings))
+            self._tell_doubts()
             async with trio.open_nursery() as nursery:
                 with self._accepting:
                     task_status.started()
                     await self._accept(listener, nursery)
                 stack.close()  # the path is free for a successor while the consumers go
+
+    def _tell_doubts(self) -> None:
+        settings, bounds = self._settings, self._bounds
+        if is_tight(settings, bounds):
+            self._notify(
+                note(
+                    "consumer_limit_tight",
+                    limit_bytes=settings.consumer_bytes,
+                    snapshot_bytes=bounds.snapshot_bytes,
+                    peak_bytes=settings.peak_bytes,
+                )
+            )
 
     async def drain(self, seconds: float) -> None:
         """Stop accepting, and let every consumer go with what is pending and a last word, in time."""
@@ -155,7 +172,7 @@ class Publisher:
 
     def _welcome(self, sock: socket.socket, nursery: trio.Nursery) -> None:
         peer = peer_of(sock)
-        if len(self._consumers) >= self._most_consumers:
+        if len(self._consumers) >= self._bounds.consumers:
             self._turn_away(sock, peer)
             return
         consumer = Consumer(
@@ -173,7 +190,7 @@ class Publisher:
     def _turn_away(self, sock: socket.socket, peer: Peer) -> None:
         """Tell one consumer too many, as far as its socket takes it, and close."""
         self._notify(note("request_refused", consumer="", pid=peer.pid, uid=peer.uid, code="busy"))
-        detail = f"there are {self._most_consumers} consumers already"
+        detail = f"there are {self._bounds.consumers} consumers already"
         with sock, suppress(OSError):
             sock.send(records.error("busy", detail))
 

@@ -7,8 +7,15 @@ request, a resumed one from the record after the last received; the cursor start
 so that a replay keeps its original order and passes into the live stream without a seam.
 
 **No resume yields a hole without a record that says so**: what can't be served exactly is refused with its
-reason, and the channel goes on live. A cursor that falls off the backlog is no fault by itself; it is
-`overrun` only if a record that was wanted is among those that went.
+reason, and the channel goes on live.
+
+A subscription is `overrun` when the oldest record that it wants and has not taken is out of the backlog's
+reach. Records that it does not want take it nowhere: the cursor passes over them. One that resumes from
+beyond the reach is *catching up*: until it has been within it once, only what is gone from the backlog
+counts, or a consumer that came back for its records would be overrun before it had the first of them.
+
+To conflate is to go to the head, one channel after the other, each when there is room to say so: its book is
+made at that moment and no earlier, so that a consumer of many books never has more than one of them pending.
 """
 
 from collections import Counter
@@ -33,6 +40,18 @@ def states_track(channel: Channel) -> int:
     return 2 * channel.number + 1
 
 
+def _tracks(channel: Channel) -> tuple[int, int]:
+    return records_track(channel), states_track(channel)
+
+
+class Skip(NamedTuple):
+    """What a consumer does not get of a channel: the seqs from ``first`` to before its next one, and states."""
+
+    channel: Channel
+    first: int
+    states: bool
+
+
 class Subscription:
     """The channels of one consumer and its cursor."""
 
@@ -40,18 +59,25 @@ class Subscription:
         self, backlog: Backlog, patterns: Patterns, *, account: bool, conflates: bool = False
     ) -> None:
         self.conflates = conflates
-        self._reached: dict[str, int] = {}
         self._backlog = backlog
         self._patterns = patterns
         self._account = account
         self._since: list[int] = []
+        self._taken: list[int] = []  # of each track the ordinal that comes next; kept up if it conflates
         self._joined = self.cursor = backlog.head
+        self._catching_up = False
+        self._skipping: list[Channel] = []  # still to be taken to the head, the last one first
         self.channels: list[Channel] = []
 
     @property
     def behind(self) -> bool:
-        """Whether there are records beyond the cursor."""
-        return self.cursor < self._backlog.head
+        """Whether there is anything to take or to skip."""
+        return self.cursor < self._backlog.head or bool(self._skipping)
+
+    @property
+    def skipping(self) -> bool:
+        """Whether there are channels to skip before anything can be taken."""
+        return bool(self._skipping)
 
     def may_read(self, channel: Channel) -> bool:
         """Tell whether the peer may know of the channel at all."""
@@ -62,47 +88,55 @@ class Subscription:
         chosen = self._patterns.match(channel.name) and self.may_read(channel)
         if chosen:
             self.channels.append(channel)
-            self._reached[channel.name] = channel.next
         since = self._backlog.head if chosen else NEVER
         self._since += (since, since)
+        self._taken += map(self._backlog.next, _tracks(channel))
 
     def replay(self, channel: Channel, seq: int) -> None:
         """Let a channel come from a kept seq on."""
         track = records_track(channel)
         self._since[track] = self._backlog.place(track, seq)
+        self._taken[track] = seq
         self.cursor = min(self.cursor, self._since[track])
-        self._reached[channel.name] = seq
+        self._catching_up = self.cursor < self._backlog.reach
 
     def overrun(self) -> bool:
-        """Tell whether a wanted record went before it was taken."""
-        if self.cursor >= self._backlog.base:
+        """Tell whether a wanted record got out of reach before it was taken."""
+        if self.cursor >= self._backlog.reach:
+            return False
+        if self.cursor >= self._bound() or self.skipping:
             return False
         if any(map(self._lost, self.channels)):
             return True
-        self.cursor = self._backlog.base
-        return False
+        self._move(self._first_wanted())
+        return self.cursor < self._bound()
 
-    def skip(self) -> list[tuple[Channel, int]]:
-        """Go to the head; return each channel of which records are left out so, with the first seq of them.
+    def jump(self) -> None:
+        """Leave out all that was not taken; `skip`, until nothing is `skipping`, then says what that is."""
+        self._move(self._backlog.head)
+        self._skipping = self.channels[::-1]
 
-        What was not taken may be gone from the backlog, so the seqs that were reached are remembered (`take`).
+    def skip(self) -> Skip:
+        """Take the next channel to the head.
+
+        What was not taken may be gone from the backlog, so what was taken has been counted.
         """
-        behind = [
-            (channel, first)
-            for channel in self.channels
-            if (first := self._reached[channel.name]) < channel.next
-        ]
-        self.cursor = self._joined = self._backlog.head
-        self._since = [since if since == NEVER else self.cursor for since in self._since]
-        self._reached = {channel.name: channel.next for channel in self.channels}
-        return behind
+        channel, backlog = self._skipping.pop(), self._backlog
+        tracks = _tracks(channel)
+        first, first_state = (self._taken[track] for track in tracks)
+        states = first_state < backlog.next(states_track(channel))
+        self._joined = backlog.head
+        for track in tracks:
+            self._since[track] = backlog.head
+            self._taken[track] = backlog.next(track)
+        return Skip(channel, first, states)
 
     def take(self, most_bytes: int) -> bytes:
         """Move over the next stretch of the backlog and return what is wanted of it, possibly nothing."""
         start = self.cursor
-        self.cursor = self._backlog.end_of(start, most_bytes)
+        self._move(self._backlog.end_of(start, most_bytes))
         if self.conflates:
-            self._reached = self.next_seqs()
+            self._count(start)
         if start >= self._joined and 2 * len(self.channels) == len(self._since):
             return self._backlog.join(start, self.cursor)
         return self._backlog.join_chosen(start, self.cursor, self._since)
@@ -119,13 +153,36 @@ class Subscription:
         """Return the bytes of all records beyond the cursor, those of other channels included."""
         return self._backlog.size(max(self.cursor, self._backlog.base), self._backlog.head)
 
+    def _move(self, place: int) -> None:
+        """Move the cursor on; once within reach, there is nothing to catch up with any more."""
+        self.cursor = place
+        if self._catching_up:
+            self._catching_up = place < self._backlog.reach
+
+    def _bound(self) -> int:
+        """Return the place from which on all wanted records have to be taken."""
+        return self._backlog.base if self._catching_up else self._backlog.reach
+
+    def _first_wanted(self) -> int:
+        """Return the place of the next record that is wanted; none of them is lost."""
+        tracks = (track for channel in self.channels for track in _tracks(channel))
+        places = (self._backlog.place_from(track, max(self.cursor, self._since[track])) for track in tracks)
+        return min(places, default=self._backlog.head)
+
+    def _count(self, start: int) -> None:
+        """Count what was taken since `start`."""
+        for place, track in enumerate(self._backlog.owners(start, self.cursor), start):
+            if place >= self._since[track]:
+                self._taken[track] += 1
+
     def _next(self, channel: Channel) -> int:
         track = records_track(channel)
         return self._backlog.count_at(track, max(self.cursor, self._since[track]))
 
     def _lost(self, channel: Channel) -> bool:
-        tracks = (records_track(channel), states_track(channel))
-        return any(self._backlog.lost(track, max(self.cursor, self._since[track])) for track in tracks)
+        return any(
+            self._backlog.lost(track, max(self.cursor, self._since[track])) for track in _tracks(channel)
+        )
 
 
 class Refusal(NamedTuple):
@@ -227,14 +284,20 @@ def _unknown(
     return refused
 
 
-def conflate(shelf: Shelf, subscription: Subscription) -> bytes:
-    """Take a consumer that lost its place to the head; return what tells it so."""
-    lines = []
-    for channel, first in subscription.skip():
-        lines.append(records.skipped(channel.name, first, channel.next - 1))
-        lines.append(_image(shelf, channel, "conflated"))
-        lines.append(shelf.state_of(channel))
-    return b"".join(lines)
+def conflate(shelf: Shelf, subscription: Subscription, most_bytes: int) -> bytes:
+    """Take the next channels of a consumer that lost its place to the head; return what tells it so.
+
+    At least one channel is taken, and another one as long as that is below ``most_bytes``.
+    """
+    told = b""
+    while subscription.skipping and len(told) < most_bytes:
+        channel, first, states = subscription.skip()
+        if first < channel.next:
+            told += records.skipped(channel.name, first, channel.next - 1)
+            told += _image(shelf, channel, "conflated")
+        if states or first < channel.next:
+            told += shelf.state_of(channel)
+    return told
 
 
 def _image(shelf: Shelf, channel: Channel, reason: str) -> bytes:

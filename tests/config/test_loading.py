@@ -34,6 +34,8 @@ def test_every_key_but_the_url_and_one_feed_has_a_default(loads):
             drain_s=5,
             account_uids=None,
             backlog_mib=64,
+            consumer_mib=0,
+            peak_mib_s=4,
         ),
         observe=Observe(http="127.0.0.1:9464", incidents=None),
         log=Log(format="", level="info"),

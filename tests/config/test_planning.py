@@ -1,6 +1,6 @@
 """Connections against the limits, and the time that they take."""
 
-from feedhandler.config import Config, Exchange, Feed, Limits, describe, plan
+from feedhandler.config import Config, Exchange, Feed, Limits, Publish, describe, plan
 
 EXCHANGE = Exchange(websocket_url="wss://e", markets_url="https://m")
 TIME = "time to full coverage, at 20 connections a minute:"
@@ -65,3 +65,16 @@ def test_one_feed_of_one_line():
         "connections: 1 line of 1 feed",
         "  over market=ALL: 1 of 5",
     ]
+
+
+def test_a_consumer_that_may_fall_behind_by_too_little_is_doubtful():
+    """(9) A small backlog is legal; that its three quarters are no more than a snapshot and a second is said."""
+    one = Feed(markets=("ALL",), lines=1)
+    for backlog_mib, share in ((16, "12"), (1, "0.75")):
+        found = Config(exchange=EXCHANGE, feeds=(one,), publish=Publish(backlog_mib=backlog_mib))
+        assert describe(found)[-1] == (
+            f"doubtful: publish.backlog_mib: a consumer may fall {share} MiB behind, three quarters of it; "
+            "expected more than 12 (bounds.snapshot_mib + publish.peak_mib_s)"
+        )
+    found = Config(exchange=EXCHANGE, feeds=(one,), publish=Publish(backlog_mib=17))
+    assert describe(found)[-1].startswith(TIME)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feedhandler.config import Config
+from feedhandler.config import Config, Publish
 from feedhandler.config.checking import build, reader_of
 from feedhandler.config.model import Feed
 from feedhandler.config.readers import Real, Whole, is_loopback, split_address
@@ -245,4 +245,6 @@ def test_byte_bounds_follow_their_units(loads):
         3 << 20,
     )
     assert (bounds.hold_bytes, bounds.message_bytes) == (32 << 20, 16 << 20)
-    assert (bounds.request_bytes, bounds.send_bytes) == (1 << 20, 256 << 10)
+    assert (bounds.request_bytes, bounds.send_bytes, bounds.snapshot_bytes) == (1 << 20, 256 << 10, 8 << 20)
+    assert (config.publish.consumer_bytes, config.publish.peak_bytes) == (9 << 18, 4 << 20)
+    assert Publish(consumer_mib=13).consumer_bytes == 13 << 20

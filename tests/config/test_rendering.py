@@ -101,6 +101,7 @@ CONFIGS = st.builds(
         drain_s=st.floats(0, 3600),
         account_uids=st.none() | st.lists(st.integers(0, 2**32 - 2), unique=True, max_size=3).map(tuple),
         backlog_mib=st.integers(1, 1024),
+        peak_mib_s=st.integers(1, 65_536),
     ),
     observe=st.builds(Observe, http=st.sampled_from(["", "[::1]:9464"]), incidents=st.none() | ABSOLUTE),
     log=in_range(Log),
@@ -180,5 +181,7 @@ group = ""
 drain_s = 5.0
 # account_uids: the daemon's own uid and root
 backlog_mib = 64
+consumer_mib = 0
+peak_mib_s = 4
 """
     )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feedhandler.config import STREAMS, Config, Exchange, Feed, Limits
+from feedhandler.config import STREAMS, Bounds, Config, Exchange, Feed, Limits, Publish, is_tight
 from feedhandler.config.rules import broken_rules
 
 EXCHANGE = Exchange(websocket_url="wss://e", markets_url="https://e/markets")
@@ -165,3 +165,43 @@ def test_the_longest_backoff_is_not_the_shortest(finds):
     assert finds("[[feed]]\n[bounds]\nbackoff_min_s = 5\nbackoff_max_s = 2") == [
         "bounds.backoff_max_s: expected at least 5 (bounds.backoff_min_s), got 2"
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "mistakes"),
+    [
+        ("consumer_mib = 13", []),
+        ("consumer_mib = 64", []),
+        ("consumer_mib = 65", ["publish.consumer_mib: expected at most 64 (publish.backlog_mib), got 65"]),
+        (
+            "consumer_mib = 12",
+            [
+                "publish.consumer_mib: expected more than 12 (bounds.snapshot_mib + publish.peak_mib_s), got 12"
+            ],
+        ),
+        ("consumer_mib = 12\npeak_mib_s = 3", []),
+        (
+            "consumer_mib = 5\nbacklog_mib = 4",
+            ["publish.consumer_mib: expected at most 4 (publish.backlog_mib), got 5"],
+        ),
+        ("consumer_mib = 13\nbacklog_mib = -1", ["publish.backlog_mib: expected 1..1048576, got -1"]),
+        ("backlog_mib = 1", []),
+    ],
+)
+def test_what_a_consumer_may_fall_behind_fits_in_between(finds, text, mistakes):
+    """(9) More than a snapshot and a second of peak output, no more than the backlog; derived, it is legal."""
+    assert finds(f"[[feed]]\n[publish]\n{text}") == mistakes
+
+
+@given(backlog=st.integers(1, 2000), consumer=st.integers(0, 2000), snapshot=st.integers(1, 1024))
+@settings(deadline=None)
+def test_a_limit_is_refused_or_doubtful_exactly_when_a_consumer_could_not_recover(
+    backlog, consumer, snapshot
+):
+    """(9) What is accepted and not doubtful leaves room for snapshot and peak, and is held by the backlog."""
+    publish, bounds = Publish(backlog_mib=backlog, consumer_mib=consumer), Bounds(snapshot_mib=snapshot)
+    config = Config(exchange=EXCHANGE, feeds=(feed("A"),), publish=publish, bounds=bounds)
+    recovers = snapshot + publish.peak_mib_s < (consumer or backlog * 3 / 4) and consumer <= backlog
+    mistakes = list(broken_rules(config))
+    assert (not mistakes and not is_tight(publish, bounds)) == recovers
+    assert consumer or not mistakes

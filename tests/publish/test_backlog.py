@@ -20,9 +20,8 @@ class Kept(NamedTuple):
 class Model:
     """All records ever appended, and where the backlog says that it begins."""
 
-    def __init__(self, limit_bytes: int, tracks: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.backlog = Backlog(limit_bytes)
+    def __init__(self, limit_bytes: int, tracks: int, reach_bytes: int = 0) -> None:
+        self.backlog = Backlog(limit_bytes, reach_bytes)
         self.tracks = [self.backlog.track() for _ in range(tracks)]
         self.all: list[Kept] = []
 
@@ -39,7 +38,11 @@ class Model:
 
     def held_bytes(self) -> int:
         """Weigh what should be kept."""
-        return sum(len(kept.record) + RECORD_COST_BYTES for kept in self.all[self.backlog.base :])
+        return self.bytes_from(self.backlog.base)
+
+    def bytes_from(self, place: int) -> int:
+        """Weigh all records from a place on."""
+        return sum(len(kept.record) + RECORD_COST_BYTES for kept in self.all[place:])
 
     def first_of(self, track: int, place: int) -> int:
         """Return the ordinal of the track's first record from a place on."""
@@ -66,6 +69,26 @@ def test_the_bound_is_kept_and_the_oldest_go_first(appends: list[tuple[int, int]
             assert model.backlog.held_bytes + newest_gone > limit - limit // 256 - 1
 
 
+@given(appends=appends, limit=st.integers(1, 12_000), share=st.floats(0.01, 1))
+@settings(deadline=None)
+def test_what_is_out_of_reach_is_further_behind_than_allowed(
+    appends: list[tuple[int, int]], limit: int, share: float
+) -> None:
+    """(9) After each append the reach is within its bound and a batch, but for one newest record, and kept."""
+    reach = max(1, int(limit * share))
+    model = Model(limit, 3, reach)
+    backlog = model.backlog
+    for size, track in appends:
+        before = backlog.reach
+        model.append(size, track)
+        assert max(before, backlog.base) <= backlog.reach < backlog.head
+        assert model.bytes_from(backlog.reach) <= reach or backlog.reach == backlog.head - 1
+        if backlog.reach > before:
+            assert model.bytes_from(backlog.reach - 1) > reach - reach // 256 - 1
+        assert backlog.held_bytes == model.held_bytes()
+        assert backlog.held_bytes <= limit or len(backlog) == 1
+
+
 @given(appends=appends, limit=st.integers(500, 12_000))
 @settings(deadline=None)
 def test_every_question_has_the_answer_of_the_model(appends: list[tuple[int, int]], limit: int) -> None:
@@ -82,6 +105,9 @@ def test_every_question_has_the_answer_of_the_model(appends: list[tuple[int, int
         for place in range(backlog.head + 1):
             gone = any(kept.track == track for kept in model.all[place : backlog.base])
             assert backlog.lost(track, place) == gone
+            later = enumerate(model.all[max(place, backlog.base) :], max(place, backlog.base))
+            places = (at for at, kept in later if kept.track == track)
+            assert backlog.place_from(track, place) == next(places, backlog.head)
     for place, kept in enumerate(model.all[backlog.base :], backlog.base):
         assert backlog.place(kept.track, kept.ordinal) == place
     for track in model.tracks:
@@ -108,6 +134,7 @@ def test_stretches_are_whole_records_within_their_bound(
         )
         assert backlog.join(place, end) == b"".join(kept.record for kept in stretch)
         assert backlog.size(place, end) == sum(len(kept.record) for kept in stretch)
+        assert backlog.owners(place, end) == [kept.track for kept in stretch]
         chosen = [kept.record for at, kept in enumerate(stretch, place) if at >= since[kept.track]]
         assert backlog.join_chosen(place, end, since) == b"".join(chosen)
         place = end

@@ -7,14 +7,23 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feedhandler.core.channels import Channels
+from feedhandler.core.channels import Channel, Channels
 from feedhandler.publish import records
 from feedhandler.publish.backlog import Backlog
 from feedhandler.publish.request import Request, Resume
-from feedhandler.publish.subscription import Refusal, Shelf, Stream, Subscription, states_track, subscribe
+from feedhandler.publish.subscription import (
+    Refusal,
+    Shelf,
+    Stream,
+    Subscription,
+    conflate,
+    states_track,
+    subscribe,
+)
 
 SESSION = "session"
 NAMES = ("m/a", "m/b", "n/a")
+BOOKS = ("m/a", "m/b")
 SECRET = "ALL/trades"
 
 
@@ -23,14 +32,20 @@ class World:
     """A shelf, and everything that was ever put on it."""
 
     limit_bytes: int = 1_000_000
+    reach_bytes: int = 0
     stream: list[dict[str, Any]] = field(default_factory=list)
     states: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.channels = Channels()
-        self.backlog = Backlog(self.limit_bytes)
+        self.backlog = Backlog(self.limit_bytes, self.reach_bytes)
+        self.images: list[str] = []  # the channels of which an image was made
         self.shelf = Shelf(
-            SESSION, self.channels, self.backlog, lambda channel: self.states.get(channel.name, b"")
+            SESSION,
+            self.channels,
+            self.backlog,
+            lambda channel: self.states.get(channel.name, b""),
+            self.image,
         )
         for name in NAMES:
             self.open(name)
@@ -41,6 +56,11 @@ class World:
         self.backlog.track()
         self.backlog.track()
 
+    def image(self, channel: Channel) -> bytes:
+        """Return the book of one of the channels."""
+        self.images.append(channel.name)
+        return b'{"book":%d}' % (channel.next - 1) if channel.name in BOOKS else b""
+
     def event(self, name: str, size: int = 0) -> None:
         """Publish an event."""
         channel = self.channels.get(name)
@@ -48,6 +68,12 @@ class World:
         record = channel.event("a", len(self.stream), b'{"x":"%b"}' % (b"x" * size))
         self.backlog.append(record, 2 * channel.number)
         self.stream.append(json.loads(record))
+
+    def back(self, name: str, count: int) -> int:
+        """Return the seq of a consumer that has not got the last so many events, as far as they are kept."""
+        channel = self.channels.get(name)
+        assert channel
+        return max(channel.next - 1 - count, self.backlog.oldest(2 * channel.number) - 1)
 
     def state(self, name: str, word: str) -> None:
         """Publish a state."""
@@ -103,6 +129,7 @@ def play(world: World, steps: list[tuple[str, str, int]]) -> None:
     before=steps,
     after=steps,
     limit=st.integers(400, 20_000),
+    share=st.floats(0.1, 1),
     session=st.sampled_from([SESSION, SESSION, SESSION, "old"]),
     seqs=st.dictionaries(st.sampled_from((*NAMES, "z/z")), st.integers(0, 40)),
     patterns=st.lists(st.sampled_from(["*", "*/a", "m/*", *NAMES]), min_size=1, max_size=3),
@@ -113,13 +140,17 @@ def test_a_consumer_gets_what_the_model_says_or_a_refusal(
     before: list[tuple[str, str, int]],
     after: list[tuple[str, str, int]],
     limit: int,
+    share: float,
     session: str,
     seqs: dict[str, int],
     patterns: list[str],
     pull: int,
 ) -> None:
-    """(10) Whatever is appended, trimmed and resumed: the model's records in order, never a silent hole."""
-    world = World(limit)
+    """(9, 10) Whatever is appended, trimmed and resumed: the model's records in order, never a silent hole.
+
+    What is kept is served, be it out of reach; what gets out of reach before it is taken makes an overrun.
+    """
+    world = World(limit, int(limit * share))
     play(world, before)
     request = wish(*patterns, resume=Resume(session, seqs))
     stream = world.subscribe(request)
@@ -154,7 +185,7 @@ def test_a_consumer_gets_what_the_model_says_or_a_refusal(
     assert got == expected
     play(world, after)
     expected = [record for place, record in enumerate(world.stream) if wanted(place, record)][len(got) :]
-    lost = any(wanted(place, world.stream[place]) for place in range(joined, world.backlog.base))
+    lost = any(wanted(place, world.stream[place]) for place in range(joined, world.backlog.reach))
     assert stream.subscription.overrun() == lost
     if not lost:
         assert drained(stream.subscription, pull) == expected
@@ -277,15 +308,190 @@ def test_a_channel_that_appears_later_comes_from_its_first_record() -> None:
 
 def test_a_consumer_of_a_quiet_channel_is_not_overrun_by_others() -> None:
     """The records that went are looked at: only those that were wanted count as lost, states among them."""
-    world = World(2_000)
+    world = World(4_000, 2_000)
     quiet, told = (world.subscribe(wish("n/a")).subscription for _ in range(2))
     for _ in range(50):
         world.event("m/a", 100)
     assert not quiet.overrun()
-    assert quiet.cursor == world.backlog.base
+    assert not quiet.behind
     world.state("n/a", "down")
     assert drained(quiet) != []
     for _ in range(50):
         world.event("m/a", 100)
     assert not quiet.overrun()
     assert told.overrun()
+
+
+def test_a_wanted_record_that_gets_out_of_reach_makes_an_overrun() -> None:
+    """(9) The limit is reached with the record that is one too many, while all that was missed is still kept."""
+    world = World(1_000_000, 2_000)
+    stream = world.subscribe(wish("m/a")).subscription
+    world.event("n/a", 1_000)
+    world.event("m/a")
+    world.event("n/a", 1_000)
+    assert not stream.overrun()
+    assert stream.lag_bytes() < 2_000
+    world.event("n/a", 1_000)
+    assert stream.overrun()
+    assert world.backlog.base == 0
+
+
+def test_who_resumes_from_out_of_reach_may_catch_up() -> None:
+    """(9) A consumer that comes back for its records is overrun only by the backlog, until it was within reach."""
+    world = World(40_000, 20_000)
+    for _ in range(30):
+        world.event("m/a", 1_000)
+    resumed = [
+        world.subscribe(wish("m/a", resume=Resume(SESSION, {"m/a": 2}))).subscription for _ in range(3)
+    ]
+    quick, slow, late = resumed
+    near = world.subscribe(wish("m/a", resume=Resume(SESSION, {"m/a": 25}))).subscription
+    assert near.cursor >= world.backlog.reach
+    assert quick.cursor < world.backlog.reach
+    assert not any(one.overrun() for one in resumed)
+    assert [record["seq"] for record in drained(quick)] == list(range(3, 31))
+    slow.take(1_000)
+    for _ in range(10):
+        world.event("m/a", 1_000)
+    late.take(30_000)
+    assert late.cursor >= world.backlog.reach
+    for _ in range(6):
+        world.event("m/a", 1_000)
+    assert not quick.overrun()
+    assert slow.cursor < world.backlog.base
+    assert slow.overrun()
+    assert near.overrun()
+    assert world.backlog.base < late.cursor < world.backlog.reach
+    assert late.overrun()
+
+
+def test_a_consumer_at_the_head_is_told_of_a_state_that_it_missed() -> None:
+    """A state takes no seq: where nothing else of its channel was left out, the present one comes all the same."""
+    world = World(4_000, 2_000)
+    stream = world.subscribe(Request("subscribe", ["*"], slow="conflate")).subscription
+    world.state("n/a", "down")
+    world.state("m/b", "live")
+    stream.take(1)
+    stream.take(1)
+    world.state("n/a", "live")
+    for _ in range(50):
+        world.event("m/a", 100)
+    assert stream.overrun()
+    stream.jump()
+    assert lines(conflate(world.shelf, stream, 10_000)) == [
+        {"type": "skipped", "channel": "m/a", "from": 1, "to": 50},
+        {"type": "snapshot", "channel": "m/a", "seq": 50, "reason": "conflated", "msg": {"book": 50}},
+        {"type": "state", "channel": "n/a", "state": "live", "since": 0},
+    ]
+    assert not stream.behind
+
+
+def test_a_consumer_of_many_books_is_taken_to_the_head_book_by_book() -> None:
+    """(8) A book is made when there is room for it; what comes meanwhile is skipped, or sent after it."""
+    world = World(8_000, 4_000)
+    stream = world.subscribe(Request("subscribe", ["m/*"], slow="conflate")).subscription
+    for _ in range(50):
+        world.event("m/a", 100)
+        world.event("m/b", 100)
+    assert stream.overrun()
+    stream.jump()
+    first = conflate(world.shelf, stream, 1)
+    assert world.images == ["m/a"]
+    world.event("m/a")
+    world.event("m/b")
+    assert stream.skipping
+    assert stream.next_seqs()["m/a"] == 51
+    second = conflate(world.shelf, stream, 1)
+    assert [(record["channel"], record["to"]) for record in lines(first + second) if "to" in record] == [
+        ("m/a", 50),
+        ("m/b", 51),
+    ]
+    world.event("m/b")
+    assert [(record["channel"], record["seq"]) for record in drained(stream)] == [("m/a", 51), ("m/b", 52)]
+
+
+def test_a_jump_is_finished_before_the_next_one() -> None:
+    """(9) What comes in the middle of a jump makes no new one of it: each channel has its turn."""
+    world = World(8_000, 4_000)
+    stream = world.subscribe(Request("subscribe", ["m/*"], slow="conflate")).subscription
+    for name in ("m/a", "m/b"):
+        world.event(name)
+    stream.jump()
+    for name in ("m/a", "m/b"):
+        conflate(world.shelf, stream, 1)
+        world.event(name, 5_000)
+        world.event("n/a")
+        assert stream.overrun() == (not stream.skipping)
+
+
+class Accounts:
+    """A consumer that conflates, and accounts for every seq that it got or was told it would not get."""
+
+    def __init__(self, world: World, channels: list[str], resume: Resume | None) -> None:
+        self.world = world
+        stream = world.subscribe(Request("subscribe", channels, resume=resume, slow="conflate"))
+        confirmed, *others = lines(stream.preamble)
+        self.stream = stream.subscription
+        self.next = {name: value["next"] for name, value in confirmed["channels"].items()}
+        self.states = {record["channel"]: record["state"] for record in others if record["type"] == "state"}
+
+    def pull(self, most_bytes: int) -> None:
+        """Take the next stretch, as a consumer's connection does."""
+        if self.stream.overrun():
+            self.stream.jump()
+        if self.stream.skipping:
+            self.check(lines(conflate(self.world.shelf, self.stream, most_bytes)))
+            return
+        assert self.stream.next_seqs() == self.next
+        self.check(lines(self.stream.take(most_bytes)))
+
+    def check(self, records: list[dict[str, Any]]) -> None:
+        """Let no seq go missing, and no book come at a wrong one."""
+        for record in records:
+            channel = record["channel"]
+            match record["type"]:
+                case "event":
+                    assert record["seq"] == self.next[channel]
+                    self.next[channel] += 1
+                case "skipped":
+                    assert record["from"] == self.next[channel] <= record["to"]
+                    self.next[channel] = record["to"] + 1
+                case "snapshot":
+                    assert record["seq"] == record["msg"]["book"] == self.next[channel] - 1
+                case "state":
+                    self.states[channel] = record["state"]
+
+
+@given(
+    before=steps,
+    rounds=st.lists(st.tuples(steps, st.lists(st.integers(1, 2_000), max_size=4)), max_size=6),
+    limit=st.integers(400, 12_000),
+    share=st.floats(0.1, 1),
+    back=st.dictionaries(st.sampled_from(NAMES), st.integers(0, 20)),
+    patterns=st.lists(st.sampled_from(["*", "*/a", "m/*", *NAMES]), min_size=1, max_size=3),
+)
+@settings(deadline=None, max_examples=400)
+def test_what_a_conflating_consumer_gets_and_skips_adds_up(
+    before: list[tuple[str, str, int]],
+    rounds: list[tuple[list[tuple[str, str, int]], list[int]]],
+    limit: int,
+    share: float,
+    back: dict[str, int],
+    patterns: list[str],
+) -> None:
+    """(9, 10) However slowly it reads, each seq comes once or is skipped once, and it knows the present states."""
+    world = World(limit, int(limit * share))
+    play(world, before)
+    one = Accounts(
+        world, patterns, Resume(SESSION, {name: world.back(name, count) for name, count in back.items()})
+    )
+    for published, pulls in rounds:
+        play(world, published)
+        for most_bytes in pulls:
+            one.pull(most_bytes)
+    while one.stream.behind:
+        one.pull(300)
+    wanted = {channel.name: channel for channel in one.stream.channels}
+    assert one.next == {name: channel.next for name, channel in wanted.items()}
+    present = {name: json.loads(state)["state"] for name, state in world.states.items() if name in wanted}
+    assert one.states == present
