@@ -79,6 +79,8 @@ def of_every_round(*, quick: bool) -> Iterator[Measurement]:
     for contender in (FORWARDER, PICOWS, FEEDHANDLER) if quick else CONTENDERS:
         yield Measurement("paced", _plain(contender), do.paced)
     yield Measurement("paced", Setting(FEEDHANDLER, lines=1), do.paced)
+    for contender in (FORWARDER, FEEDHANDLER) if quick else (FORWARDER, PICOWS, FEEDHANDLER):
+        yield Measurement("paced", _plain(contender)._replace(tls=True), do.paced)
     yield Measurement("burst", Setting(FEEDHANDLER), do.burst)
 
 

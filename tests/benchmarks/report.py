@@ -119,8 +119,9 @@ def _other_rows(results: Results) -> Iterator[list[str]]:
     for name, figures in _OTHERS.items():
         for key in results.measured(name):
             for figure, digits in figures:
-                measured = spread_text(results.spread(key, figure), digits)
-                yield [f"{name}: {setting_text(key.setting)}", figure, measured]
+                spread = results.spread(key, figure)
+                if spread is not None:
+                    yield [f"{name}: {setting_text(key.setting)}", figure, spread_text(spread, digits)]
 
 
 _OTHERS: dict[str, list[tuple[str, int]]] = {

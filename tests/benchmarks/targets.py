@@ -69,8 +69,9 @@ def _throughput(contender: str) -> Callable[[Results], Spread | None]:
     return lambda results: results.ratio("events_per_cpu_s", mine, theirs)
 
 
-def _latency(figure: str, lines: int) -> Callable[[Results], Spread | None]:
-    mine, theirs = Key("paced", Setting(FEEDHANDLER, lines=lines)), Key("paced", Setting(FORWARDER, lines=1))
+def _latency(figure: str, lines: int, *, tls: bool = False) -> Callable[[Results], Spread | None]:
+    mine = Key("paced", Setting(FEEDHANDLER, lines=lines, tls=tls))
+    theirs = Key("paced", Setting(FORWARDER, lines=1, tls=tls))
     return lambda results: results.ratio(figure, mine, theirs)
 
 
@@ -109,6 +110,10 @@ TARGETS = (
     Target("latency p99.9, 3 lines / forwarder, 1 line", 1.0, False, "x", _latency("p999_us", 3)),
     Target("latency p50, 1 line / forwarder, 1 line", 1.2, False, "x", _latency("p50_us", 1)),
     Target("latency p99.9, 1 line / forwarder, 1 line", 1.0, False, "x", _latency("p999_us", 1)),
+    Target("latency p50, 3 lines / forwarder, 1 line, TLS", 1.2, False, "x", _latency("p50_us", 3, tls=True)),
+    Target(
+        "latency p99.9, 3 lines / forwarder, 1 line, TLS", 1.0, False, "x", _latency("p999_us", 3, tls=True)
+    ),
     Target(f"burst of {BURST_EVENTS:,}: all out, in order (1: yes)", 1, True, "", _all_out),
     Target(f"burst: memory grown / backlog of {BACKLOG_MIB} MiB", 1, False, "x", _burst_growth),
     Target(
