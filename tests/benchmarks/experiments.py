@@ -82,6 +82,7 @@ def _paced(theatre: Theatre, setting: Setting, durations: Durations, rate: float
 def _costs(stage: Stage, played: Played) -> Figures:
     return {
         "events": played.events,
+        "received": played.received,
         "whole": played.whole,
         "events_per_cpu_s": played.events / played.cpu_s,
         "cpu_us": played.cpu_s / played.events * 1e6,

@@ -15,8 +15,9 @@ what was sent on that connection before.
 | `paced`: `seconds`, `rate` | one event after the other, over all markets in turn; the stamp is the time | likewise |
 | `burst`: `events` | so many events at once; the stamp is their number | likewise |
 
-Flat out, a line is at most one round of its market's events ahead of the slowest: a real exchange does not run away
-from one of its connections either. Played is what the system has taken; the answer comes then.
+Flat out the lines take turns, a piece each, and none is sent more than `LEAD_EVENTS` ahead of its slowest sister: a
+real exchange broadcasts, and does not serve one connection after the other. Played is what the system has taken; the
+answer comes then.
 """
 
 import ctypes
@@ -39,10 +40,13 @@ from tests.benchmarks.control import Commands
 PIECE_BYTES = 256 * 1024
 SEND_BUFFER_BYTES = 1024 * 1024
 READ_BYTES = 64 * 1024
+LEAD_EVENTS = 4096
 HANDSHAKE_S = 5.0
 PR_SET_TIMERSLACK = 29
 PATIENCE_S = 60.0
 """The longest that a play may take beyond its own time."""
+WAIT_S = 0.05
+"""How long nothing is done where the system takes nothing."""
 LEAST_WAIT_S = 20e-6
 """A shorter wait is none: an event may go out that much early. Nothing spins, since there are few cores to share."""
 
@@ -115,7 +119,8 @@ class Connection:
         self.sent = 0
         """Events of the play that were put out for sending."""
         self.round = 0
-        self.refill: Iterator[bytes] | None = None
+        self.play: Iterator[bytes] | None = None
+        """What comes next of the play; an empty piece while others have to catch up."""
         self._sock = sock
         self._source = source
         self._received = bytearray()
@@ -129,21 +134,28 @@ class Connection:
 
     @property
     def idle(self) -> bool:
-        """Whether all that was put out is with the system."""
-        return self._part is None and not self._outbox and self.refill is None
+        """Whether all that is to be sent is with the system."""
+        return self._part is None and not self._outbox and self.play is None
 
     def put(self, data: bytes) -> None:
         """Put something out for sending."""
         self._outbox.append(data)
 
+    def advance(self) -> bool:
+        """Put out the next piece of the play; tell whether there was one."""
+        if self.play is None:
+            return False
+        piece = next(self.play, None)
+        if piece is None:
+            self.play = None
+        elif piece:
+            self._outbox.append(piece)
+        return bool(piece)
+
     def pump(self) -> bool:
-        """Send what the system takes; tell whether something is left that it does not take now."""
-        while True:
-            if self._part is None:
-                piece = self._next()
-                if piece is None:
-                    return False
-                self._part = memoryview(piece)
+        """Send what was put out, as far as the system takes it; tell whether something is left."""
+        while self._part is not None or self._take_up():
+            assert self._part is not None
             try:
                 count = self._sock.send(self._part)
             except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
@@ -152,18 +164,15 @@ class Connection:
                 self._source.drop(self)
                 return False
             self._part = self._part[count:] if count < len(self._part) else None
+        return False
 
-    def _next(self) -> bytes | None:
+    def _take_up(self) -> bool:
+        """Begin with the next thing to send, if there is one; requests are answered in between."""
         if self._requests:
             self._answer()
         if self._outbox:
-            return self._outbox.popleft()
-        if self.refill is not None:
-            piece = next(self.refill, None)
-            if piece is None:
-                self.refill = None
-            return piece or None
-        return None
+            self._part = memoryview(self._outbox.popleft())
+        return self._part is not None
 
     def read(self) -> None:
         """Take what the client says."""
@@ -288,7 +297,7 @@ class Source:
         if connection.market is not None:
             connection.market.lines.remove(connection)
         self._selector.unregister(connection)
-        connection.refill = None
+        connection.play = None
         connection.close()
 
     def pump(self, connection: Connection) -> None:
@@ -358,7 +367,7 @@ class Source:
         for market in self._markets.values():
             market.start()
             for line in market.lines:
-                line.refill = _flat(market, line, end, rounds)
+                line.play = _flat(market, line, end, rounds)
         self._finish(start, seconds, lambda: {m.name: rounds[m] * len(m.frames) for m in rounds})
 
     def _do_burst(self, events: int) -> None:
@@ -375,8 +384,7 @@ class Source:
         for market, all_pieces in pieces.items():
             for line in market.lines:
                 line.sent = events
-                for piece in all_pieces:
-                    line.put(piece)
+                line.play = iter(all_pieces)
         self._finish(start, 0.0, lambda: {market.name: events for market in pieces})
 
     def _do_paced(self, seconds: float, rate: float) -> None:
@@ -408,14 +416,14 @@ class Source:
 
     def _finish(self, start: int, seconds: float, counts: Callable[[], dict[str, int]]) -> None:
         """Send until everything is with the system, and answer."""
-        for line in self._lines():
-            self.pump(line)
         deadline = start + int((seconds + PATIENCE_S) * 1e9)
         while any(not line.idle for line in self._lines()):
-            self._look(1.0 if self._blocked else 0.001)
+            moved = False
             for line in self._lines():
                 if line not in self._blocked:
+                    moved |= line.advance()
                     self.pump(line)
+            self._look(0 if moved else WAIT_S)
             if self._over or time.monotonic_ns() > deadline:
                 break
         self._commands.answer(events=counts(), start_ns=start, seconds=(time.monotonic_ns() - start) / 1e9)
@@ -429,11 +437,11 @@ def _flat(market: Market, line: Connection, end_ns: int, rounds: dict[Market, in
     ends = list(_ends(market.frames))
     number = 0
     while number == 0 or number < rounds.get(market, 0) or time.monotonic_ns() < end_ns:
-        while number > min(other.round for other in market.lines) + 1:
-            yield b""
         rounds[market] = max(rounds.get(market, 0), number + 1)
         base = number * len(market.frames)
         for piece, last in zip(market.pieces(number), ends, strict=True):
+            while line.sent > min(other.sent for other in market.lines) + LEAD_EVENTS:
+                yield b""
             line.sent = base + last
             yield piece
         number += 1
