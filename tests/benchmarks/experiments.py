@@ -98,6 +98,8 @@ def burst(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
         before = process.rss_mib(stage.pid)
         played = stage.play("numbers", do="burst", events=BURST_EVENTS)
         return {
+            "events": played.events,
+            "received": played.received,
             "whole": played.whole,
             "in_order": stage.in_order(),
             "seconds": played.wall_s,

@@ -109,8 +109,10 @@ def _panel(axes: Axes, results: Results, sweep: Sweep, name: str, *figures: str)
     for contender, colour in COLOURS.items():
         for figure, style in zip(figures, ("-", ":"), strict=False):
             points = _points(results, sweep, name, figure, contender)
-            counts.update(int(x) for x, *_ in points)
-            if points:
+            if contender == FORWARDER and points and name != "consumed" and style == "-":
+                axes.axhline(points[0][1], color=colour, linewidth=1.2, linestyle="--", label=contender)
+            if len(points) > 1:
+                counts.update(int(x) for x, *_ in points)
                 x, middle, least, most = zip(*points, strict=True)
                 label = contender if style == "-" else "_"
                 axes.plot(

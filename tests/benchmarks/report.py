@@ -132,7 +132,11 @@ _OTHERS: dict[str, list[tuple[str, int]]] = {
 
 
 def _warning(results: Results, key: Key) -> str:
-    return "NOT ALL CAME OUT" if 0.0 in map(float, results.all(key, "whole")) else ""
+    """Say what was wrong with what came out, in any round."""
+    rounds = results.rounds(key).values()
+    if any(one["received"] > one["events"] for one in rounds):
+        return "DUPLICATES CAME OUT"
+    return "NOT ALL CAME OUT" if any(not one["whole"] for one in rounds) else ""
 
 
 def _target_row(verdict: Verdict) -> list[str]:

@@ -17,8 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-REMEMBERED = 65_536
-"""Hashes that a contender remembers for each market: as many events as the daemon's window holds."""
+REMEMBERED = 131_072
+"""Hashes that a contender remembers for each market.
+
+The daemon's window holds half as many events. But some readers empty one line before they look at the next, and what
+the system buffers of the others meanwhile may be 100,000 events; with fewer hashes duplicates came out.
+"""
 
 STREAMS = "publicTrades,publicOrderBook"
 LINE_NAMES = "abcdefgh"
