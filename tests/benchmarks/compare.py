@@ -15,9 +15,10 @@ else.
 **What.** Book deltas of 290 bytes with 1 to 8 levels and trades, 10 to 1 (`events`), and a recorded tape where there is
 one. A source in a process of its own plays them to all lines, the same consumer reads what comes out:
 
-- flat out: CPU time of the contender's process (user and system) for each unique event, and events for each second;
-- paced, 5,000 events/s: from right before an event's first sending to the consumer's read. The clock is the system's
-  monotonic one, in both processes;
+- flat out, plain and TLS: CPU time of the contender's process (user and system) for each unique event, and events for
+  each second;
+- paced, 5,000 events/s, plain and TLS: from right before an event's first sending to the consumer's read. The clock is
+  the system's monotonic one, in both processes;
 - a burst of 100,000 events: whether all come out, in order, and what memory that takes;
 - many quiet markets; the work of one process divided among two; many consumers; a long load with a consumer that
   never reads; scrapes.

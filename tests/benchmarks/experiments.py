@@ -58,8 +58,7 @@ def flat(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
 
 def paced(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
     """Play one event after the other: how long each takes from its sending to its being read."""
-    rate = RATE if setting.consumers == 1 else CONSUMERS_RATE
-    return _paced(theatre, setting, durations, rate)
+    return _paced(theatre, setting, durations, RATE)
 
 
 def consumed(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
