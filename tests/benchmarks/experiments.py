@@ -1,0 +1,183 @@
+"""What is measured: each function sets a stage, plays, and returns the figures of one measurement."""
+
+import statistics
+import time
+import urllib.request
+from collections.abc import Callable
+from threading import Thread
+from typing import NamedTuple
+
+from tests.benchmarks import process
+from tests.benchmarks.stage import BACKLOG_MIB, FEEDHANDLER, Played, Setting, Stage, Theatre
+
+Figures = dict[str, float]
+
+RATE = 5000.0
+CONSUMERS_RATE = 1000.0
+"""With many consumers: each event is as many sends as there are consumers."""
+BURST_EVENTS = 100_000
+IDLE_MARKETS = 100
+PART_MARKETS = 10
+LOAD_PARTS = 3
+SCRAPES = 8
+SCRAPE_S = 0.5
+SCRAPE_RATE = 1000.0
+
+
+class Durations(NamedTuple):
+    """How long each kind of play takes (s)."""
+
+    flat: float
+    paced: float
+    idle: float
+    load: float
+
+
+FULL = Durations(flat=2.0, paced=4.0, idle=20.0, load=30.0)
+QUICK = Durations(flat=1.2, paced=2.5, idle=6.0, load=9.0)
+
+
+class Measurement(NamedTuple):
+    """One entry of the plan."""
+
+    name: str
+    setting: Setting
+    run: Callable[[Theatre, Setting, Durations], Figures]
+
+    def measure(self, theatre: Theatre, durations: Durations) -> Figures:
+        """Take the figures."""
+        return self.run(theatre, self.setting, durations)
+
+
+def flat(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
+    """Play flat out: events for each second of CPU time, and for each of the clock."""
+    with theatre.stage(setting) as stage:
+        played = stage.play("count", do="flat", seconds=durations.flat)
+        return _costs(stage, played)
+
+
+def paced(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
+    """Play one event after the other: how long each takes from its sending to its being read."""
+    return _paced(theatre, setting, durations, RATE)
+
+
+def consumed(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
+    """Play at a rate that leaves room for many consumers."""
+    return _paced(theatre, setting, durations, CONSUMERS_RATE)
+
+
+def _paced(theatre: Theatre, setting: Setting, durations: Durations, rate: float) -> Figures:
+    with theatre.stage(setting) as stage:
+        played = stage.play("delays", do="paced", seconds=durations.paced, rate=rate)
+        deliveries = played.events * setting.consumers
+        return {
+            **_costs(stage, played),
+            "core_share": played.cpu_s / durations.paced,
+            "deliveries_per_cpu_s": deliveries / played.cpu_s,
+            **{f"{name}_us": value for name, value in stage.delays_us().items()},
+        }
+
+
+def _costs(stage: Stage, played: Played) -> Figures:
+    return {
+        "events": played.events,
+        "received": played.received,
+        "whole": played.whole,
+        "events_per_cpu_s": played.events / played.cpu_s,
+        "cpu_us": played.cpu_s / played.events * 1e6,
+        "events_per_s": played.received / played.wall_s if played.received else 0.0,
+        "peak_mib": process.peak_mib(stage.pid),
+    }
+
+
+def burst(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
+    """Send a hundred thousand events at once."""
+    del durations
+    with theatre.stage(setting._replace(backlog_mib=BACKLOG_MIB)) as stage:
+        before = process.rss_mib(stage.pid)
+        played = stage.play("numbers", do="burst", events=BURST_EVENTS)
+        return {
+            "events": played.events,
+            "received": played.received,
+            "whole": played.whole,
+            "in_order": stage.in_order(),
+            "seconds": played.wall_s,
+            "cpu_us": played.cpu_s / played.events * 1e6,
+            "peak_mib": process.peak_mib(stage.pid),
+            "growth_mib": process.peak_mib(stage.pid) - before,
+        }
+
+
+def idle(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
+    """Keep many quiet markets."""
+    with theatre.stage(setting, warm=False) as stage:
+        time.sleep(2.0)
+        before = stage.cpu_s()
+        time.sleep(durations.idle)
+        return {
+            "core_share": (stage.cpu_s() - before) / durations.idle,
+            "rss_mib": process.rss_mib(stage.pid),
+        }
+
+
+def load(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
+    """Play flat out for long, with a consumer that never reads: memory after a third, and at the end."""
+    with theatre.stage(setting._replace(backlog_mib=BACKLOG_MIB)) as stage:
+        sizes, events = [], 0
+        for _ in range(LOAD_PARTS):
+            events += stage.play("count", do="flat", seconds=durations.load / LOAD_PARTS).events
+            sizes.append(process.rss_mib(stage.pid))
+        return {"events": events, "rss_first_mib": sizes[0], "rss_last_mib": sizes[-1]}
+
+
+def scrape(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
+    """Scrape the metrics of many markets while events pass: the longest delays with a scrape, and without."""
+    del durations
+    held: dict[bool, list[float]] = {False: [], True: []}
+    took: list[float] = []
+    with theatre.stage(setting) as stage:
+        if not _served(setting.http):
+            return {}
+        for number in range(SCRAPES):
+            scraping = bool(number % 2)
+            reader = Thread(target=lambda: took.append(_scrape(setting.http)))
+            if scraping:
+                reader.start()
+            stage.play("delays", do="paced", seconds=SCRAPE_S, rate=SCRAPE_RATE)
+            if scraping:
+                reader.join()
+            held[scraping].append(stage.delays_us()["max"])
+        with_scrape, without = statistics.median(held[True]), statistics.median(held[False])
+    return {
+        "max_us": with_scrape,
+        "max_without_us": without,
+        "held_up_ms": max(0.0, with_scrape - without) / 1000,
+        "took_ms": statistics.median(took) * 1000,
+    }
+
+
+def _served(address: str) -> bool:
+    """Tell whether the daemon serves its metrics yet."""
+    try:
+        _scrape(address)
+    except OSError:
+        return False
+    return True
+
+
+def _scrape(address: str) -> float:
+    """Return how long a scrape takes (s)."""
+    start = time.monotonic()
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        answer.read()
+    return time.monotonic() - start
+
+
+def one_process(markets: int = PART_MARKETS) -> Setting:
+    """Return the setting of one daemon with all markets."""
+    return Setting(FEEDHANDLER, lines=2, markets=markets, events=2000)
+
+
+def two_processes(markets: int = PART_MARKETS) -> Setting:
+    """Return the setting of two daemons with half the markets each."""
+    return one_process(markets)._replace(processes=2)
