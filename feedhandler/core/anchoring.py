@@ -73,7 +73,8 @@ class Anchoring(Joining):
         """Tell whether a witness is past the released sequence, dropping what it may hold from before that.
 
         One that holds nothing is, where nothing was released since it began to connect; it has its chance in a feed
-        that is ``quiet``: nobody holds anything.
+        that is ``quiet``: nobody holds anything. Unless all lines were gone it waits a moment: the others may be
+        about to come back, or it to go as well.
 
         The first event that is known to be new proves it for all that follow. What came before it may have been
         released already: it falls into the gap, for a gap says that something may be missing, and nothing ever says
@@ -83,6 +84,8 @@ class Anchoring(Joining):
         if not held and not quiet:
             return False
         age = now - max(held[0].at if held else line.connected_at, self._alone_since)
+        if not held and not self._outage:
+            patience_s = max(patience_s, self._limits.stall_min_s)
         if line.floor == self.window.head:
             return age >= patience_s  # nothing was released since it began to connect: all of it is new
         if not held:

@@ -121,6 +121,8 @@ class Arbiter(Supervision):
         line = self.lines[name]
         if line.waiting:
             self._keep_ghost(line)
+        if line.up:
+            self._alone_since = now
         line.connected = False
         self._vacate(line)
         self._health(line, "lost", now)

@@ -228,9 +228,10 @@ class TradeKeeper:
         return held
 
     def tick(self, now: float, recv: int) -> list[Output]:  # noqa: ARG002 - what others need
-        """Let time pass: a repair that takes too long ends without a snapshot."""
+        """Let time pass: a repair that keeps trades waiting for too long ends without a snapshot."""
         longest_s = ATTEMPTS * (self._settings.reply_s + self._settings.retry_s)
-        return self._give_up() if self.syncing and now - self._gap_at >= longest_s else []
+        waits = len(self._held) > 1 and now - max(self._gap_at, self._held_at) >= longest_s
+        return self._give_up() if waits else []
 
     def _interval_s(self) -> float:
         return self._settings.audit_s or 60.0
