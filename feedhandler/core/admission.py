@@ -33,10 +33,7 @@ class Admission(Pinning):
                 if run:
                     index += run
                     continue
-            if line.aside or line.owing is None or owing.deliver(payloads[index], now) is None:
-                self._receive_one(line, payloads[index], now, recv, replies)
-            else:
-                self._delivered(line, owing, now)
+            self._receive_one(line, payloads[index], now, recv, replies)
             index += 1
         if owing.position > first:
             line.moved = now

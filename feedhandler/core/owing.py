@@ -29,6 +29,9 @@ from collections.abc import Iterator, Sequence
 
 from feedhandler.core.window import Window
 
+NEAR_EVENTS = 64
+"""How far a message is looked for before the window's index is asked, which has to be brought up to the head first."""
+
 
 class Owing:
     """The state of one aligned line against the window of its feed."""
@@ -85,12 +88,27 @@ class Owing:
             if window.payload(self.position) == payload:
                 self.position += 1
                 return self.position - 1
+            near = self._find_near(payload)
+            if near is not None:
+                self.take(near, now)
+                return near
         elif self.count == 0:
             return None
         positions = window.find(payload)
         if self.fence is not None:
             positions = positions[: bisect_left(positions, self.fence)]
         return self._look_up(positions, now)
+
+    def _find_near(self, payload: bytes) -> int | None:
+        """Return where a message stands a little further on, without the index: lines mostly differ by a few events."""
+        window = self._window
+        if window.late or window.canonical:
+            return None
+        place = self.position - window.base
+        try:
+            return window.base + window.payloads.index(payload, place, place + NEAR_EVENTS)
+        except ValueError:
+            return None
 
     def _look_up(self, positions: Sequence[int], now: float) -> int | None:
         late = self._window.late

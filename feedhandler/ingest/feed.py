@@ -25,7 +25,7 @@ from feedhandler.config import ALL, Bounds, Health
 from feedhandler.config import Recovery as RecoverySettings
 from feedhandler.core.arbiter import DOWN, Arbiter, Quarantine, Restart
 from feedhandler.core.channels import Channel, split
-from feedhandler.core.health import GOOD
+from feedhandler.core.health import GOOD, PROBATION
 from feedhandler.core.messages import Gap, Output, Release, Snapshot, State
 from feedhandler.core.notes import Notify, note
 from feedhandler.core.recovery import Recovery
@@ -48,6 +48,9 @@ TICK_S = 0.1
 
 IDLE_TICKS = 10
 """A feed in which nothing moves is told the time every so many ticks."""
+
+SETTLED = frozenset({GOOD, PROBATION})
+"""States of an aligned line that change by themselves, if at all, within seconds."""
 
 CHANNELS = 10_000
 """Channels that a feed knows; events of further ones are counted and left out."""
@@ -162,9 +165,12 @@ class Feed:
             self._recover(self.recovery.tick(now, wall_ns))
 
     def _settled(self) -> bool:
-        """Tell whether time alone changes nothing soon: every line is good and owes nothing."""
+        """Tell whether time changes nothing soon: no line is suspect, owes anything, or holds anything."""
+        head = self.arbiter.window.head
         return all(
-            line.owing is not None and line.health.state == GOOD and not line.owing.count
+            (line.health.state in SETTLED and not line.owing.count)
+            if line.owing is not None
+            else not (line.waiting or (line.connected and head > line.head_at_start))
             for line in self.arbiter.lines.values()
         )
 
