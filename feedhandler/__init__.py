@@ -8,6 +8,8 @@ next is looked at.
 - **No await between an event's arrival and its place in the backlog.** [test_contract.py: test_the_way_in_never_waits]
 - **Per channel seqs are contiguous, and what could not be proven continuous is marked.**
   [test_daemon.py: test_an_outage_of_all_lines_is_one_gap_per_channel]
+- **Nothing is published between a gap and its repair, and a book is the true one at every seq.**
+  [test_repairs.py: test_books_survive_a_thousand_reconnects]
 - **Data never raises.** [test_daemon.py: test_what_is_no_event_is_noted_and_left_out]
 - **Everything has a bound, and a policy for reaching it.** [test_contract.py: test_every_bound_says_what_happens_at_it]
 - **A slow consumer costs only itself.** [test_daemon.py: test_blocked_consumers_disk_and_log_cost_no_line]
@@ -18,7 +20,7 @@ next is looked at.
 
 The rooms, as data flows through them; what a room calls upward are callables that were handed down to it:
 
-    core        pure: arbitration, window, line health, channels and their seqs, connection budget, backoff
+    core        pure: arbitration, window, line health, books and recovery, channels and their seqs, connection budget
     exchange    what is special to this exchange: requests, messages; token and markets
     ingest      the bytes of a line, the life of a line, a feed and its lines
     publish     the backlog, the Unix socket, its consumers

@@ -6,7 +6,7 @@ and quantity stay as the exchange sent them.
 
 **A book is either right at its `seq` or says that it is not.** `gap`, `skipped` and `refused` leave it as it
 was and no longer `synchronised`, until the next snapshot; so does a `late` event, whose place is before what
-is in the book already (its snapshot is the next record), and a message that can't be read. Before the first
+is in the book already (a snapshot follows), and a message that can't be read. Before the first
 snapshot a book is empty and not synchronised. A channel that was resumed from a position of an earlier
 process gets no snapshot of its own accord: who needs its book at once leaves it out of the position and
 subscribes to it by its exact name.
