@@ -225,7 +225,7 @@ class BookKeeper:
 
     def answer(self, payload: bytes, line: str, asked_at: float, now: float, recv: int) -> list[Output]:
         """Take the reply of ``line`` to a request that was made at ``asked_at``."""
-        image = self._desk.read(payload)
+        image = Broken("size") if len(payload) > self._bounds.snapshot_bytes else self._desk.read(payload)
         if isinstance(image, Broken):
             return self.in_vain(image.reason, now)
         self._doubtful_replies = self._doubtful_replies + 1 if image.doubtful else 0

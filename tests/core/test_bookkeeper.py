@@ -263,6 +263,13 @@ def test_a_book_without_levels_is_believed_after_some_replies() -> None:
     assert json.loads(world.keeper.image() or b"")["data"]["orders"] == []
 
 
+def test_a_snapshot_beyond_its_bound_is_refused() -> None:
+    """(8) (9) No consumer could be given that book; it is not read, and asked for again."""
+    world = Exchange()
+    assert world.answer(b" " * (Bounds().snapshot_bytes + 1)) == []
+    assert world.missed() == ["size"]
+
+
 def test_a_full_hold_forgets_its_oldest_events_and_asks_for_a_younger_snapshot() -> None:
     """(6) (8) The hold is bounded; a snapshot from before what is left does not fit."""
     world = Exchange(dated=False)
