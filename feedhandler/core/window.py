@@ -19,8 +19,8 @@ from feedhandler.core.canonical import canonical
 KEPT_EVENTS = 256
 """Events that stay in the window whatever their age."""
 
-TRIM_SHARE = 8
-"""The window is trimmed when it is over its bound by one part in so many."""
+TRIM_SHARE = 64
+"""The window is trimmed when it is over its bound by one part in so many, so that one takes half a millisecond."""
 
 
 class Window:

@@ -16,7 +16,7 @@ older is *out of reach*, further behind the head than a consumer may fall. A con
 for a while, one that was too slow can come back for them.
 
 Both move in batches (`TRIM_SHARE` of their bounds), so that an append costs one comparison, too, and the
-freed fronts of the lists are cut off only once they are longer than what is kept.
+freed fronts of the lists are cut off once they are longer than a part of them (`COMPACT_SHARE`).
 """
 
 from array import array
@@ -26,6 +26,7 @@ RECORD_COST_BYTES = 72  # of a record beside its text: the bytes object's head a
 TRIM_SHARE = (
     256  # a place moves by at least this part of its bound, so that a trim costs some 50 us at 64 MiB
 )
+COMPACT_SHARE = 16  # moving the rest costs a millisecond at 64 MiB, and some ns for each record freed
 
 
 class _Track:
@@ -179,7 +180,7 @@ class Backlog:
         count = self.base - self._offset
         self._records[dead:count] = [b""] * (count - dead)
         self._freed = self._before(self.base)
-        if count > len(self._records) - count:
+        if count > len(self._records) // COMPACT_SHARE:
             self._compact(count)
 
     def _compact(self, count: int) -> None:

@@ -1,9 +1,11 @@
 """The window: positions, look-ups and bounds, against a list that forgets nothing."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedhandler.config import Bounds
+from feedhandler.core import window as window_module
 from feedhandler.core.window import KEPT_EVENTS, Window
 
 SMALL = Bounds(window_events=16, window_s=3600)
@@ -34,8 +36,9 @@ def test_look_ups_find_every_occurrence_that_is_kept(words: list[bytes], every: 
         assert list(window.find_from(word, 5)) == [place for place in places if place >= 5]
 
 
-def test_too_many_events_go_oldest_first_in_batches() -> None:
-    """The bound in events: trimmed by an eighth over it, down to it."""
+def test_too_many_events_go_oldest_first_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound in events: trimmed by a share over it, here an eighth, down to it."""
+    monkeypatch.setattr(window_module, "TRIM_SHARE", 8)
     window = filled([b"%d" % n for n in range(18)])
     assert not window.trim(18)
     window.append(b"18", "M/b", "a", 18)
