@@ -50,19 +50,29 @@ class Admission(Pinning):
         """
         if owing.count or owing.passed or owing.fence is not None:
             return 0
-        classify, append, output = self._dialect.classify, self.window.append, self.outputs.append
-        pinned, name, count = line.pinned, line.name, 0
+        classify, pinned = self._dialect.classify, line.pinned
+        events: list[Event] = []
         for payload in payloads[start:] if start else payloads:
             message = classify(payload)
             if not isinstance(message, Event) or (pinned is not None and message.channel not in pinned):
                 break
-            position = append(payload, message.channel, name, now)
-            output(Release(message.channel, message.payload, name, recv, "", position))
-            count += 1
-        if count:
+            events.append(message)
+        if events:
+            self._release_run(line, payloads[start : start + len(events)], events, now, recv)
             owing.position = self.window.head
-            self._led(line, count, now, recv)
-        return count
+        return len(events)
+
+    def _release_run(
+        self, line: Line, payloads: Sequence[bytes], events: Sequence[Event], now: float, recv: int
+    ) -> None:
+        """Admit a run of new events at the head."""
+        name = line.name
+        position = self.window.extend(payloads, [event.channel for event in events], name, now)
+        self.outputs += [
+            Release(event.channel, event.payload, name, recv, "", place)
+            for place, event in enumerate(events, position)
+        ]
+        self._led(line, len(events), now, recv)
 
     def _receive_one(self, line: Line, payload: bytes, now: float, recv: int, replies: list[Reply]) -> None:
         """Read one message that is not owed as it stands, or whose line cannot tell yet."""

@@ -67,6 +67,19 @@ class Window:
             self.ordinary[channel] = position
         return position
 
+    def extend(self, payloads: Sequence[bytes], channels: Sequence[str], line: str, now: float) -> int:
+        """Add a run of ordinary events at the head; return the position of the first."""
+        position, count = self.head, len(payloads)
+        self.payloads += payloads
+        self.channels += channels
+        self.released += [now] * count
+        self.lines += [line] * count
+        self.bytes += sum(map(len, payloads))
+        places = dict(zip(channels, range(position, position + count), strict=True))
+        self.newest.update(places)
+        self.ordinary.update(places)
+        return position
+
     def payload(self, position: int) -> bytes:
         """Return what stands at a position inside the window."""
         return self.payloads[position - self.base]

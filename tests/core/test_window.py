@@ -86,3 +86,14 @@ def test_values_are_compared_once_a_line_asked_for_it() -> None:
     assert not window.find(b'{ "b": 2, "a": 1 }')
     window.compare_values()
     assert list(window.find(b'{ "b": 2, "a": 1 }')) == [0]
+
+
+def test_a_run_is_added_like_its_events_one_by_one() -> None:
+    """Positions, channels, sizes and the newest of each channel are the same."""
+    one_by_one, at_once = filled([b"x"]), filled([b"x"])
+    payloads, channels = [b"a", b"bb", b"ccc"], ["M/b", "M/t", "M/b"]
+    for payload, channel in zip(payloads, channels, strict=True):
+        one_by_one.append(payload, channel, "c", 9.0)
+    assert at_once.extend(payloads, channels, "c", 9.0) == 1
+    for name in ("payloads", "channels", "released", "lines", "bytes", "newest", "ordinary", "head"):
+        assert getattr(at_once, name) == getattr(one_by_one, name)
