@@ -74,7 +74,7 @@ _USUAL = rf"(?:0|[1-9][0-9]{{0,{DIGITS - 1}}}+)(?:\.[0-9]{{1,{DIGITS}}}+)?+"
 """A number as nearly all are spelled; as a quantity it is zero only where it is one of `ZEROS`."""
 
 _usual = re.compile(_USUAL).fullmatch
-_all_usual = re.compile(rf"(?:{_USUAL},)*+").fullmatch
+_all_usual = re.compile(rf"{_USUAL}(?:,{_USUAL})*+").fullmatch
 _plain = re.compile(rf"[0-9]{{1,{DIGITS}}}(?:\.[0-9]{{1,{DIGITS}}})?").fullmatch
 _scientific = re.compile(rf"[0-9]{{1,{DIGITS}}}(?:\.[0-9]{{1,{DIGITS}}})?[eE][+-]?[0-9]{{1,2}}").fullmatch
 
@@ -145,8 +145,8 @@ def _sortable(price: str) -> str:
 
 def _are_usual(rows: Collection[Level]) -> bool:
     """Tell whether all quantities are spelled as nearly all are; a comma within one would look like two."""
-    joined = "".join([row.quantity + "," for row in rows])
-    return joined.count(",") == len(rows) and _all_usual(joined) is not None
+    joined = ",".join([row.quantity for row in rows])
+    return joined.count(",") == len(rows) - 1 and _all_usual(joined) is not None
 
 
 def _keyed_one_by_one(rows: Collection[Level]) -> Levels:
