@@ -1,8 +1,9 @@
 """A book that follows its channel: lazily, through snapshots, and with late deltas at their true place.
 
-**Appending only queues.** Deltas are applied when something needs the book, when the shell is idle, or at the latest
-when more than `WAITING_BYTES` of them wait. A run of deltas nobody looks into is first merged, so that a level that it
-sets ten times is changed once.
+**Appending only queues.** Deltas are applied when something needs the book, or when the shell is idle. Where more than
+`WAITING_BYTES` of them wait, the oldest are applied until that is true no longer, a small part at a time, so that no
+append takes long. A run of deltas nobody looks into is read as one, so that a level that it sets ten times is changed
+once; a run that cannot be read so, since one of its deltas may be broken, is read delta by delta.
 
 Deltas stay in memory after they were applied: the last `REMEMBERED` of them, up to `MEMORY_BYTES`. Two things need
 them. *A snapshot* shows the book as it was after some position, usually not the newest: everything behind it is
@@ -27,7 +28,13 @@ from feedhandler.core.levels import Broken, Levels
 from feedhandler.core.notes import Notify, note
 
 WAITING_BYTES = 256 * 1024
-"""Payloads of the deltas that may wait; with more all are applied, which takes a few milliseconds."""
+"""Payloads of the deltas that may wait; all of them are applied in a few milliseconds."""
+
+WAITING_PARTS = 16
+"""With more the oldest are applied, one of so many parts of them at a time, which takes a fraction of a millisecond."""
+
+RUN_DELTAS = 256
+"""The most deltas that are read as one, which bounds what is decoded at a time."""
 
 REMEMBERED = 16_384
 """Deltas kept after they were applied, or while there is no book; with more the oldest are forgotten."""
@@ -48,13 +55,22 @@ oldest delta in memory, since its place is older than that; not readable."""
 Read = Callable[[bytes], Levels | Broken]
 """Reads a delta; never raises."""
 
+ReadRun = Callable[[Sequence[bytes]], Levels | None]
+"""Reads deltas as if they were one; None where each has to be read by itself, since one may be broken."""
+
+
+def each_by_itself(_: Sequence[bytes]) -> Levels | None:
+    """Read no deltas as one."""
+    return None
+
 
 class BookTrack:
     """The book of one channel, after all that was appended, once there is a snapshot."""
 
-    def __init__(self, channel: str, read: Read, notify: Notify) -> None:
+    def __init__(self, channel: str, read: Read, notify: Notify, read_run: ReadRun = each_by_itself) -> None:
         self._channel = channel
         self._read = read
+        self._read_run = read_run
         self._notify = notify
         self._book: Book | None = None
         self._start = -1
@@ -63,7 +79,7 @@ class BookTrack:
         self._payloads: list[bytes] = []
         self._applied = 0
         self._settled_bytes = 0
-        self._fresh_bytes = 0
+        self._waiting_bytes = 0
         self._whole_from = 0
 
     def __repr__(self) -> str:
@@ -78,7 +94,7 @@ class BookTrack:
     @property
     def remembered_bytes(self) -> int:
         """Bytes of the payloads in memory, waiting or applied."""
-        return self._settled_bytes + self._fresh_bytes
+        return self._settled_bytes + self._waiting_bytes
 
     @property
     def damaged(self) -> bool:
@@ -89,9 +105,9 @@ class BookTrack:
         """Take the channel's next delta, of a position above all before it; nothing is decoded yet."""
         self._positions.append(position)
         self._payloads.append(payload)
-        self._fresh_bytes += len(payload)
-        if self._fresh_bytes > WAITING_BYTES:
-            self.catch_up()
+        self._waiting_bytes += len(payload)
+        if self._waiting_bytes > WAITING_BYTES:
+            self._relieve()
 
     def catch_up(self, most: int | None = None) -> int:
         """Apply what waits, the oldest ``most`` at a time; return how many still wait (without a book: all)."""
@@ -100,9 +116,6 @@ class BookTrack:
             if most is not None:
                 end = min(end, self._applied + most)
             self._apply_to(end, self._book)
-        if not self.waiting:
-            self._settled_bytes += self._fresh_bytes
-            self._fresh_bytes = 0
         self._trim()
         return self.waiting
 
@@ -123,6 +136,8 @@ class BookTrack:
         self._start = position
         self._damaged = False
         self._applied = bisect_right(self._positions, position)
+        self._settled_bytes = _size(self._payloads[: self._applied])
+        self._waiting_bytes = _size(self._payloads[self._applied :])
         self.catch_up()
         return True
 
@@ -171,16 +186,35 @@ class BookTrack:
             if not isinstance(levels, Broken):
                 yield levels
 
+    def _relieve(self) -> None:
+        """Apply the oldest of what waits, and no more of it than has to be; without a book forget it."""
+        if self._book is None:
+            self._trim()
+        while self._book is not None and self._waiting_bytes > WAITING_BYTES:
+            self.catch_up(self.waiting // WAITING_PARTS + 1)
+
     def _apply_to(self, end: int, book: Book) -> None:
         """Apply what waits before the index ``end``."""
-        book.apply(self._merged(self._applied, end, book))
-        self._applied = end
+        while self._applied < end:
+            stretch = slice(self._applied, min(end, self._applied + RUN_DELTAS))
+            payloads = self._payloads[stretch]
+            book.apply(self._merged(payloads, self._positions[stretch], book))
+            self._applied = stretch.stop
+            size = _size(payloads)
+            self._waiting_bytes -= size
+            self._settled_bytes += size
 
-    def _merged(self, start: int, end: int, book: Book) -> Levels:
-        """Return what the deltas of a stretch set, all in all."""
-        merged: Levels = {}
-        for index in range(start, end):
-            levels = self._usable(self._payloads[index], self._positions[index], len(book) + len(merged))
+    def _merged(self, payloads: Sequence[bytes], positions: Sequence[int], book: Book) -> Levels:
+        """Return what a run of deltas sets all in all.
+
+        Where there is room for all its levels twice, none of its deltas can lead beyond the bound.
+        """
+        merged = self._read_run(payloads)
+        if merged is not None and len(book) + 2 * len(merged) <= BOOK_LEVELS_MOST:
+            return merged
+        merged = {}
+        for payload, position in zip(payloads, positions, strict=True):
+            levels = self._usable(payload, position, len(book) + len(merged))
             if levels is not None:
                 merged.update(levels)
         return merged
@@ -201,8 +235,10 @@ class BookTrack:
     def _insert(self, index: int, payload: bytes, before: int) -> None:
         self._positions.insert(index, before)
         self._payloads.insert(index, payload)
-        self._settled_bytes += len(payload)
-        if self._book is not None:
+        if self._book is None:
+            self._waiting_bytes += len(payload)
+        else:
+            self._settled_bytes += len(payload)
             self._applied += 1
 
     def _fold(self, levels: Levels, since: int, book: Book) -> None:
@@ -237,6 +273,11 @@ class BookTrack:
         return len(self._payloads)
 
     def _drop(self, count: int) -> None:
-        self._settled_bytes -= sum(map(len, self._payloads[:count]))
+        self._settled_bytes -= _size(self._payloads[: min(count, self._applied)])
+        self._waiting_bytes -= _size(self._payloads[self._applied : count])
         del self._positions[:count], self._payloads[:count]
         self._applied = max(0, self._applied - count)
+
+
+def _size(payloads: Sequence[bytes]) -> int:
+    return sum(map(len, payloads))

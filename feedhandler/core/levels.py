@@ -10,12 +10,15 @@ and the greatest the highest bid, and no number is ever parsed for it.
 
 Numbers are plain decimals of at most `DIGITS` digits on either side of the point. A sign, white space, `NaN`, another
 base or more digits make the whole message broken, since half a delta is a wrong book. An exponent is understood.
+
+**Many levels are checked as one.** Their quantities are joined by commas and matched once, which costs a third of a
+match for each. Only where that fails are they looked at one by one. Prices recur, so each spelling's key is remembered.
 """
 
 import re
 from collections.abc import Collection
 from decimal import Decimal
-from functools import lru_cache
+from itertools import islice
 from typing import Literal
 
 import msgspec
@@ -27,7 +30,13 @@ LEVELS_MOST = 200_000
 """The most levels of one message; what has more is refused."""
 
 PRICES_KEPT = 65_536
-"""Keys remembered for each side, over all books; beyond it the least recently used is made anew."""
+"""Keys remembered for each side, over all books."""
+
+PRICES_FORGOTTEN = 1_024
+"""With so many keys the first ones are forgotten, so many at a time: to clear them all would be felt."""
+
+MANY = 8
+"""From so many levels on their quantities are checked as one."""
 
 ZEROS = frozenset({"0"} | {"0." + "0" * digits for digits in range(1, DIGITS + 1)})
 """The usual spellings of the quantity that removes a level; `keyed` puts "0" in the place of any other."""
@@ -61,7 +70,11 @@ class _NotANumber(ValueError):
     """Not a plain decimal; caught in this module."""
 
 
-_usual = re.compile(rf"(?:0|[1-9][0-9]{{0,{DIGITS - 1}}})(?:\.[0-9]{{1,{DIGITS}}})?").fullmatch
+_USUAL = rf"(?:0|[1-9][0-9]{{0,{DIGITS - 1}}}+)(?:\.[0-9]{{1,{DIGITS}}}+)?+"
+"""A number as nearly all are spelled; as a quantity it is zero only where it is one of `ZEROS`."""
+
+_usual = re.compile(_USUAL).fullmatch
+_all_usual = re.compile(rf"{_USUAL}(?:,{_USUAL})*+").fullmatch
 _plain = re.compile(rf"[0-9]{{1,{DIGITS}}}(?:\.[0-9]{{1,{DIGITS}}})?").fullmatch
 _scientific = re.compile(rf"[0-9]{{1,{DIGITS}}}(?:\.[0-9]{{1,{DIGITS}}})?[eE][+-]?[0-9]{{1,2}}").fullmatch
 
@@ -70,16 +83,12 @@ def keyed(rows: Collection[Level]) -> Levels | Broken:
     """Return the levels by their keys; of two of one key the last counts."""
     if len(rows) > LEVELS_MOST:
         return Broken("levels")
-    levels: Levels = {}
     try:
-        for row in rows:
-            quantity = row.quantity
-            if quantity not in ZEROS and not _usual(quantity):
-                row = _respelled(row)  # noqa: PLW2901 - a rare spelling, checked, takes the row's place
-            levels[_bid_key(row.price) if row.side == BUY else _ask_key(row.price)] = row
+        if len(rows) < MANY or not _are_usual(rows):
+            return _keyed_one_by_one(rows)
+        return {_bid_keys[row.price] if row.side == BUY else _ask_keys[row.price]: row for row in rows}
     except _NotANumber:
         return Broken("number")
-    return levels
 
 
 def is_zero(level: Level) -> bool:
@@ -108,20 +117,46 @@ def crossed(keys: Collection[str]) -> bool:
     return lowest[0] == "a" and highest[0] == "b" and lowest[1:] <= highest[1:]
 
 
-@lru_cache(PRICES_KEPT)
-def _bid_key(price: str) -> str:
-    return "b" + _sortable(price)
+class _Keys(dict[str, str]):
+    """The keys of one side by their prices as spelled, each made when it is asked for first."""
+
+    def __init__(self, side: str) -> None:
+        super().__init__()
+        self._side = side
+
+    def __missing__(self, price: str) -> str:
+        key = self._side + _sortable(price)
+        if len(self) >= PRICES_KEPT:
+            for first in list(islice(self, PRICES_FORGOTTEN)):
+                del self[first]
+        self[price] = key
+        return key
 
 
-@lru_cache(PRICES_KEPT)
-def _ask_key(price: str) -> str:
-    return "a" + _sortable(price)
+_bid_keys = _Keys("b")
+_ask_keys = _Keys("a")
 
 
 def _sortable(price: str) -> str:
     """Return the normalised price behind a character that grows with the count of digits before the point."""
     number = normal(price)
     return chr(ord("0") + len(number.partition(".")[0])) + number
+
+
+def _are_usual(rows: Collection[Level]) -> bool:
+    """Tell whether all quantities are spelled as nearly all are; a comma within one would look like two."""
+    joined = ",".join([row.quantity for row in rows])
+    return joined.count(",") == len(rows) - 1 and _all_usual(joined) is not None
+
+
+def _keyed_one_by_one(rows: Collection[Level]) -> Levels:
+    levels: Levels = {}
+    for row in rows:
+        quantity = row.quantity
+        if quantity not in ZEROS and not _usual(quantity):
+            row = _respelled(row)  # noqa: PLW2901 - a rare spelling, checked, takes the row's place
+        levels[_bid_keys[row.price] if row.side == BUY else _ask_keys[row.price]] = row
+    return levels
 
 
 def _respelled(row: Level) -> Level:

@@ -19,6 +19,8 @@ and a wrong one would be believed. A book without levels, or one whose bid reach
 there.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from feedhandler.core.book import Book
@@ -95,6 +97,18 @@ def read_levels(payload: bytes) -> Levels | Broken:
     except _UNREADABLE as error:
         return _explain(payload, error)
     return keyed(rows)
+
+
+def read_run(payloads: Sequence[bytes]) -> Levels | None:
+    """Read deltas as if they were one; None where each has to be read by itself, since one may be broken."""
+    rows: list[Level] = []
+    try:
+        for payload in payloads:
+            rows += _delta(payload).data.orders
+    except _UNREADABLE:
+        return None
+    levels = keyed(rows)
+    return None if isinstance(levels, Broken) else levels
 
 
 def read_book(payload: bytes, market: str) -> BookReply | Broken:

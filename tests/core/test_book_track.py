@@ -1,5 +1,7 @@
 """A book that follows its channel: lazily, through snapshots, late deltas, bounds and damage."""
 
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from feedhandler.core import book_track as module
 from feedhandler.core.book import Book
-from feedhandler.core.book_track import BookTrack
+from feedhandler.core.book_track import BookTrack, each_by_itself
 from feedhandler.core.levels import Broken, Level, Levels, keyed
 from feedhandler.core.notes import Note, note
 
@@ -42,16 +44,26 @@ def bid(price: int, quantity: int) -> tuple[str, str, str]:
 
 
 class Tracked:
-    """A track with the notes that it made and the deltas that it read."""
+    """A track with the notes that it made and the deltas that it read, by themselves or as runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, runs: bool) -> None:
         self.notes: list[Note] = []
         self.reads = 0
-        self.track = BookTrack(CHANNEL, self._read, self.notes.append)
+        read_run = self._read_run if runs else each_by_itself
+        self.track = BookTrack(CHANNEL, self._read, self.notes.append, read_run)
 
     def _read(self, payload: bytes) -> Levels | Broken:
         self.reads += 1
         return read(payload)
+
+    def _read_run(self, payloads: Sequence[bytes]) -> Levels | None:
+        merged: Levels = {}
+        for levels in map(read, payloads):
+            if isinstance(levels, Broken):
+                return None
+            merged.update(levels)
+        self.reads += len(payloads)
+        return merged
 
     def shown(self) -> list[tuple[str, str]] | None:
         """Return the book's levels as prices and quantities."""
@@ -59,10 +71,10 @@ class Tracked:
         return None if book is None else [(level.price, level.quantity) for level in book.levels()]
 
 
-@pytest.fixture
-def tracked() -> Tracked:
+@pytest.fixture(params=[False, True], ids=["each", "runs"])
+def tracked(request: pytest.FixtureRequest) -> Tracked:
     """Return a track with nothing in it."""
-    return Tracked()
+    return Tracked(runs=request.param)
 
 
 def test_appending_decodes_nothing_until_something_needs_the_book(tracked: Tracked) -> None:
@@ -152,7 +164,7 @@ def test_a_book_that_grows_beyond_its_bound_is_damaged(
 def test_queue_and_memory_stay_within_their_bounds(
     tracked: Tracked, monkeypatch: pytest.MonkeyPatch, synced: bool
 ) -> None:
-    """The delta that is one too many has all applied; without a book the oldest are forgotten instead."""
+    """The delta that is one too many has the oldest applied; without a book they are forgotten instead."""
     size = len(delta(bid(1, 1)))
     monkeypatch.setattr(module, "WAITING_BYTES", 4 * size)
     monkeypatch.setattr(module, "REMEMBERED", 16)
@@ -165,6 +177,34 @@ def test_queue_and_memory_stay_within_their_bounds(
         kept.append(tracked.track.remembered_bytes // size)
     assert max(waiting) == (4 if synced else max(kept))
     assert 16 < max(kept) <= 16 + 16 // 8 + 4
+
+
+def test_no_append_applies_more_than_it_has_to(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the bound a small part is applied, then nothing for a while; a large delta has as much applied as it needs."""
+    payload = delta(bid(1, 1))
+    monkeypatch.setattr(module, "WAITING_BYTES", 100 * len(payload))
+    monkeypatch.setattr(module, "WAITING_PARTS", 10)
+    tracked.track.reset({}, -1)
+    reads = []
+    for position in range(133):
+        tracked.track.append(position, payload)
+        reads.append(tracked.reads)
+    assert reads == [0] * 100 + [11] * 11 + [22] * 11 + [33] * 11
+    tracked.track.append(133, delta(*[bid(price, 1) for price in range(50)]))
+    assert 40 <= tracked.track.waiting <= 60
+    assert tracked.track._waiting_bytes == sum(map(len, tracked.track._payloads[tracked.track._applied :]))
+
+
+def test_one_broken_delta_costs_its_run_nothing_else(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those before and behind it in its run, and in the runs around it, are applied."""
+    monkeypatch.setattr(module, "RUN_DELTAS", 3)
+    tracked.track.reset({}, -1)
+    for position in range(9):
+        tracked.track.append(position, delta(bid(position, 1)) if position != 4 else b"{")
+    assert [price for price, _ in tracked.shown() or ()] == ["8", "7", "6", "5", "3", "2", "1", "0"]
+    assert tracked.notes == [note("delta_refused", channel=CHANNEL, position=4, reason="json")]
 
 
 def test_slices_that_never_finish_do_not_lift_the_bound(
@@ -312,7 +352,7 @@ def test_any_history_ends_in_the_book_of_the_true_order(
     pieces: list[list[tuple[int, int]]], data: st.DataObject
 ) -> None:
     """Whatever comes late, whenever snapshots come, whoever looks in between: the book is that of the true order."""
-    tracked = Tracked()
+    tracked = Tracked(runs=data.draw(st.booleans()))
     payloads = [delta(*(bid(*row) for row in piece)) for piece in pieces]
     late = data.draw(st.sets(st.integers(0, len(pieces) - 2)) if len(pieces) > 1 else st.just(set()))
     in_time = [place for place in range(len(pieces)) if place not in late]
@@ -331,6 +371,8 @@ def test_any_history_ends_in_the_book_of_the_true_order(
     assert tracked.shown() == [
         (level.price, level.quantity) for level in Book(true_book(payloads, len(pieces))).levels()
     ]
+    assert (tracked.track.waiting, tracked.track._waiting_bytes) == (0, 0)
+    assert tracked.track.remembered_bytes == sum(map(len, payloads))
 
 
 def insert(tracked: Tracked, payloads: list[bytes], place: int, in_time: list[int]) -> None:

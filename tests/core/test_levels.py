@@ -7,8 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.core import levels as module
-from feedhandler.core.levels import DIGITS, Broken, Level, crossed, is_zero, keyed, normal
+from feedhandler.core.levels import DIGITS, Broken, Level, Levels, crossed, is_zero, keyed, normal
 
+SPELLINGS = st.text("0123456789.,eE+- ", max_size=8) | st.sampled_from(
+    ["0", "0.00", "00", "1,5", "1.50", "0e3", "NaN"]
+)
 NUMBERS = st.from_regex(r"[0-9]{1,6}(\.[0-9]{1,6})?([eE][+-]?[0-9])?", fullmatch=True)
 
 
@@ -75,6 +78,42 @@ def test_what_is_no_plain_decimal_breaks_the_message(text: str) -> None:
     """A bad number is refused in the price and in the quantity."""
     assert keyed([bid("1"), bid(text)]) == Broken("number")
     assert keyed([bid("1"), ask("2", text)]) == Broken("number")
+
+
+@given(st.lists(SPELLINGS | NUMBERS, max_size=20))
+def test_many_levels_are_checked_as_each_by_itself(quantities: list[str]) -> None:
+    """What a quantity is does not depend on those around it: it is refused, or is a zero, or is kept as sent."""
+    rows = [bid(str(price), quantity) for price, quantity in enumerate(quantities, 1)]
+    alone = [keyed([row]) for row in rows]
+    one_by_one: Levels = {}
+    for levels in alone:
+        if not isinstance(levels, Broken):
+            one_by_one.update(levels)
+    assert keyed(rows) == (Broken("number") if Broken("number") in alone else one_by_one)
+
+
+@pytest.mark.parametrize("many", [1, 50])
+@pytest.mark.parametrize(
+    "text", ["", ",", "1,5", "1,", ",1", "1,2,3", "1\n", "00,0", "-1", "0x1", "9" * (DIGITS + 1)]
+)
+def test_one_bad_quantity_among_many_breaks_the_message(text: str, many: int) -> None:
+    """Checked as one or not, and wherever it stands, a bad quantity is refused, commas within it not excepted."""
+    good = [bid(str(price)) for price in range(1, many + 1)]
+    for rows in ([ask("1", text), *good], [*good, ask("1", text)]):
+        assert keyed(rows) == Broken("number")
+
+
+def test_keys_of_prices_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound the first ones are forgotten, and made anew to the same."""
+    monkeypatch.setattr(module, "PRICES_KEPT", 8)
+    monkeypatch.setattr(module, "PRICES_FORGOTTEN", 3)
+    keys = module._Keys("b")
+    monkeypatch.setattr(module, "_bid_keys", keys)
+    rows = [bid(str(price)) for price in range(1, 21)]
+    once, kept = keyed(rows), list(keys)
+    assert kept == [str(price) for price in range(13, 21)]
+    assert keyed(rows) == once
+    assert len(keys) <= 8
 
 
 def test_the_longest_numbers_are_read() -> None:

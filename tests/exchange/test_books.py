@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from feedhandler.core import levels as levels_module
 from feedhandler.core.book import Book
 from feedhandler.core.levels import Broken, Level, Levels, keyed
-from feedhandler.exchange.books import BookReply, read_book, read_levels, write_book
+from feedhandler.exchange.books import BookReply, read_book, read_levels, read_run, write_book
 from feedhandler.exchange.requests import emit_book
 
 MARKET = "BTC-USD"
@@ -55,6 +55,37 @@ def test_in_a_delta_the_last_of_two_equal_levels_wins() -> None:
     assert read_levels(delta(row(price="1.0"), row(price="1", quantity="2"))) == levels_of(
         Level("buy", "1", "2")
     )
+
+
+NUMBERS = st.sampled_from(["1", "1.0", "2", "10.5", "0", "0.00", "00", "0e3", "1e2"])
+ROWS = st.builds(row, st.sampled_from(["buy", "sell"]), NUMBERS, NUMBERS)
+GOOD = st.builds(lambda rows: delta(*rows), st.lists(ROWS, max_size=6))
+BAD = st.sampled_from(
+    [
+        b"",
+        b"{",
+        b"[]",
+        delta(row("hold")),
+        delta(row(price="-1")),
+        delta(BID, row(quantity="1,5")),
+        delta(BID) * 2,
+    ]
+)
+
+
+@given(st.lists(GOOD, max_size=8), st.lists(st.tuples(st.integers(0, 8), BAD), max_size=1))
+def test_a_run_is_read_as_its_deltas_one_after_another(
+    goods: list[bytes], bads: list[tuple[int, bytes]]
+) -> None:
+    """What several deltas set all in all is what each sets in its turn; one that is broken has none read."""
+    payloads = goods.copy()
+    for place, bad in bads:
+        payloads.insert(place, bad)
+    merged: Levels = {}
+    for levels in map(read_levels, goods):
+        assert isinstance(levels, dict)
+        merged.update(levels)
+    assert read_run(payloads) == (None if bads else merged)
 
 
 def test_a_snapshot_is_read_with_all_that_may_accompany_it() -> None:
@@ -147,6 +178,7 @@ def test_more_levels_than_the_bound_are_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(levels_module, "LEVELS_MOST", 1)
     assert read_book(snapshot(BID, ASK), MARKET) == Broken("levels")
     assert read_levels(delta(BID, ASK)) == Broken("levels")
+    assert read_run([delta(BID), delta(ASK)]) is None
 
 
 def test_fifty_thousand_levels_make_the_round_trip() -> None:

@@ -269,6 +269,42 @@ def test_channel_names_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPa
             assert isinstance(event, Event)
             assert event.channel == f"{market}/publicOrderBook"
     assert len(dialect._names) == 2
+    assert sum(map(len, dialect._public.values())) == 2
+
+
+ODD = [
+    b'{"resultType":"publicOrderBookDelta","data":[1],"data":{}}',
+    b'{"resultType":"publicOrderBookDelta","data":{},"data":[1]}',
+    b'{"resultType":"publicOrderBookDelta","data":{"x":"\xff"}}',
+    b'{"resultType":"publicOrderBookDelta",\r\n"data":{}}',
+    b'{"resultType":"publicOrderBookDelta","data":{}} x',
+    b'{"resultType":"publicOrderBookDelta","data":null}',
+    b'{"resultType":"publicOrderBookDelta","market":7,"data":{}}',
+    b'{"resultType":"publicOrderBookDelta","market":"ETH-USD","market":"","data":{}}',
+    b'{"resultType":"publicOrderBookDelta","data":{"x":"\xc3\xa9"}}',
+    encode("completedOrdersDelta", {"orders": [ROW]}),
+    encode("completedOrdersDelta", [ROW]),
+    encode("pong", {}),
+]
+
+
+@pytest.mark.parametrize("market", ["BTC-USD", "ALL"])
+@given(st.data())
+def test_what_is_known_already_changes_no_answer(market: str, data: st.DataObject) -> None:
+    """The same message is told the same by one who has seen thousands, and by one who has seen none."""
+    seen = Dialect(market)
+    for name in ("BTC-USD", "ETH-USD", ""):
+        for kind in messages._EVENTS:
+            seen.classify(encode(kind, {}, **({"market": name} if name else {})))
+    payload = data.draw(
+        st.sampled_from(ODD) | st.builds(lambda k, d, m: encode(k, d, market=m), kinds, datas, json_values)
+    )
+    place = data.draw(st.integers(0, len(payload)))
+    spoiled = (
+        payload[:place] + data.draw(st.binary(max_size=2)) + payload[place + data.draw(st.integers(0, 2)) :]
+    )
+    for one in (payload, spoiled):
+        assert seen.classify(one) == Dialect(market).classify(one)
 
 
 def test_results_are_inert_values() -> None:
