@@ -60,6 +60,9 @@ class BookDesk(Protocol):
     def levels(self, payload: bytes) -> Levels | Broken:
         """Read a delta."""
 
+    def run(self, payloads: Sequence[bytes]) -> Levels | None:
+        """Read deltas as if they were one; None where each has to be read by itself."""
+
     def time_ms(self, payload: bytes) -> int | None:
         """Return a delta's own time."""
 

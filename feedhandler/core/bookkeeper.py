@@ -116,7 +116,7 @@ class BookKeeper:
         return f"<BookKeeper {self.channel} {f'syncing ({self.reason})' if self.syncing else 'live'} {self.track!r}>"
 
     def _new_track(self) -> BookTrack:
-        return BookTrack(self.channel, self._desk.levels, self._notify)
+        return BookTrack(self.channel, self._desk.levels, self._notify, self._desk.run)
 
     @property
     def syncing(self) -> bool:

@@ -1,5 +1,7 @@
 """What recovery needs of this exchange: requests for snapshots, and how books and trades are written."""
 
+from collections.abc import Sequence
+
 from feedhandler.core.book import Book
 from feedhandler.core.book_repair import BookImage
 from feedhandler.core.bookkeeper import BOOK
@@ -12,6 +14,7 @@ from feedhandler.exchange.books import (
     market_of_reply,
     read_book,
     read_levels,
+    read_run,
     write_book,
 )
 from feedhandler.exchange.messages import OTHER, PUBLIC_BOOK, PUBLIC_TRADES, Dialect
@@ -37,6 +40,10 @@ class Books:
     def levels(self, payload: bytes) -> Levels | Broken:
         """Read a delta."""
         return read_levels(payload)
+
+    def run(self, payloads: Sequence[bytes]) -> Levels | None:
+        """Read deltas as if they were one."""
+        return read_run(payloads)
 
     def time_ms(self, payload: bytes) -> int | None:
         """Return a delta's ``ts``."""
