@@ -32,6 +32,7 @@ from feedhandler.errors import ConfigError, ConnectionFailed
 from feedhandler.ingest.dataplane import CLOSED, DataPlaneStream
 from feedhandler.ingest.frames import OVERSIZE, PROTOCOL
 from feedhandler.ingest.handshake import Target, check_answer, subprotocol
+from feedhandler.ingest.tcp import TcpStream
 
 GOODBYE_S: Final = 1.0
 """The longest that the other side is given to answer a close frame and to close."""
@@ -46,7 +47,7 @@ _LIBRARY_ERRORS: Final = (
     trio_websocket.ConnectionClosed,
 )
 
-Transport = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+Transport = TcpStream | trio.SSLStream[TcpStream]
 
 
 class Connection:
@@ -183,17 +184,17 @@ async def _transport(target: Target, ssl_context: ssl.SSLContext, deadline_s: fl
     raise ConnectionFailed("timeout", f"no connection to {target.authority} in time")
 
 
-async def _dial(target: Target) -> trio.SocketStream:
+async def _dial(target: Target) -> TcpStream:
     try:
-        return await trio.open_tcp_stream(target.host, target.port)
+        return TcpStream(await trio.open_tcp_stream(target.host, target.port))
     except (OSError, UnicodeError) as error:
         failure = _dial_failure(target, error)
     raise failure
 
 
 async def _secure(
-    stream: trio.SocketStream, target: Target, ssl_context: ssl.SSLContext
-) -> trio.SSLStream[trio.SocketStream]:
+    stream: TcpStream, target: Target, ssl_context: ssl.SSLContext
+) -> trio.SSLStream[TcpStream]:
     secured = trio.SSLStream(stream, ssl_context, server_hostname=target.host, https_compatible=True)
     failure = ConnectionFailed("tls", f"the TLS handshake with {target.authority} was not completed")
     done = False
