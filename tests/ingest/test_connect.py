@@ -358,6 +358,32 @@ def test_unreadable_authority(tmp_path: Path) -> None:
             tls_context(tmp_path / name)
 
 
+def test_renegotiation_is_refused() -> None:
+    """The stream's sends rely on it."""
+    assert tls_context(None).options & ssl.OP_NO_RENEGOTIATION
+
+
+@pytest.mark.parametrize("how", ["eof", "reset"])
+async def test_reasons_of_an_end_over_tls(
+    serve: Serve, inbox: Inbox, authority: trustme.CA, how: str
+) -> None:
+    """An end without a goodbye of TLS has the same names, and what came before it is delivered."""
+
+    async def script(peer: Any) -> None:
+        await peer.accept()
+        await peer.send(b"".join(text(b"%d" % i) for i in range(100)))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        peer.stream = peer.stream.transport_stream
+        await (peer.reset() if how == "reset" else peer.stream.send_eof())
+
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    port = await serve(script, server_context(authority, "127.0.0.1"))
+    async with opened(port, inbox, url="wss://127.0.0.1:{port}", context=context) as connection:
+        assert await connection.pump() == how
+    assert inbox.payloads == [b"%d" % i for i in range(100)]
+
+
 async def test_goodbye_is_bounded(serve: Serve, inbox: Inbox, autojump_clock: trio.testing.MockClock) -> None:
     """A server that does not answer a close frame costs a second, not more."""
     frames: list[tuple[int, bytes]] = []
