@@ -1,7 +1,7 @@
 """Opening and closing one connection: name, TCP, TLS, WebSocket handshake; and goodbye.
 
-This is the only file that knows what ssl and the WebSocket library raise; it maps that once, to
-`ConnectionFailed` and `HandshakeRefused`. Their texts are our own, since exceptions of the library can hold
+This is the only file that knows what the WebSocket library raises, and why a TLS handshake fails; it maps that
+once, to `ConnectionFailed` and `HandshakeRefused`. Their texts are our own, since exceptions of the library can hold
 what was sent; and they are raised outside of the handlers, so that nothing hangs on to them as a context.
 
     open_line ──▶ Connection ──pump──▶ the reason of its end ──▶ goodbye, at most GOODBYE_S
@@ -32,6 +32,8 @@ from feedhandler.errors import ConfigError, ConnectionFailed
 from feedhandler.ingest.dataplane import CLOSED, DataPlaneStream
 from feedhandler.ingest.frames import OVERSIZE, PROTOCOL
 from feedhandler.ingest.handshake import Target, check_answer, subprotocol
+from feedhandler.ingest.tcp import TcpStream
+from feedhandler.ingest.tls import TlsStream
 
 GOODBYE_S: Final = 1.0
 """The longest that the other side is given to answer a close frame and to close."""
@@ -46,7 +48,7 @@ _LIBRARY_ERRORS: Final = (
     trio_websocket.ConnectionClosed,
 )
 
-Transport = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+Transport = TcpStream | TlsStream
 
 
 class Connection:
@@ -88,9 +90,11 @@ class Connection:
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:
     """Return what verifies the exchange: against ``ca_file``, else against the system's certificates."""
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError([f"exchange.ca_file: {ca_file} holds no usable certificates ({error})"]) from error
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    return context
 
 
 @asynccontextmanager
@@ -183,18 +187,16 @@ async def _transport(target: Target, ssl_context: ssl.SSLContext, deadline_s: fl
     raise ConnectionFailed("timeout", f"no connection to {target.authority} in time")
 
 
-async def _dial(target: Target) -> trio.SocketStream:
+async def _dial(target: Target) -> TcpStream:
     try:
-        return await trio.open_tcp_stream(target.host, target.port)
+        return TcpStream(await trio.open_tcp_stream(target.host, target.port))
     except (OSError, UnicodeError) as error:
         failure = _dial_failure(target, error)
     raise failure
 
 
-async def _secure(
-    stream: trio.SocketStream, target: Target, ssl_context: ssl.SSLContext
-) -> trio.SSLStream[trio.SocketStream]:
-    secured = trio.SSLStream(stream, ssl_context, server_hostname=target.host, https_compatible=True)
+async def _secure(stream: TcpStream, target: Target, ssl_context: ssl.SSLContext) -> TlsStream:
+    secured = TlsStream(stream, ssl_context, target.host)
     failure = ConnectionFailed("tls", f"the TLS handshake with {target.authority} was not completed")
     done = False
     try:

@@ -16,8 +16,8 @@ Rules:
 - Then nothing is read until ``open``: who is told of the data is told of the connection first.
 - **No await between a read and the end of its delivery.** One read is one call of ``deliver``, before the
   library gets the control frames of that read.
-- A read yields to the other tasks however much there is to read: trio's streams have a checkpoint in every
-  ``receive_some``.
+- A read yields to the other tasks however much there is to read: the streams beneath have a checkpoint in every
+  ``receive_some`` (`tcp`, `tls`).
 - The end has one reason, the first that is seen: ``closed`` (a close frame), ``eof`` (without one),
   ``reset``, ``protocol``, ``oversize``, or what the caller of ``end`` says. After it nothing is delivered.
 - After the end the library still gets the control frames, so that it can say goodbye; where frames can't be

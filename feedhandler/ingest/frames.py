@@ -96,6 +96,8 @@ class FrameSplitter:
 
     def take_rejected(self) -> list[str]:
         """Return the kinds of the messages rejected since the last call, one entry for each."""
+        if not self._rejected:
+            return []
         rejected, self._rejected = self._rejected, []
         return rejected
 
@@ -104,6 +106,8 @@ class FrameSplitter:
         while not self.closed:
             if self._opcode == CONTINUATION:
                 position = self._usual(data, position)
+            if position == len(data):
+                return
             following = self._unusual(data, position)
             if following == position:
                 break

@@ -334,6 +334,33 @@ async def test_tls_with_our_own_authority(
     assert inbox.payloads == [b"secured"]
 
 
+async def test_records_that_come_together_are_one_delivery(
+    serve: Serve, inbox: Inbox, authority: trustme.CA
+) -> None:
+    """A server that makes a record of each message costs no more deliveries than one over TCP."""
+    opened_up, sent = trio.Event(), trio.Event()
+
+    async def script(peer: Any) -> None:
+        await peer.accept()
+        await opened_up.wait()
+        for number in range(100):
+            await peer.send(text(b"%d" % number))
+        await peer.send(b"\x88\x02\x03\xe8")
+        sent.set()
+        await peer.frame()
+
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    port = await serve(script, server_context(authority, "127.0.0.1"))
+    async with opened(port, inbox, url="wss://127.0.0.1:{port}", context=context) as connection:
+        opened_up.set()
+        await sent.wait()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert await connection.pump() == "closed"
+    assert inbox.payloads == [b"%d" % number for number in range(100)]
+    assert inbox.batches < 10
+
+
 @pytest.mark.parametrize("wrong", ["authority", "host", "no tls"])
 async def test_tls_is_verified(serve: Serve, inbox: Inbox, authority: trustme.CA, wrong: str) -> None:
     """An unknown authority, another host's certificate and a server without TLS all fail as ``tls``."""
@@ -356,6 +383,32 @@ def test_unreadable_authority(tmp_path: Path) -> None:
     for name in ("missing.pem", "empty.pem"):
         with pytest.raises(ConfigError, match=r"exchange\.ca_file"):
             tls_context(tmp_path / name)
+
+
+def test_renegotiation_is_refused() -> None:
+    """The stream's sends rely on it."""
+    assert tls_context(None).options & ssl.OP_NO_RENEGOTIATION
+
+
+@pytest.mark.parametrize("how", ["eof", "reset"])
+async def test_reasons_of_an_end_over_tls(
+    serve: Serve, inbox: Inbox, authority: trustme.CA, how: str
+) -> None:
+    """An end without a goodbye of TLS has the same names, and what came before it is delivered."""
+
+    async def script(peer: Any) -> None:
+        await peer.accept()
+        await peer.send(b"".join(text(b"%d" % i) for i in range(100)))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        peer.stream = peer.stream.transport_stream
+        await (peer.reset() if how == "reset" else peer.stream.send_eof())
+
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    port = await serve(script, server_context(authority, "127.0.0.1"))
+    async with opened(port, inbox, url="wss://127.0.0.1:{port}", context=context) as connection:
+        assert await connection.pump() == how
+    assert inbox.payloads == [b"%d" % i for i in range(100)]
 
 
 async def test_goodbye_is_bounded(serve: Serve, inbox: Inbox, autojump_clock: trio.testing.MockClock) -> None:

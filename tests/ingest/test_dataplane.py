@@ -1,10 +1,13 @@
 """The stream under the WebSocket library: order, fairness, and pings that data can't hold up."""
 
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
+import trustme
 
 from feedhandler.config import Bounds
 from feedhandler.ingest.connect import open_line, tls_context
@@ -90,7 +93,8 @@ async def test_writes_that_fail_are_dropped() -> None:
     assert not plane.reason
 
 
-async def test_two_flat_out_lines_share_the_daemon(serve: Serve) -> None:
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+async def test_two_flat_out_lines_share_the_daemon(serve: Serve, authority: trustme.CA, scheme: str) -> None:
     """Two senders that never pause are read in turns, and a third task runs between the reads."""
     turns: list[str] = []
     done = trio.Event()
@@ -117,7 +121,11 @@ async def test_two_flat_out_lines_share_the_daemon(serve: Serve) -> None:
             await connection.pump()
 
     context = tls_context(None)
-    target = Target.from_url(f"ws://127.0.0.1:{await serve(flood)}")
+    authority.configure_trust(context)
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(theirs)
+    port = await serve(flood, theirs if scheme == "wss" else None)
+    target = Target.from_url(f"{scheme}://127.0.0.1:{port}")
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pump, "a", target)
