@@ -14,6 +14,8 @@ from feedhandler.core.admission import Admission
 from feedhandler.core.health import LineHealth
 from feedhandler.core.holding import MISSING, OPEN, Held, place
 from feedhandler.core.line import Line
+from feedhandler.core.merge import UNPROVEN
+from feedhandler.core.messages import Gap
 from feedhandler.core.owing import Owing
 
 PROOF_EVENTS = 64
@@ -105,13 +107,14 @@ class Joining(Admission):
         """Judge what a joining line held and the window does not hold, in the line's order.
 
         Behind a gap, what has no identity may be from before it and released already. From the first event with an
-        identity on it surely is not. What is left out so falls into the gap.
+        identity on it surely is not. What is left out so is a gap of its channel: what is out by now may be behind it.
         """
         window = self.window
         start = window.proven_from(line.joined_at - 1)
         known = line.crossing or start == window.base or line.floor >= start
         line.crossing = False
         waiting: set[str] = set()
+        left_out: set[str] = set()
         for one, place_ in zip(held, places, strict=True):
             if one.identity.distinct:
                 found = window.find_from(one.payload, line.floor)
@@ -123,9 +126,17 @@ class Joining(Admission):
             elif place_ == MISSING and known:
                 self._before_join(line, owing, one, first, now)
             elif place_ == MISSING:
-                self._note("hold_outdated", line=line.name, events=1)
+                self._leave_out(one, left_out)
             else:
                 line.duplicates += 1
+
+    def _leave_out(self, held: Held, left_out: set[str]) -> None:
+        """Leave an event to a gap: the first one of its channel writes it."""
+        channel = held.event.channel
+        self._note("hold_outdated", channel=channel, events=1)
+        if channel not in left_out:
+            left_out.add(channel)
+            self.outputs.append(Gap(channel, UNPROVEN, self._last_recv, held.recv))
 
     def _before_join(self, line: Line, owing: Owing, held: Held, first: dict[str, int], now: float) -> None:
         """Judge an event from before the first that a joining line shares, which the window does not hold."""

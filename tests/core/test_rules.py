@@ -411,6 +411,27 @@ def test_what_comes_from_before_an_anchor_is_late() -> None:
     )
 
 
+def test_what_may_have_been_released_before_a_gap_is_a_gap_where_it_is_left_out() -> None:
+    """R9: c holds what may be from before the gap or from behind it, and what is out is past that."""
+    check_transcript(
+        pair(),
+        """
+        >> connect c
+        >> a: b4
+        << b4
+        >> kill b
+        >> kill a
+        >> connect a
+        >> wait 2
+        << gap:unproven
+        >> a: b6 b7
+        << b6 b7
+        >> c: bx b6 b7
+        << gap:M/b:unproven
+        """,
+    )
+
+
 def test_a_feed_without_identities_is_anchored_by_time() -> None:
     """Rule R4: where nothing held has an identity, time has to do; it is noted."""
     world = check_transcript(
