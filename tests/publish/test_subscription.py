@@ -351,11 +351,12 @@ def test_who_resumes_from_out_of_reach_may_catch_up() -> None:
     assert not any(one.overrun() for one in resumed)
     assert [record["seq"] for record in drained(quick)] == list(range(3, 31))
     slow.take(1_000)
-    for _ in range(10):
+    for _ in range(4):
         world.event("m/a", 1_000)
+    assert not late.overrun()
     late.take(30_000)
     assert late.cursor >= world.backlog.reach
-    for _ in range(6):
+    for _ in range(12):
         world.event("m/a", 1_000)
     assert not quick.overrun()
     assert slow.cursor < world.backlog.base
