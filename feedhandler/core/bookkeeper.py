@@ -279,14 +279,15 @@ class BookKeeper:
     def _replay(self, entry: Entry, published: bool) -> list[Output]:
         """Let the book follow a held event; return it as it goes out: in its place, or late."""
         release = entry.release
+        owed = self.flush() if published else []  # before that the book is on its way to the snapshot's place
         if release.kind != LATE:
             self.track.append(release.position, release.payload)
-            return [release] if published else []
+            return [*owed, release] if published else []
         self.track.insert_late(release.payload, release.before)
         if entry.in_place:
-            return [msgspec.structs.replace(release, kind="")] if published else []
+            return [*owed, msgspec.structs.replace(release, kind="")] if published else []
         self.passing = False
-        return [release]
+        return [*owed, release]
 
     # Audits
 

@@ -330,6 +330,16 @@ def test_what_was_late_during_a_repair_stands_behind_it_like_any_other() -> None
     published = world.keeper.answer(world.snapshot(1), "a", 0.0, 0.0, 9)
     kinds = [getattr(one, "reason", "") or getattr(one, "kind", "") for one in published]
     assert kinds == ["start", "", "", ""]
+    between = Exchange()
+    for price, quantity in ((2, 1), (60, 4), (3, 7), (61, 2)):
+        between.happen(price, quantity)
+    between.check_transcript(1)
+    between.keeper.take(Release(CHANNEL, between.payloads[0], "b", 7, "late", 2, 0), 0.0)
+    between.check_transcript(2)
+    between.check_transcript(3)
+    published = between.keeper.answer(between.snapshot(2), "a", 0.0, 0.0, 9)
+    kinds = [getattr(one, "reason", "") or getattr(one, "kind", "") for one in published]
+    assert kinds == ["start", "late", "late", "", ""]
     other = Exchange()
     for price, quantity in ((2, 1), (60, 4)):
         other.happen(price, quantity)
