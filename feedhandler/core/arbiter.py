@@ -44,6 +44,7 @@ only). After any of them the caller takes away what came of it: ``outputs`` to p
 
 from collections.abc import Sequence
 
+from feedhandler.config import Health as HealthLimits
 from feedhandler.core.joining import GHOSTS
 from feedhandler.core.line import Line, Order, Quarantine, Restart
 from feedhandler.core.merge import DIVERGENCE, DOWN, LATE, LIVE, OUTAGE, QUIET, SYNCING, UNKNOWN, UNPROVEN
@@ -71,6 +72,18 @@ __all__ = [
 
 class Arbiter(Supervision):
     """The merge of one feed's lines: say what happens, take away what comes of it."""
+
+    def go_on(self, last_recv: int) -> None:
+        """Go on behind what was released, up to ``last_recv``, before: the first decree writes a gap."""
+        self._begun = True
+        self._last_recv = last_recv
+
+    def retune(self, limits: HealthLimits) -> None:
+        """Judge lines by other limits from now on."""
+        self._limits = limits
+        self._divergences.bound = limits.quarantine_divergences
+        for line in (*self.lines.values(), *self.ghosts):
+            line.health.limits = limits
 
     def connecting(self, name: str, now: float) -> None:
         """Note that a line tries to connect: whatever it will bring, nobody has released it so far."""

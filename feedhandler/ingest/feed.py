@@ -11,6 +11,10 @@ A feed's channels are opened when it starts, as far as they are known then; othe
 `CHANNELS` of them. A channel belongs to the feed that opened it. What another feed brings of it is no news there: it
 is counted and left out, or it would come out twice. Only `MARKET/other`, which promises nothing, may be shared; its
 states are those of the feed that opened it.
+
+A feed that is given up retires its channels: `down`, then a word that nothing more comes of them. From that moment on
+whatever its lines still bring is left out. A channel that has been there before in this session, with this feed or with
+another, goes on with its seqs behind a gap: nothing proves what was said in between.
 """
 
 import uuid
@@ -61,8 +65,11 @@ LINE_NAMES = "abcdefgh"
 class Outlet(Protocol):
     """Where a feed's output goes; nothing of it awaits or raises."""
 
-    def channel(self, name: str, *, feed: str, account: bool) -> Channel:
-        """Return a channel, opened for this feed unless it is open already."""
+    def channel(self, name: str, *, feed: str, account: bool) -> Channel | None:
+        """Return a channel, opened for this feed unless it is open already; None where there are too many."""
+
+    def retire(self, channel: Channel, since_ns: int) -> None:
+        """Tell that nothing comes of a channel any more."""
 
     def publish(
         self, channel: Channel, line: str, recv_ns: int, payload: bytes, event_class: str = ""
@@ -95,7 +102,7 @@ class Surroundings:
     wall_ns: Callable[[], int]
     incident: Callable[[dict[str, object]], None]
     recovery: RecoverySettings
-    account_other: bool
+    account_other: Callable[[], bool]
     """Whether messages of unknown type may be about the account: then only its readers get them."""
 
 
@@ -129,16 +136,20 @@ class Feed:
             askable=self._askable,
             owns=self._owns,
             notify=around.notify,
+            last_recv=self._last_recv,
         )
         self._attempting: set[str] = set()
         self._unproven: dict[str, int] = {}
         self._channels: dict[str, Channel | None] = {}
         self._moved = True
         self._ticks = 0
+        self._retired = False
         for stream in self.streams:
             if stream == TRADES or market != ALL:
                 name = channel_name(ALL if stream == TRADES else market, stream)
                 self._publish(self.recovery.open(name, around.wall_ns()))
+        if self.recovery.resumed:
+            self.arbiter.go_on(max(self.recovery.resumed.values()))
 
     def __repr__(self) -> str:
         return f"<Feed {self.label} {self.arbiter.state} {list(self.arbiter.lines.values())}>"
@@ -154,8 +165,48 @@ class Feed:
         wall_ns = self._around.wall_ns()
         self._publish([State(DOWN, wall_ns, name) for name in self._channels if self._owns(name)])
 
+    def retire(self) -> None:
+        """Publish nothing any more, and tell the consumers so; whoever runs the feed ends its lines."""
+        if self._retired:
+            return
+        self.end()
+        self._retired = True
+        wall_ns = self._around.wall_ns()
+        for name, channel in self._channels.items():
+            if channel is not None and self._owns(name):
+                self._around.outlet.retire(channel, wall_ns)
+        self._around.outlet.flush()
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The names of its lines."""
+        return tuple(self._lines)
+
+    def status(self) -> dict[str, object]:
+        """Return what operators want to know."""
+        return {
+            "feed": self.label,
+            "state": self.arbiter.state,
+            "streams": list(self.streams),
+            "lines": {name: line.health.state for name, line in self.arbiter.lines.items()},
+            "channels": {
+                name: channel.next
+                for name, channel in self._channels.items()
+                if channel is not None and self._owns(name)
+            },
+        }
+
+    def retune(self, health: Health, recovery: RecoverySettings) -> None:
+        """Go by other settings from now on."""
+        self.arbiter.retune(health)
+        self.recovery.retune(recovery)
+        for line in self._lines.values():
+            line.retune(health)
+
     def tick(self) -> None:
         """Let time pass for the arbiter and for recovery; the daemon calls this every `TICK_S`."""
+        if self._retired:
+            return
         self._ticks += 1
         if self._moved or self._ticks % IDLE_TICKS == 0 or self.recovery.busy or not self._settled():
             self._moved = False
@@ -183,12 +234,16 @@ class Feed:
 
     def connecting(self, line: str) -> None:
         """Hear that a line tries to connect."""
+        if self._retired:
+            return
         self._attempting.add(line)
         self.arbiter.connecting(line, trio.current_time())
         self._carry_out()
 
     def connected(self, line: str) -> None:
         """Hear that a line is connected."""
+        if self._retired:
+            return
         self._attempting.discard(line)
         self._unproven[line] = self._judged(line)
         self._around.notify(note("line_connected", feed=self.label, line=line))
@@ -199,6 +254,8 @@ class Feed:
 
     def received(self, line: str, payloads: list[bytes]) -> None:
         """Judge what one read of a line brought, and send what is new."""
+        if self._retired:
+            return
         self._moved = True
         now, wall_ns = trio.current_time(), self._around.wall_ns()
         replies = self.arbiter.receive(line, payloads, now, wall_ns)
@@ -224,6 +281,8 @@ class Feed:
 
     def lost(self, line: str, reason: str) -> None:
         """Hear that a connection has ended."""
+        if self._retired:
+            return
         self._around.notify(note("line_lost", feed=self.label, line=line, reason=reason))
         self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
         self._carry_out()
@@ -232,6 +291,8 @@ class Feed:
 
     def failed(self, line: str, failure: ConnectionFailed, retry_s: float) -> None:
         """Hear that an attempt to connect has failed."""
+        if self._retired:
+            return
         self._attempting.discard(line)
         self._around.notify(
             note(
@@ -332,15 +393,23 @@ class Feed:
         channel = self._channels[name] if name in self._channels else self._channel(name)
         return channel is not None and channel.feed == self.label
 
+    def _last_recv(self, name: str) -> int:
+        """Return when the last record of a channel arrived that goes on; -1 for one that begins."""
+        channel = self._channels.get(name)
+        return channel.last_ns if channel is not None and channel.next > 1 else -1
+
     def _channel(self, name: str) -> Channel | None:
         """Return a channel that this feed may publish in, None for one that belongs to another or is too many."""
         if len(self._channels) >= CHANNELS:
             return None
         stream = split(name)[1]
-        account = stream in ACCOUNT_STREAMS or (stream == OTHER and self._around.account_other)
+        account = stream in ACCOUNT_STREAMS or (stream == OTHER and self._around.account_other())
         channel = self._around.outlet.channel(name, feed=self.label, account=account)
+        if channel is None:
+            return None
         own = channel.feed == self.label
-        self._channels[name] = channel if own or stream == OTHER else None
+        shared = stream == OTHER and (channel.account or not account)  # never the account's to everybody
+        self._channels[name] = channel if own or shared else None
         if own and stream == PUBLIC_BOOK:
             self._around.outlet.offer_book(channel, partial(self.recovery.image, name))
         return self._channels[name]

@@ -96,6 +96,7 @@ class Line:
         self._target = target
         self._hub = hub
         self._means = means
+        self._health = means.health
         self._priority = priority
         self._backoff = Backoff(means.bounds.backoff_min_s, means.bounds.backoff_max_s)
         self._token: str | None = None
@@ -135,6 +136,10 @@ class Line:
         if self._connection is not None:
             self._pause_s = pause_s
             self._connection.end(reason)
+
+    def retune(self, health: Health) -> None:
+        """Ping and wait by other settings from now on."""
+        self._health = health
 
     def reset_backoff(self) -> None:
         """Hear that good data has come."""
@@ -219,16 +224,14 @@ class Line:
     async def _ping(self) -> None:
         """Ask for a sign of life at every interval."""
         while True:
-            await trio.sleep(self._means.health.ping_interval_s)
+            await trio.sleep(self._health.ping_interval_s)
             self.send(self._means.make_ping(str(uuid.uuid4())))
 
     async def _watch(self, connection: Connection) -> None:
         """End the connection when it is silent for too long."""
-        health = self._means.health
-        step_s = (health.ping_interval_s + health.pong_timeout_s) / SILENCE_STEPS
         reads = silent_steps = 0
         while silent_steps < SILENCE_STEPS:
-            await trio.sleep(step_s)
+            await trio.sleep((self._health.ping_interval_s + self._health.pong_timeout_s) / SILENCE_STEPS)
             silent_steps = silent_steps + 1 if connection.reads == reads else 0
             reads = connection.reads
         connection.end(SILENT)

@@ -24,18 +24,23 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "daemon_started": Kind("info", "the socket listens and the lines begin to connect"),
     "daemon_draining": Kind("info", "a signal asked for the end; consumers get what is pending"),
     "daemon_stopped": Kind("info", "the end"),
-    "markets_listed": Kind("info", "the exchange has told its markets"),
+    "markets_listed": Kind("info", "the exchange has told its markets, and they are others than before"),
     "markets_failed": Kind(
         "warning", "the exchange did not tell its markets; it is asked again", ("reason",)
+    ),
+    "markets_doubted": Kind(
+        "warning", "the exchange told so few of its markets that it is not believed; none is given up"
     ),
     "markets_left_out": Kind(
         "error", "the exchange lists more markets than the limits allow lines for; the last ones have no feed"
     ),
-    "config_reloaded": Kind("info", "the configuration was read again and has not changed"),
+    "config_reloaded": Kind("info", "the configuration was read again and is in force"),
     "config_refused": Kind(
         "error", "the configuration was read again and has a mistake; the old one stays", ("mistake",)
     ),
-    "config_needs_restart": Kind("warning", "a changed section takes effect at the next start", ("section",)),
+    "config_needs_restart": Kind("warning", "a changed key takes effect at the next start", ("key",)),
+    "control_unavailable": Kind("warning", "there is no control socket; all else goes on without"),
+    "command_received": Kind("info", "an operator has asked for something", ("op", "on", "outcome")),
     # lines
     "line_connected": Kind("info", "a line is connected"),
     "line_lost": Kind("warning", "a line's connection has ended", ("feed", "line", "reason")),
@@ -84,6 +89,9 @@ CATALOGUE: Final[dict[str, Kind]] = {
         "info", "an event that is late, backfilled or of unknown type was published", ("channel", "kind")
     ),
     "channel_left_out": Kind("error", "a feed brought an event of one channel too many"),
+    "feed_opened": Kind("info", "a feed has come"),
+    "feed_changed": Kind("info", "a feed gets other lines or other streams"),
+    "feed_retired": Kind("info", "a feed was given up; its lines say goodbye"),
     "feed_state_changed": Kind("info", "a feed is live, quiet, syncing or down now", ("feed", "state")),
     "gap_declared": Kind("debug", "nothing proves that a feed is complete here", ("feed", "reason")),
     "gap_published": Kind("error", "a channel has a gap", ("channel", "reason")),

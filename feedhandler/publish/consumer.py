@@ -235,7 +235,11 @@ class Consumer:
             self._note("consumer_left", reason=self._leaving or "shutdown")
 
     def _hello(self) -> bytes:
-        readable = (channel for channel in self._shelf.channels if self._account or not channel.account)
+        readable = (
+            channel
+            for channel in self._shelf.channels
+            if not channel.retired and (self._account or not channel.account)
+        )
         return records.hello(self._shelf.session, readable)
 
     async def _send_rest(self) -> None:

@@ -36,7 +36,7 @@ from feedhandler.publish import records
 from feedhandler.publish.backlog import Backlog
 from feedhandler.publish.consumer import Consumer, ConsumerLimits, ConsumerStatus
 from feedhandler.publish.endpoint import Peer, listening, peer_of
-from feedhandler.publish.subscription import Shelf, records_track, states_track
+from feedhandler.publish.subscription import Shelf, Subscription, records_track, states_track
 
 ACCEPT_PAUSE_S = 0.1  # after the system has run out of descriptors or memory
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -54,7 +54,7 @@ class Publisher:
         self._channels = Channels()
         self._backlog = Backlog(settings.backlog_bytes, settings.consumer_bytes)
         self._append = self._backlog.append
-        self._states: dict[str, bytes] = {}
+        self._states: dict[int, bytes] = {}
         self._images: dict[str, Callable[[], bytes | None]] = {}
         self._shelf = Shelf(session, self._channels, self._backlog, self._state_of, self._image_of)
         self._consumers: dict[Consumer, None] = {}
@@ -81,15 +81,46 @@ class Publisher:
 
     # What the feeds call: nothing here awaits.
 
-    def channel(self, name: str, *, feed: str, account: bool) -> Channel:
-        """Open a channel; consumers whose patterns match it get it from its first record on."""
-        channel = self._channels.open(name, feed=feed, account=account)
-        self._backlog.track()  # its numbered records
-        self._backlog.track()  # its states
-        for consumer in self._consumers:
-            if consumer.subscription:
-                consumer.subscription.offer(channel)
+    def channel(self, name: str, *, feed: str, account: bool) -> Channel | None:
+        """Open a channel; consumers whose patterns match it get it from its next record on.
+
+        None where the session has too many. A channel that was retired goes on with its next seq, and whoever has not
+        seen its earlier ones is told so.
+        """
+        if not self._channels.has_room(name):
+            return None
+        channels, backlog = len(self._channels), self._backlog
+        again = self._channels.get(name) is not None
+        channel = self._channels.open(name, feed=feed, account=account, is_gone=self._is_gone)
+        if channel.number == channels:
+            backlog.track(channel.next)  # its numbered records
+            backlog.track()  # its states
+        elif not again:
+            backlog.renew(records_track(channel), channel.next)
+            backlog.renew(states_track(channel), 1)
+        self._states.pop(channel.number, None)
+        for subscription in self._subscriptions():
+            subscription.offer(channel)
+        if channel.next > 1:
+            told = records.refused(name, "retired", channel.next, channel.next)
+            self._append(told, states_track(channel))
         return channel
+
+    def retire(self, channel: Channel, since_ns: int) -> None:
+        """Publish that nothing comes of a channel any more; `flush` sends it."""
+        record = records.retired(channel.name, channel.next, since_ns)
+        self._channels.retire(channel, since_ns)
+        self._states[channel.number] = record
+        self._images.pop(channel.name, None)
+        self._append(record, states_track(channel))
+
+    def _is_gone(self, channel: Channel) -> bool:
+        """Tell whether nothing of a retired channel is kept, and nobody has yet to be told of its end."""
+        newest = max(map(self._backlog.newest, (records_track(channel), states_track(channel))))
+        return newest < self._backlog.base and not any(one.holds(channel) for one in self._subscriptions())
+
+    def _subscriptions(self) -> list[Subscription]:
+        return [consumer.subscription for consumer in self._consumers if consumer.subscription]
 
     def publish(
         self, channel: Channel, line: str, recv_ns: int, payload: bytes, event_class: str = ""
@@ -113,7 +144,7 @@ class Publisher:
     def state(self, channel: Channel, word: str, since_ns: int) -> None:
         """Publish a channel's state, to later consumers when they subscribe; `flush` sends it."""
         record = records.state(channel.name, word, since_ns)
-        self._states[channel.name] = record
+        self._states[channel.number] = record
         self._append(record, states_track(channel))
 
     def flush(self) -> None:
@@ -208,4 +239,4 @@ class Publisher:
         return (image() if image else None) or b""
 
     def _state_of(self, channel: Channel) -> bytes:
-        return self._states.get(channel.name, b"")
+        return self._states.get(channel.number, b"")

@@ -63,6 +63,10 @@ class Reading:
         elif record["type"] == "heartbeat":
             assert all(self._next.get(channel, 1) == seq for channel, seq in record["next"].items())
 
+    def next(self, channel: str) -> int:
+        """Return the seq that comes next."""
+        return self._next.get(channel, 1)
+
     def of(self, kind: str, channel: str = "") -> list[dict[str, Any]]:
         """Return the records of a type, of one channel if it is named."""
         return [
@@ -84,6 +88,7 @@ class Stage:
     ) -> None:
         self.exchange = exchange
         self.notes: list[tuple[float, Note]] = []
+        self.config = config
         self.daemon = Daemon(config, environ, self._note)
         self.reading = Reading(config.publish.socket)
         self.openings = {name: dict(_opening(market)) for name, market in exchange.markets.items()}
