@@ -4,6 +4,7 @@
     ├── the publisher             outlives the feeds: its consumers get what is pending
     └── the service
         ├── incidents             written in a thread
+        ├── the token             renewed before anyone has to wait for it
         ├── the ticker            tells every feed the time
         ├── the books             follow what was published, a little at a time
         ├── signals               SIGTERM and SIGINT end the service, a second one the process; SIGHUP reloads
@@ -22,13 +23,14 @@ import time
 import uuid
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Final
 
 import msgspec
 import trio
 
 from feedhandler import __version__
-from feedhandler.config import ACCOUNT_STREAMS, LISTED, Config, plan, read_credentials
+from feedhandler.config import ACCOUNT_STREAMS, LISTED, Config, have_files, plan, read_credentials
 from feedhandler.config import Feed as FeedSettings
 from feedhandler.core.channels import Channel
 from feedhandler.core.notes import Notify, note
@@ -95,7 +97,11 @@ class Daemon:
         tokens = None
         if exchange.token_url:
             tokens = TokenSource(
-                exchange.token_url, lambda: read_credentials(config, self._environ), self._ssl, self._notify
+                exchange.token_url,
+                partial(read_credentials, config, self._environ),
+                self._ssl,
+                self._notify,
+                in_thread=have_files(config, self._environ),
             )
         means = Means(
             gate=Gate(config.limits.connections_per_minute),
@@ -156,6 +162,8 @@ class Daemon:
             nursery.start_soon(self._incidents.run)
             nursery.start_soon(self._tick)
             nursery.start_soon(self._follow_books)
+            if self._around.means.tokens is not None:
+                nursery.start_soon(self._around.means.tokens.run)
             for feed in self.feeds.values():
                 nursery.start_soon(feed.run)
             for settings in self.config.feeds:

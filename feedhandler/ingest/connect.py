@@ -29,6 +29,7 @@ from wsproto.utilities import LocalProtocolError, ProtocolError
 
 from feedhandler.config import Bounds
 from feedhandler.errors import ConfigError, ConnectionFailed
+from feedhandler.exchange.token import Token
 from feedhandler.ingest.dataplane import CLOSED, DataPlaneStream
 from feedhandler.ingest.frames import OVERSIZE, PROTOCOL
 from feedhandler.ingest.handshake import Target, check_answer, subprotocol
@@ -101,7 +102,7 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
 async def open_line(
     target: Target,
     *,
-    token: str | None,
+    token: Token | None,
     deliver: Callable[[list[bytes]], None],
     rejected: Callable[[str], None],
     ssl_context: ssl.SSLContext,
@@ -114,10 +115,9 @@ async def open_line(
     """
     deadline_s = trio.current_time() + bounds.handshake_s
     transport = await _transport(target, ssl_context, deadline_s)
-    offered = None if token is None else subprotocol(token)
     plane = DataPlaneStream(
         transport,
-        check=partial(_check, offered),
+        check=partial(_check, token),
         deliver=deliver,
         rejected=rejected,
         read_bytes=bounds.read_bytes,
@@ -132,7 +132,7 @@ async def open_line(
             reader_home = await nursery.start(_keep_reader, reading, leaving)
             reading.shield = True  # not before: a start that is cancelled takes the reader's home with it
             try:
-                connection = await _shake_hands(reader_home, plane, target, offered, deadline_s)
+                connection = await _shake_hands(reader_home, plane, target, token, deadline_s)
                 yield connection
             finally:
                 leaving.set()
@@ -175,8 +175,8 @@ async def _leave(connection: Connection | None, reading: trio.CancelScope) -> No
     await connection.say_goodbye()
 
 
-def _check(offered: str | None, head: bytes) -> None:
-    check_answer(head, offered, time.time())
+def _check(token: Token | None, head: bytes) -> None:
+    check_answer(head, None if token is None else subprotocol(token.text), time.time())
 
 
 async def _transport(target: Target, ssl_context: ssl.SSLContext, deadline_s: float) -> Transport:
@@ -215,7 +215,7 @@ async def _secure(stream: TcpStream, target: Target, ssl_context: ssl.SSLContext
 
 
 async def _shake_hands(
-    nursery: trio.Nursery, plane: DataPlaneStream, target: Target, offered: str | None, deadline_s: float
+    nursery: trio.Nursery, plane: DataPlaneStream, target: Target, token: Token | None, deadline_s: float
 ) -> Connection:
     """Start the library and wait until its handshake is done."""
     with trio.CancelScope(deadline=deadline_s):
@@ -224,7 +224,7 @@ async def _shake_hands(
             plane,  # type: ignore[arg-type] # any stream will do
             target.authority,
             target.resource,
-            subprotocols=[] if offered is None else [offered],
+            subprotocols=[] if token is None else [subprotocol(token.text)],
         )
         return Connection(library, plane)
     raise ConnectionFailed("timeout", f"{target.authority} did not answer the handshake in time")

@@ -13,6 +13,7 @@ Rules:
   only when the feed says that good data has come, since a connection that brings none is no success.
 - A token that the exchange refuses (401, 403) is replaced once, and the attempt repeated at once, before the
   backoff. A key that the token endpoint refuses is asked with again only at the backoff's longest interval.
+  A line that failed for want of a token goes on as soon as there is one.
 - An application-level ping goes out at its interval. The line is lost (``silent``) when for the interval
   and the pong's time-out together nothing at all has arrived: no data, no pong, no control frame. That time
   is counted in wake-ups of the line's own, so a daemon that stood still for a while blames itself and not
@@ -35,7 +36,7 @@ import trio
 from feedhandler.config import Bounds, Health
 from feedhandler.core.backoff import Backoff
 from feedhandler.errors import ConnectionFailed, HandshakeRefused, TokenRefused
-from feedhandler.exchange.token import TokenSource
+from feedhandler.exchange.token import Token, TokenSource
 from feedhandler.ingest.connect import Connection, open_line
 from feedhandler.ingest.gate import Gate
 from feedhandler.ingest.handshake import Target
@@ -98,7 +99,7 @@ class Line:
         self._means = means
         self._priority = priority
         self._backoff = Backoff(means.bounds.backoff_min_s, means.bounds.backoff_max_s)
-        self._token: str | None = None
+        self._token: Token | None = None
         self._connection: Connection | None = None
         self._outbox: trio.MemorySendChannel[str] | None = None
         self._pause_s = 0.0
@@ -114,11 +115,14 @@ class Line:
     async def run(self) -> None:
         """Keep the line up until cancelled."""
         while True:
+            lacks_token = False
             try:
                 resume_s = await self._live()
             except ConnectionFailed as failure:
                 resume_s = self._failed(failure)
-            await trio.sleep_until(resume_s)
+                lacks_token = isinstance(failure, TokenRefused)
+            with trio.move_on_at(resume_s):
+                await self._rest(lacks_token=lacks_token)
 
     def send(self, text: str) -> bool:
         """Send a request soon; False where there is no connection or too much is waiting already."""
@@ -175,6 +179,13 @@ class Line:
                     bounds=self._means.bounds,
                 )
             )
+
+    async def _rest(self, *, lacks_token: bool) -> None:
+        """Wait for ever, or until there is a token that was not there before."""
+        if lacks_token and self._means.tokens is not None:
+            await self._means.tokens.wait_renewed()
+        else:
+            await trio.sleep_forever()
 
     async def _fetch_token(self) -> None:
         if self._means.tokens is not None:

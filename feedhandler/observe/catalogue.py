@@ -111,7 +111,12 @@ CATALOGUE: Final[dict[str, Kind]] = {
     ),
     # tokens
     "token_renewed": Kind("info", "a token was fetched", ()),
-    "token_refused": Kind("warning", "the token endpoint gave no token", ("status",)),
+    "token_refused": Kind("warning", "the token endpoint gave no token", ("state", "status")),
+    "key_refused": Kind(
+        "error",
+        "the API key and secret are not accepted, or can't be read; they must be seen to",
+        ("status",),
+    ),
     # consumers
     "consumer_limit_tight": Kind(
         "warning", "consumers may fall behind by no more than a snapshot and a second of peak output", ()
