@@ -32,6 +32,7 @@ import trio
 from feedhandler import __version__
 from feedhandler.config import ACCOUNT_STREAMS, LISTED, Config, have_files, plan, read_credentials
 from feedhandler.config import Feed as FeedSettings
+from feedhandler.core.budget import Caps
 from feedhandler.core.channels import Channel
 from feedhandler.core.notes import Notify, note
 from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
@@ -93,7 +94,8 @@ class Daemon:
         self._stopped_s = 0.0
 
     def _surroundings(self, config: Config) -> Surroundings:
-        exchange = config.exchange
+        exchange, limits = config.exchange, config.limits
+        caps = Caps(limits.connections_per_market, limits.connections_total, limits.connections_agnostic)
         tokens = None
         if exchange.token_url:
             tokens = TokenSource(
@@ -104,7 +106,7 @@ class Daemon:
                 in_thread=have_files(config, self._environ),
             )
         means = Means(
-            gate=Gate(config.limits.connections_per_minute),
+            gate=Gate(limits.connections_per_minute, caps, self._notify),
             tokens=tokens,
             ssl_context=self._ssl,
             health=config.health,
