@@ -5,6 +5,7 @@
     ├── the control socket        what `feedhandler ctl` asks for
     └── the service
         ├── incidents             written in a thread
+        ├── the token             renewed before anyone has to wait for it
         ├── the ticker            tells every feed the time
         ├── the books             follow what was published, a little at a time
         ├── the markets           that the exchange lists, asked for again and again
@@ -34,11 +35,21 @@ from typing import Final
 import trio
 
 from feedhandler import __version__
-from feedhandler.config import ACCOUNT_STREAMS, LISTED, Config, Wanted, adopt, read_credentials
+from feedhandler.config import (
+    ACCOUNT_STREAMS,
+    LISTED,
+    Config,
+    Limits,
+    Wanted,
+    adopt,
+    have_files,
+    read_credentials,
+)
 from feedhandler.control import server as control
 from feedhandler.control.commands import Commands
 from feedhandler.control.fleet import Fleet
 from feedhandler.control.requests import Answer, Done, Refusal
+from feedhandler.core.budget import Caps
 from feedhandler.core.notes import Notify, note
 from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
 from feedhandler.exchange.markets import Listing, fetch_markets
@@ -64,6 +75,10 @@ BOOKS_DELTAS: Final = 64
 
 def _nothing_to_load() -> Config:
     raise ConfigError(["this daemon was started without a file"])
+
+
+def _caps(limits: Limits) -> Caps:
+    return Caps(limits.connections_per_market, limits.connections_total, limits.connections_agnostic)
 
 
 def _no_level(_: str) -> None:
@@ -92,7 +107,8 @@ class Daemon:
             config.publish, config.bounds, session=str(uuid.uuid4()), clock=time.time_ns, notify=notify
         )
         self._incidents = Incidents(config.observe.incidents, config.bounds.incident_files, notify)
-        self._gate = Gate(config.limits.connections_per_minute)
+        limits = config.limits
+        self._gate = Gate(limits.connections_per_minute, _caps(limits), notify)
         self._around = self._surroundings()
         self._listing = Listing()
         self._relist = trio.Event()
@@ -112,9 +128,10 @@ class Daemon:
         if config.exchange.token_url:
             tokens = TokenSource(
                 config.exchange.token_url,
-                lambda: read_credentials(self.config, self._environ),
+                partial(read_credentials, config, self._environ),
                 self._ssl,
                 self._notify,
+                in_thread=have_files(config, self._environ),
             )
         means = Means(
             gate=self._gate,
@@ -223,7 +240,10 @@ class Daemon:
         for key in fixed:
             self._notify(note("config_needs_restart", key=key))
         if now.limits != before.limits:
-            self._gate.set_limit(now.limits.connections_per_minute)
+            self._gate.set_limit(now.limits.connections_per_minute, _caps(now.limits))
+        files = [(one.exchange.api_key_file, one.exchange.api_secret_file) for one in (before, now)]
+        if files[0] != files[1]:
+            self._change_keys()
         if now.log.level != before.log.level:
             self._set_level(now.log.level)
         self.fleet.configure(now)
@@ -234,6 +254,17 @@ class Daemon:
         self._notify(note("config_reloaded", feeds=len(self.feeds)))
         return fixed
 
+    def _change_keys(self) -> None:
+        """Let key and secret be read from where the configuration says by now."""
+        tokens = self._around.means.tokens
+        if tokens is not None:
+            tokens.change(
+                self.config.exchange.token_url,
+                partial(read_credentials, self.config, self._environ),
+                self._ssl,
+                in_thread=have_files(self.config, self._environ),
+            )
+
     # What runs
 
     async def _serve(self) -> None:
@@ -241,6 +272,8 @@ class Daemon:
             nursery.start_soon(self._incidents.run)
             nursery.start_soon(self._tick)
             nursery.start_soon(self._follow_books)
+            if self._around.means.tokens is not None:
+                nursery.start_soon(self._around.means.tokens.run)
             nursery.start_soon(self._follow_markets)
             nursery.start_soon(self.feeds.run)
 

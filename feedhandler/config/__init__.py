@@ -15,7 +15,7 @@ A mistake is one line, its path first (``feed[0].lines: expected 1..8, got 0``),
 reported at once in one `ConfigError`. Key and secret never become part of a `Config`.
 """
 
-from feedhandler.config.credentials import Credentials, read_credentials
+from feedhandler.config.credentials import Credentials, have_files, read_credentials
 from feedhandler.config.difference import Wanted, adopt, changes, clashes, wanted
 from feedhandler.config.loading import load
 from feedhandler.config.model import (
@@ -61,6 +61,7 @@ __all__ = [
     "changes",
     "clashes",
     "describe",
+    "have_files",
     "is_market",
     "is_tight",
     "load",

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from feedhandler.config import ACCOUNT_STREAMS, ALL, STREAMS, is_market
 from feedhandler.control.fleet import Fleet
 from feedhandler.control.requests import Answer, Done, Refusal, Request
+from feedhandler.errors import LineNeeded
 from feedhandler.ingest.feed import Feed
 
 SHOWN = 20
@@ -32,10 +33,7 @@ class Commands:
         self._reload = reload
         self._drain = drain
         self._of_lines: dict[str, tuple[Callable[[Feed, str], None], str]] = {
-            "restart": (
-                lambda feed, line: feed.restart(line, "operator"),
-                "line {line} of {feed} is being replaced",
-            ),
+            "restart": (lambda feed, line: feed.restart(line), "line {line} of {feed} is being replaced"),
             "pause": (lambda feed, line: feed.pause(line), "line {line} of {feed} is paused"),
             "resume": (lambda feed, line: feed.resume(line), "line {line} of {feed} goes on"),
         }
@@ -72,7 +70,10 @@ class Commands:
             text = f"there is no line {request.line} of {feed.label}; {_there_are(feed.lines)}"
             return Refusal("unknown_line", text)
         act, said = self._of_lines[request.op]
-        act(feed, request.line)
+        try:
+            act(feed, request.line)
+        except LineNeeded as needed:
+            return Refusal("line_needed", str(needed))
         return Done(said.format(line=request.line, feed=feed.label))
 
     def _change_stream(self, feed: Feed, request: Request) -> Answer:

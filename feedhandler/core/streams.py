@@ -121,6 +121,32 @@ class Streams(Arbiter):
         """Hear that no line brings a dropped stream any more: there will be no stragglers."""
         self._dropped.discard(stream)
 
+    # Lines that come and go
+
+    def add_line(self, name: str, now: float) -> None:
+        """Let one more line take part."""
+        super().add_line(name, now)
+        for joiner in self._joiners.values():
+            joiner.add_line(name, now)
+
+    def remove_line(self, name: str, now: float, recv: int) -> None:
+        """Let a line go for good."""
+        super().remove_line(name, now, recv)  # and `lost` before, where it is connected
+        for stream, joiner in self._joiners.items():
+            joiner.remove_line(name, now, recv)
+            self._collect(stream, joiner)
+
+    def can_spare(self, name: str) -> bool:
+        """Tell whether the feed goes on without a line as if nothing had happened."""
+        joiners = [joiner for joiner in self._joiners.values() if joiner.lines[name].connected]
+        return super().can_spare(name) and all(joiner.can_spare(name) for joiner in joiners)
+
+    def retune(self, limits: HealthLimits) -> None:
+        """Judge lines by other limits from now on."""
+        super().retune(limits)
+        for joiner in self._joiners.values():
+            joiner.retune(limits)
+
     # What happens
 
     def connecting(self, name: str, now: float) -> None:

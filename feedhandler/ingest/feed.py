@@ -2,7 +2,8 @@
 
     feed ── line a ── line b ── line c        one task tree each (`ingest.line`)
       ├── the arbiter (`core.arbiter`)        pure; this module hands it the time and carries out what it says
-      └── recovery (`core.recovery`)          likewise: what is released goes through it to the consumers
+      ├── recovery (`core.recovery`)          likewise: what is released goes through it to the consumers
+      └── rotation (`ingest.rotation`)        replaces the lines, one at a time
 
 What a line reads is judged, numbered and on its way to the consumers before the line's next read: `received` is
 called from within the read, and nothing in it awaits.
@@ -12,28 +13,35 @@ A feed's channels are opened when it starts, as far as they are known then; othe
 is counted and left out, or it would come out twice. Only `MARKET/other`, which promises nothing, may be shared; its
 states are those of the feed that opened it.
 
+**Streams may change** on live lines (`core.streams`, `exchange.subscribing`): an added one is subscribed to on each
+line and merged apart until every line has its place in it; a dropped one is retired first, so that no line owes it, and
+then unsubscribed from. Where a line cannot be brought to that, the lines are replaced one at a time: a new connection
+has the present streams in its URL.
+
 A feed that is given up retires its channels: `down`, then a word that nothing more comes of them. From that moment on
 whatever its lines still bring is left out. A channel that has been there before in this session, with this feed or with
 another, goes on with its seqs behind a gap: nothing proves what was said in between.
 """
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
+from zlib import crc32
 
 import trio
 
 from feedhandler.config import ALL, Bounds, Health
 from feedhandler.config import Recovery as RecoverySettings
-from feedhandler.core.arbiter import DOWN, Arbiter, Quarantine, Restart
+from feedhandler.core.arbiter import DOWN, Quarantine, Restart
 from feedhandler.core.channels import Channel, split
 from feedhandler.core.health import GOOD, PROBATION
-from feedhandler.core.messages import Gap, Output, Release, Snapshot, State
+from feedhandler.core.messages import Gap, Output, Release, Reply, Snapshot, State
 from feedhandler.core.notes import Notify, note
 from feedhandler.core.recovery import Recovery
-from feedhandler.errors import ConnectionFailed
+from feedhandler.core.streams import Streams
+from feedhandler.errors import ConnectionFailed, LineNeeded, NoSuchLine
 from feedhandler.exchange.desk import Desk
 from feedhandler.exchange.messages import (
     ACCOUNT_STREAMS,
@@ -44,8 +52,10 @@ from feedhandler.exchange.messages import (
     channel_name,
 )
 from feedhandler.exchange.requests import connection_url
+from feedhandler.exchange.subscribing import SUBSCRIBE, Outcome, Subscriptions
 from feedhandler.ingest.handshake import Target
 from feedhandler.ingest.line import Line, Means
+from feedhandler.ingest.rotation import BY_HAND, STALLED, Rotation
 
 TICK_S = 0.1
 """How often the arbiter of a feed that has work to do is told the time."""
@@ -59,7 +69,11 @@ SETTLED = frozenset({GOOD, PROBATION})
 CHANNELS = 10_000
 """Channels that a feed knows; events of further ones are counted and left out."""
 
-LINE_NAMES = "abcdefgh"
+SURPLUS_S = 30.0
+"""The longest that a line too many is kept because the others have not proven yet that they can do without it."""
+
+LINE_NAMES = "abcdefghijklmnop"
+"""A line has the first letter that is free: those that are to be, a replacement, and who is about to leave."""
 
 
 class Outlet(Protocol):
@@ -120,13 +134,27 @@ class Feed:
         bounds: Bounds = around.means.bounds
         health: Health = around.means.health
         names = LINE_NAMES[:lines]
-        self.arbiter = Arbiter(
-            label, names, self._dialect, bounds=bounds, limits=health, now=trio.current_time()
+        self.arbiter = Streams(
+            label,
+            names,
+            self._dialect,
+            streams=streams,
+            bounds=bounds,
+            limits=health,
+            now=trio.current_time(),
         )
-        target = Target.from_url(connection_url(url, market, streams))
-        self._lines = {
-            name: Line(name, target, self, around.means, priority=self._priority) for name in names
-        }
+        self._url = url
+        self._health = health
+        self._count = lines
+        self._surplus_since = 0.0
+        self._target = Target.from_url(connection_url(url, market, streams))
+        self._streams_of = {self._target: self.streams}
+        self._subscriptions = Subscriptions(streams, lambda: str(uuid.uuid4()))
+        self._given_up: set[str] = set()
+        path = crc32(label.encode())
+        self._lines = {name: self._line(name, path + index) for index, name in enumerate(names)}
+        self._nursery: trio.Nursery | None = None
+        self.rotation = Rotation(self, around.notify)
         self.recovery = Recovery(
             label,
             Desk(market, self._dialect),
@@ -156,9 +184,109 @@ class Feed:
 
     async def run(self) -> None:
         """Keep all lines up until cancelled."""
+        gate = self._around.means.gate
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             for line in self._lines.values():
-                nursery.start_soon(line.run)
+                gate.claim(self.market)
+                nursery.start_soon(self._keep, line)
+            self._adjust()
+            await self.rotation.run()
+
+    def _line(self, name: str, path: int) -> Line:
+        line = Line(
+            name,
+            self._target,
+            self,
+            self._around.means,
+            priority=self._priority,
+            market=self.market,
+            path=path,
+        )
+        line.retune(self._health)
+        return line
+
+    async def _keep(self, line: Line) -> None:
+        """Let a line live, and then see it off."""
+        try:
+            await line.run()
+        finally:
+            self._around.means.gate.unclaim(self.market)
+        self._attempting.discard(line.name)
+        self._unproven.pop(line.name, None)
+        del self._lines[line.name]
+        self.arbiter.remove_line(line.name, trio.current_time(), self._around.wall_ns())
+        self._carry_out()
+        self.rotation.look()
+
+    # Lines that come and go
+
+    @property
+    def lines(self) -> Mapping[str, Line]:
+        """The lines by their names; those that are about to leave are among them."""
+        return self._lines
+
+    def hire(self, old: str) -> str | None:
+        """Add a line that is to replace another; None where the limits leave no place for it."""
+        free = next((name for name in LINE_NAMES if name not in self._lines), None)
+        if free is None or self._nursery is None or not self._around.means.gate.claim_spare(self.market):
+            return None
+        line = self._lines[free] = self._line(free, self._lines[old].path)
+        self.arbiter.add_line(free, trio.current_time())
+        self._nursery.start_soon(self._keep, line)
+        return free
+
+    def dismiss(self, line: str, reason: str) -> None:
+        """Let a line go for good."""
+        self._find(line).retire(reason)
+
+    def restart(self, line: str, reason: str = BY_HAND) -> None:
+        """Have a line replaced, or tried at once where it is not connected.
+
+        Raise `NoSuchLine`, or `LineNeeded` where it is the last aligned one and the limits leave no place beside it.
+        """
+        one = self._find(line)
+        if not one.is_open:
+            one.restart(reason, at_once=True)
+            return
+        if self._is_last(line) and not self._around.means.gate.has_spare(self.market):
+            raise LineNeeded(self.label, line)
+        self.rotation.want(line, reason)
+
+    def rotate(self) -> None:
+        """Have all connected lines replaced, one at a time."""
+        for name in self._lines:
+            self.rotation.want(name, BY_HAND)
+
+    def pause(self, line: str) -> None:
+        """Let a line be without a connection until `resume`.
+
+        Raise `NoSuchLine`, or `LineNeeded` where it is the last aligned one.
+        """
+        one = self._find(line)
+        if self._is_last(line):
+            raise LineNeeded(self.label, line)
+        if not one.is_paused:
+            one.pause("paused")
+            self._around.notify(note("line_paused", feed=self.label, line=line))
+
+    def resume(self, line: str) -> None:
+        """Let a paused line connect again; raise `NoSuchLine`."""
+        one = self._find(line)
+        if one.is_paused:
+            one.resume()
+            self._around.notify(note("line_resumed", feed=self.label, line=line))
+
+    def _find(self, line: str) -> Line:
+        if line not in self._lines:
+            raise NoSuchLine(self.label, line)
+        return self._lines[line]
+
+    def _is_last(self, line: str) -> bool:
+        """Tell whether a line is aligned, and no other that could carry the feed."""
+        lines = self.arbiter.lines
+        others = any(other.up for name, other in lines.items() if name != line)
+        return lines[line].owing is not None and not others
 
     def end(self) -> None:
         """Tell the consumers that nothing more will come of this feed for now."""
@@ -169,18 +297,8 @@ class Feed:
         """Publish nothing any more, and tell the consumers so; whoever runs the feed ends its lines."""
         if self._retired:
             return
-        self.end()
+        self._close([name for name in self._channels if self._owns(name)])
         self._retired = True
-        wall_ns = self._around.wall_ns()
-        for name, channel in self._channels.items():
-            if channel is not None and self._owns(name):
-                self._around.outlet.retire(channel, wall_ns)
-        self._around.outlet.flush()
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """The names of its lines."""
-        return tuple(self._lines)
 
     def status(self) -> dict[str, object]:
         """Return what operators want to know."""
@@ -198,26 +316,152 @@ class Feed:
 
     def retune(self, health: Health, recovery: RecoverySettings) -> None:
         """Go by other settings from now on."""
+        self._health = health
         self.arbiter.retune(health)
         self.recovery.retune(recovery)
         for line in self._lines.values():
             line.retune(health)
+
+    # Lines and streams that change
+
+    def change(self, streams: Sequence[str], lines: int) -> None:
+        """Have other streams and so many lines from now on; what stays is not touched."""
+        added = [stream for stream in streams if stream not in self.streams]
+        dropped = [stream for stream in self.streams if stream not in streams]
+        self._count = lines
+        self._surplus_since = trio.current_time()
+        self._adjust()
+        if added or dropped:
+            self.streams = tuple(streams)
+            self._target = Target.from_url(connection_url(self._url, self.market, streams))
+            used = {line.opened for line in self._lines.values()}
+            self._streams_of = {target: had for target, had in self._streams_of.items() if target in used}
+            self._streams_of[self._target] = self.streams
+            for line in self._lines.values():
+                line.retarget(self._target)
+            for stream in dropped:
+                self._drop(stream)
+            for stream in added:
+                self._add(stream)
+            self._subscriptions.wanted = frozenset(streams)
+            for name in self._lines:
+                self._subscribe(name)
+
+    def _add(self, stream: str) -> None:
+        """Take up a stream: its channel is opened, and the lines may bring it from now on."""
+        self._given_up.discard(stream)
+        last_recv = None
+        if stream == TRADES or self.market != ALL:
+            name = channel_name(ALL if stream == TRADES else self.market, stream)
+            self._publish(self.recovery.open(name, self._around.wall_ns()))
+            last_recv = self.recovery.resumed.get(name)
+        self.arbiter.add(stream, trio.current_time(), last_recv=last_recv)
+
+    def _drop(self, stream: str) -> None:
+        """Give a stream up: its channels are retired, and nothing of it is released or owed any more."""
+        self._given_up.add(stream)
+        self.arbiter.drop(stream, trio.current_time())
+        self._carry_out()
+        names = [name for name in self._channels if split(name)[1] == stream and self._owns(name)]
+        self._close(names)
+        for name in names:
+            self.recovery.close(name)
+            del self._channels[name]
+
+    def _close(self, names: Sequence[str]) -> None:
+        """Retire channels of this feed."""
+        wall_ns = self._around.wall_ns()
+        self._publish([State(DOWN, wall_ns, name) for name in names])
+        for name in names:
+            channel = self._channels[name]
+            assert channel is not None
+            self._around.outlet.retire(channel, wall_ns)
+        self._around.outlet.flush()
+
+    def _subscribe(self, line: str) -> None:
+        """Ask a line for what it lacks, and to leave what it has too much."""
+        now = trio.current_time()
+        for stream in self.arbiter.joining:
+            if not self._subscriptions.has(line, stream) and self._lines[line].is_open:
+                self.arbiter.asked(stream, line, now)
+        for text in self._subscriptions.ask(line, now):
+            self._lines[line].send(text)  # what is not sent is not answered, and so has failed
+
+    def _take_subscription(self, line: str, reply: Reply) -> None:
+        """Take a reply of a line that may be about its subscriptions."""
+        outcome = self._subscriptions.answer(line, reply)
+        if outcome is None:
+            return
+        if not outcome.done:
+            self._fall_back(outcome, "refused")
+        elif outcome.verb == SUBSCRIBE:
+            for stream in outcome.streams:
+                self.arbiter.subscribed(stream, line, trio.current_time(), self._around.wall_ns())
+            self._carry_out()
+        self._end_stragglers()
+
+    def _end_stragglers(self) -> None:
+        for stream in self._given_up:
+            if not self._subscriptions.carries(stream):
+                self.arbiter.dropped_everywhere(stream)
+
+    def _fall_back(self, outcome: Outcome, reason: str) -> None:
+        """Have a line replaced that could not be brought to change its subscriptions."""
+        self._around.notify(note("subscribe_failed", feed=self.label, line=outcome.line, reason=reason))
+        self.rotation.want(outcome.line, "streams")
+
+    def _adjust(self) -> None:
+        """Have as many lines as are wanted; while a replacement is under way, later."""
+        if self._nursery is None or self.rotation.busy:
+            return
+        staying = [name for name, line in self._lines.items() if not line.is_leaving]
+        for _ in range(self._count - len(staying)):
+            self._hire_more()
+        if len(staying) > self._count:
+            leaving = self._superfluous(staying)
+            if leaving is not None:
+                self.dismiss(leaving, "superfluous")
+
+    def _hire_more(self) -> None:
+        """Add a line for good."""
+        assert self._nursery is not None
+        free = next(name for name in LINE_NAMES if name not in self._lines)
+        self._around.means.gate.claim(self.market)
+        line = self._lines[free] = self._line(free, crc32(self.label.encode()) + LINE_NAMES.index(free))
+        self.arbiter.add_line(free, trio.current_time())
+        self._nursery.start_soon(self._keep, line)
+
+    def _superfluous(self, staying: Sequence[str]) -> str | None:
+        """Choose a line that the feed can do without, the unconnected and the last ones first; None for none yet."""
+        lines = self.arbiter.lines
+        patient = trio.current_time() - self._surplus_since < SURPLUS_S
+        for name in sorted(staying, key=lambda name: (not lines[name].connected, name), reverse=True):
+            if not lines[name].connected or self.arbiter.can_spare(name):
+                return name
+            if not patient and not self._is_last(name):
+                return name
+        return None
 
     def tick(self) -> None:
         """Let time pass for the arbiter and for recovery; the daemon calls this every `TICK_S`."""
         if self._retired:
             return
         self._ticks += 1
+        self._adjust()
         if self._moved or self._ticks % IDLE_TICKS == 0 or self.recovery.busy or not self._settled():
             self._moved = False
             now, wall_ns = trio.current_time(), self._around.wall_ns()
             self.arbiter.tick(now, wall_ns)
             self._carry_out()
+            for outcome in self._subscriptions.overdue(now):
+                self._fall_back(outcome, "silence")
             self._recover(self.recovery.tick(now, wall_ns))
 
     def _settled(self) -> bool:
         """Tell whether time changes nothing soon: no line is suspect, owes anything, or holds anything."""
         head = self.arbiter.window.head
+        if self.arbiter.joining or self._subscriptions.busy:
+            return False
         return all(
             (line.health.state in SETTLED and not line.owing.count)
             if line.owing is not None
@@ -246,9 +490,15 @@ class Feed:
             return
         self._attempting.discard(line)
         self._unproven[line] = self._judged(line)
+        self.rotation.look()
         self._around.notify(note("line_connected", feed=self.label, line=line))
         self.arbiter.connected(line, trio.current_time(), self._around.wall_ns())
+        streams = self._streams_of.get(self._lines[line].opened, ())
+        self._subscriptions.opened(line, streams)
+        for stream in self.arbiter.joining.intersection(streams):
+            self.arbiter.subscribed(stream, line, trio.current_time(), self._around.wall_ns())
         self._carry_out()
+        self._subscribe(line)
         self.recovery.line_up(trio.current_time())
         self._recover([])
 
@@ -261,6 +511,8 @@ class Feed:
         replies = self.arbiter.receive(line, payloads, now, wall_ns)
         self._carry_out()
         for reply in replies:
+            if self._subscriptions.busy:
+                self._take_subscription(line, reply)
             self._recover(self.recovery.reply(line, reply, now, wall_ns))
         if line in self._unproven:
             self._prove(line)
@@ -285,6 +537,8 @@ class Feed:
             return
         self._around.notify(note("line_lost", feed=self.label, line=line, reason=reason))
         self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
+        self._subscriptions.closed(line)
+        self._end_stragglers()
         self._carry_out()
         self.recovery.line_lost(line, trio.current_time())
         self._recover([])
@@ -305,6 +559,14 @@ class Feed:
                 retry_s=round(retry_s, 3),
             )
         )
+        self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
+        self._carry_out()
+
+    def called_off(self, line: str) -> None:
+        """Hear that an attempt was called off, since the line is to rest or to end."""
+        if self._retired:
+            return
+        self._attempting.discard(line)
         self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
         self._carry_out()
 
@@ -339,7 +601,7 @@ class Feed:
                 self._obey(Restart(line, "dead"))
 
     def _is_own_request(self, request_id: str) -> bool:
-        return self.recovery.is_own(request_id)
+        return self.recovery.is_own(request_id) or self._subscriptions.is_own(request_id)
 
     def _askable(self) -> list[str]:
         """Return the lines that can be asked for a snapshot, the good ones if there are any.
@@ -384,6 +646,9 @@ class Feed:
     def _leave_out(self, name: str) -> None:
         """Count an event that is not for this feed to publish."""
         known = name in self._channels
+        if split(name)[1] in self._given_up:
+            self._around.notify(note("straggler_left_out", feed=self.label, channel=name))
+            return
         self._around.notify(
             note("foreign_event" if known else "channel_left_out", feed=self.label, channel=name)
         )
@@ -400,9 +665,9 @@ class Feed:
 
     def _channel(self, name: str) -> Channel | None:
         """Return a channel that this feed may publish in, None for one that belongs to another or is too many."""
-        if len(self._channels) >= CHANNELS:
-            return None
         stream = split(name)[1]
+        if len(self._channels) >= CHANNELS or stream in self._given_up:
+            return None
         account = stream in ACCOUNT_STREAMS or (stream == OTHER and self._around.account_other())
         channel = self._around.outlet.channel(name, feed=self.label, account=account)
         if channel is None:
@@ -419,6 +684,9 @@ class Feed:
             self._around.notify(note("line_quarantined", feed=self.label, line=order.line))
             self._around.incident(order.incident)
             self._lines[order.line].restart("quarantined", self._around.means.health.quarantine_s)
+            return
+        self._around.notify(note("line_restarted", feed=self.label, line=order.line, reason=order.reason))
+        if order.reason == STALLED and not self.rotation.busy:
+            self.rotation.want(order.line, STALLED)
         else:
-            self._around.notify(note("line_restarted", feed=self.label, line=order.line, reason=order.reason))
             self._lines[order.line].restart(order.reason)

@@ -50,6 +50,26 @@ CATALOGUE: Final[dict[str, Kind]] = {
         "a line is replaced: it does not keep up with its peers, or is dead",
         ("feed", "line", "reason"),
     ),
+    "replacement_begun": Kind(
+        "info", "a line is to be replaced: a new one connects beside it, or it begins anew", ("feed", "line")
+    ),
+    "line_replaced": Kind("info", "a line has gone, and its successor has its place", ("feed", "line")),
+    "replacement_given_up": Kind(
+        "warning",
+        "a successor was refused or lost, or has found no place; the old line stays",
+        ("feed", "line"),
+    ),
+    "line_paused": Kind("info", "somebody has told a line to rest", ("feed", "line")),
+    "line_resumed": Kind("info", "somebody has told a line to go on", ("feed", "line")),
+    "cap_learnt": Kind(
+        "warning",
+        "the exchange allows fewer connections of a market than is configured; the others wait",
+        ("market",),
+    ),
+    "cap_raised": Kind("info", "the exchange allows more connections of a market than it did", ("market",)),
+    "attempts_paused": Kind(
+        "warning", "the exchange has asked to be left alone for a while; nobody connects", ("status",)
+    ),
     "line_quarantined": Kind(
         "error", "a line disagreed with its peers too often and is kept away for a while"
     ),
@@ -92,6 +112,15 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "feed_opened": Kind("info", "a feed has come"),
     "feed_changed": Kind("info", "a feed gets other lines or other streams"),
     "feed_retired": Kind("info", "a feed was given up; its lines say goodbye"),
+    "stream_joined": Kind("info", "an added stream has begun on all lines of a feed", ("feed", "stream")),
+    "straggler_left_out": Kind(
+        "debug", "an event of a stream that is not the feed's any more, or not yet", ("feed", "channel")
+    ),
+    "subscribe_failed": Kind(
+        "warning",
+        "a line could not be brought to change its subscriptions; it is replaced",
+        ("feed", "line", "reason"),
+    ),
     "feed_state_changed": Kind("info", "a feed is live, quiet, syncing or down now", ("feed", "state")),
     "gap_declared": Kind("debug", "nothing proves that a feed is complete here", ("feed", "reason")),
     "gap_published": Kind("error", "a channel has a gap", ("channel", "reason")),
@@ -119,7 +148,12 @@ CATALOGUE: Final[dict[str, Kind]] = {
     ),
     # tokens
     "token_renewed": Kind("info", "a token was fetched", ()),
-    "token_refused": Kind("warning", "the token endpoint gave no token", ("status",)),
+    "token_refused": Kind("warning", "the token endpoint gave no token", ("state", "status")),
+    "key_refused": Kind(
+        "error",
+        "the API key and secret are not accepted, or can't be read; they must be seen to",
+        ("status",),
+    ),
     # consumers
     "consumer_limit_tight": Kind(
         "warning", "consumers may fall behind by no more than a snapshot and a second of peak output", ()

@@ -18,6 +18,7 @@ import trustme
 
 from feedhandler.config import Bounds
 from feedhandler.errors import ConfigError, ConnectionFailed, HandshakeRefused
+from feedhandler.exchange.token import Token
 from feedhandler.ingest import connect
 from feedhandler.ingest.connect import GOODBYE_S, Connection, open_line, tls_context
 from feedhandler.ingest.handshake import Target
@@ -61,7 +62,7 @@ def opened(
     """Open a line to a test's server."""
     return open_line(
         Target.from_url(url.format(port=port)),
-        token=token,
+        token=None if token is None else Token(token, life_s=1800.0),
         deliver=inbox.deliver,
         rejected=inbox.rejected.append,
         ssl_context=context or ssl.create_default_context(),
