@@ -39,6 +39,6 @@ def test_every_request_gets_one_answer(raw, market):
     """Whatever comes, one JSON object answers it."""
     behaviour = Behaviour()
     desk = Desk(behaviour, Wording(behaviour), {"X": Market("X", trade_rows=3)}, 1)
-    answer = json.loads(desk.answer(Asker(market), raw, 0.0))
+    answer = json.loads(desk.answer(Asker(market), raw, 0.0).message)
     assert isinstance(answer["resultType"], str)
     assert isinstance(answer["data"], dict)
