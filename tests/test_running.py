@@ -5,6 +5,8 @@ Feeds, markets, lines and streams come and go under load. What they do not conce
 the same bytes as the exchange has sent.
 """
 
+import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from feedhandler.config import Feed
+from feedhandler.config import Config, Feed, Health, Limits, Log, Publish, Recovery
 from feedhandler.control.requests import Done, Refusal
+from feedhandler.errors import ConfigError
 from feedhandler.simulator.settings import Behaviour
 from tests.support.stage import BTC, ETH, Stage, staged
 
@@ -284,3 +287,176 @@ async def test_lines_are_added_and_let_go(tmp_path: Path, autojump_clock: MockCl
             assert len(stage.exchange.connections(BTC)) == lines
         await stage.arrived()
         stage.assert_exact()
+
+
+# Settings
+
+
+async def test_settings_take_effect_where_they_can(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Limits, health and recovery of feeds that run are others from then on; what is fixed is named and stays."""
+    levels: list[str] = []
+    async with staged(tmp_path) as stage:
+        stage.daemon._set_level = levels.append
+        first = stage.daemon.feeds[BTC]
+        answer = await reload(
+            stage,
+            autojump_clock,
+            limits=Limits(connections_per_minute=7, connections_per_market=3),
+            health=Health(quiet_s=1.0, ping_interval_s=1.0),
+            recovery=Recovery(audit_s=2.0, verify_s=1.0),
+            log=Log(level="debug", format="json"),
+            publish=Publish(socket=tmp_path / "other.sock", drain_s=2.0),
+        )
+        assert answer == Done("the configuration is in force; at the next start: publish.socket, log.format")
+        assert [fields["key"] for fields in stage.named("config_needs_restart")] == [
+            "publish.socket",
+            "log.format",
+        ]
+        assert levels == ["debug"]
+        assert stage.daemon.feeds[BTC] is first
+        assert stage.daemon._gate.available() <= 7
+        audits = len(stage.named("book_audited"))
+        await stage.talk(6)
+        assert len(stage.named("book_audited")) - audits >= 2
+        await trio.sleep(3)
+        assert stage.reading.states(BTC_BOOK)[-1] == "quiet"
+        await stage.talk(1)
+        await stage.arrived()
+        stage.assert_exact()
+        assert_untouched(stage)
+
+
+async def test_a_configuration_with_mistakes_changes_nothing(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Each mistake is told; the next reading may be a good one."""
+
+    def broken() -> Config:
+        raise ConfigError(["feed[0].lines: expected 1..8, got 0"])
+
+    async with staged(tmp_path) as stage:
+        stage.daemon._load = broken
+        autojump_clock.autojump_threshold = 0.01  # a thread reads
+        assert await stage.daemon.reload() == Refusal("bad_config", "feed[0].lines: expected 1..8, got 0")
+        autojump_clock.autojump_threshold = 0.0
+        assert stage.named("config_refused") == [{"mistake": "feed[0].lines: expected 1..8, got 0"}]
+        await stage.talk(1)
+        assert await reload(stage, autojump_clock) == Done("the configuration is in force")
+        await stage.talk(1)
+        await stage.arrived()
+        stage.assert_exact()
+        assert_untouched(stage)
+
+
+async def test_readings_of_the_configuration_never_overlap(
+    tmp_path: Path, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """Who asks while the file is being read has it read once more, however many ask; nothing piles up."""
+    async with staged(tmp_path) as stage:
+        readings: list[int] = []
+        go = threading.Event()
+
+        def load() -> Config:
+            readings.append(len(readings))
+            assert go.wait(10)
+            return stage.config
+
+        stage.daemon._load = load
+        nursery.start_soon(stage.daemon.reload)
+        autojump_clock.autojump_threshold = 0.01  # a thread reads
+        await trio.sleep(0.1)
+        for _ in range(5):
+            answer = await stage.daemon.reload()
+            assert isinstance(answer, Refusal)
+            assert answer.code == "busy"
+        go.set()
+        await stage.until(lambda: len(stage.named("config_reloaded")) == 2)
+        await trio.sleep(1)
+        assert len(readings) == 2
+
+
+# Markets that the exchange lists
+
+
+class Listings:
+    """A markets endpoint that answers in turn with these lists; the last one stays. None is a failure."""
+
+    def __init__(self, *answers: tuple[str, ...] | None) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+        self.url = ""
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Answer until cancelled."""
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/markets"
+        task_status.started()
+        await trio.serve_listeners(self._answer, [listener])
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            self.asked += 1
+            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            body = b"" if answer is None else json.dumps(answer).encode()
+            status = b"503 X" if answer is None else b"200 OK"
+            head = b"HTTP/1.1 %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+            await stream.send_all(head % (status, len(body)) + body)
+
+
+async def test_markets_come_and_vanish_under_load(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A new market gets a feed; one is given up only after several good answers without it, never by a bad one."""
+    full, less = (BTC, ETH, SOL), (BTC, SOL)
+    listings = Listings((BTC, ETH), full, None, (), (SOL,), less, None, less, (), less)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(listings.run)
+        async with staged(
+            tmp_path,
+            markets=(BTC, ETH, SOL),
+            feeds=(Feed(),),
+            wait=False,
+            markets_url=listings.url,
+            refresh_s=10.0,
+        ) as stage:
+            await stage.until(lambda: len(stage.daemon.feeds) == 2 and stage.all_connected())
+            await stage.until(stage.all_synchronised)
+            await stage.talk_until(lambda: set(stage.daemon.feeds) == set(full))
+            await stage.talk_until(stage.all_up)
+            await stage.talk_until(lambda: listings.asked == 9)
+            assert set(stage.daemon.feeds) == set(full)
+            assert [fields["reason"] for fields in stage.named("markets_failed")] == ["answer"] * 4
+            assert stage.named("markets_doubted") == [{"markets": 1, "listed": 3}]
+            await stage.talk_until(lambda: set(stage.daemon.feeds) == set(less))
+            await stage.talk(1)
+            await settle(stage)
+            assert listings.asked == 10
+            assert {one["channel"] for one in stage.reading.of("retired")} == set(ETH_CHANNELS)
+            assert_untouched(stage)
+            listed = [(one["appeared"], one["vanished"]) for one in stage.named("markets_listed")]
+            assert listed == [(2, 0), (1, 0), (0, 1)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_limits_hold_for_markets_that_come(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A market too many waits until another one vanishes; that it is left out is said once."""
+    listings = Listings((BTC, ETH), (BTC, ETH, SOL), (BTC, ETH, SOL), (BTC, SOL))
+    limits = Limits(connections_per_minute=1000, connections_total=4)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(listings.run)
+        async with staged(
+            tmp_path,
+            markets=(BTC, ETH, SOL),
+            feeds=(Feed(),),
+            wait=False,
+            limits=limits,
+            markets_url=listings.url,
+            refresh_s=10.0,
+        ) as stage:
+            await stage.until(lambda: listings.asked == 4)
+            assert set(stage.daemon.feeds) == {BTC, ETH}
+            assert len(stage.named("markets_left_out")) == 1
+            await stage.until(lambda: set(stage.daemon.feeds) == {BTC, SOL})
+            await stage.until(stage.all_connected)
+            compliance = stage.exchange.gate.compliance
+            assert compliance.connections_specific_max <= 4
+        nursery.cancel_scope.cancel()

@@ -213,6 +213,7 @@ async def staged(
     token: bool = False,
     environ: dict[str, str] | None = None,
     markets_url: str = "",
+    refresh_s: float = 0.0,
     log: Notify = lambda _: None,
     tapes: tuple[Path, ...] = (),
     before: Callable[[simulated.Exchange], None] = lambda _: None,
@@ -242,6 +243,7 @@ async def staged(
             websocket_url=exchange.url,
             token_url=f"{exchange.http_url}/api/v1/token" if token else "",
             markets_url=markets_url or f"{exchange.http_url}/api/v1/markets",
+            markets_refresh_s=refresh_s,
         )
         config = config_for(urls, folder, feeds or (Feed(markets=markets, lines=lines),), **sections)
         stage = Stage(exchange, truth, config, environ, log)
