@@ -126,6 +126,30 @@ async def test_a_feed_that_comes_again_at_once_waits_for_its_predecessor(
         assert_untouched(stage)
 
 
+async def test_a_shared_channel_stays_with_who_is_left(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Messages of unknown type go on when the feed that opened their channel is given up, and end with the last one."""
+    feeds = (
+        Feed(name="t", markets=(BTC,), streams=("publicTrades",)),
+        Feed(name="b", markets=(BTC,), streams=("publicOrderBook",)),
+    )
+    other = f"{BTC}/other"
+    async with staged(tmp_path, feeds=feeds) as stage:
+        stage.exchange.broadcast(BTC, "other", b'{"resultType":"marketStatus","data":{"n":1}}')
+        await settle(stage)
+        owner = stage.daemon.publisher._channels.get(other)
+        assert owner is not None
+        first, second = owner.feed, {f"t/{BTC}": f"b/{BTC}", f"b/{BTC}": f"t/{BTC}"}[owner.feed]
+        stage.daemon.fleet.set_by_hand(first, None)
+        stage.exchange.broadcast(BTC, "other", b'{"resultType":"marketStatus","data":{"n":2}}')
+        await settle(stage)
+        assert owner.feed == second
+        assert len(stage.reading.sequences[other]) == 3  # the first one came from both feeds
+        assert stage.reading.of("retired", other) == []
+        stage.daemon.fleet.set_by_hand(second, None)
+        await settle(stage)
+        assert len(stage.reading.of("retired", other)) == 1
+
+
 async def test_retired_feeds_leave_nothing_behind(tmp_path: Path, autojump_clock: MockClock) -> None:
     """(8) A market that comes and goes again and again takes no more tasks and tracks than one that does so once."""
     async with staged(tmp_path, markets=(BTC, ETH)) as stage:

@@ -97,6 +97,8 @@ class Fleet:
         """Want a feed as it is given, or not at all; return what speaks against it, and then nothing is done."""
         before = dict(self._by_hand)
         self._by_hand[label] = by_hand
+        if by_hand is None and label not in wanted(self._config.feeds, self._allowed()):
+            del self._by_hand[label]
         against = next(clashes(self._target(), self._config.limits), "")
         if against:
             self._by_hand = before

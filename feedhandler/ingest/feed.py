@@ -82,6 +82,9 @@ class Outlet(Protocol):
     def channel(self, name: str, *, feed: str, account: bool) -> Channel | None:
         """Return a channel, opened for this feed unless it is open already; None where there are too many."""
 
+    def give_up(self, channel: Channel, feed: str) -> bool:
+        """Hear that a feed has no use for a channel any more; tell whether nobody has."""
+
     def retire(self, channel: Channel, since_ns: int) -> None:
         """Tell that nothing comes of a channel any more."""
 
@@ -297,7 +300,7 @@ class Feed:
         """Publish nothing any more, and tell the consumers so; whoever runs the feed ends its lines."""
         if self._retired:
             return
-        self._close([name for name in self._channels if self._owns(name)])
+        self._close(self._channels)
         self._retired = True
 
     def status(self) -> dict[str, object]:
@@ -362,21 +365,21 @@ class Feed:
         self._given_up.add(stream)
         self.arbiter.drop(stream, trio.current_time())
         self._carry_out()
-        names = [name for name in self._channels if split(name)[1] == stream and self._owns(name)]
+        names = [name for name, channel in self._channels.items() if channel and split(name)[1] == stream]
         self._close(names)
         for name in names:
             self.recovery.close(name)
             del self._channels[name]
 
-    def _close(self, names: Sequence[str]) -> None:
-        """Retire channels of this feed."""
-        wall_ns = self._around.wall_ns()
-        self._publish([State(DOWN, wall_ns, name) for name in names])
+    def _close(self, names: Iterable[str]) -> None:
+        """Retire channels of this feed; those that another feed uses, too, are left to it."""
+        wall_ns, outlet = self._around.wall_ns(), self._around.outlet
         for name in names:
             channel = self._channels[name]
-            assert channel is not None
-            self._around.outlet.retire(channel, wall_ns)
-        self._around.outlet.flush()
+            if channel is not None and outlet.give_up(channel, self.label):
+                outlet.state(channel, DOWN, wall_ns)
+                outlet.retire(channel, wall_ns)
+        outlet.flush()
 
     def _subscribe(self, line: str) -> None:
         """Ask a line for what it lacks, and to leave what it has too much."""
@@ -412,7 +415,7 @@ class Feed:
 
     def _adjust(self) -> None:
         """Have as many lines as are wanted; while a replacement is under way, later."""
-        if self._nursery is None or self.rotation.busy:
+        if len(self._lines) == self._count or self._nursery is None or self.rotation.busy:
             return
         staying = [name for name, line in self._lines.items() if not line.is_leaving]
         for _ in range(self._count - len(staying)):

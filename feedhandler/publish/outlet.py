@@ -1,4 +1,8 @@
-"""The publisher as feeds see it: a channel that is open already is theirs to find."""
+"""The publisher as feeds see it: a channel that is open already is theirs to find.
+
+A channel may have several feeds (`MARKET/other`): it is retired when the last one gives it up, and belongs to another
+of them when its own does.
+"""
 
 from feedhandler.core.channels import Channel
 from feedhandler.publish.server import Publisher
@@ -10,6 +14,7 @@ class Outlet:
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
         self._channels: dict[str, Channel] = {}
+        self._users: dict[str, dict[str, None]] = {}
         self.publish = publisher.publish
         self.gap = publisher.gap
         self.snapshot = publisher.snapshot
@@ -24,9 +29,18 @@ class Outlet:
             channel = self._publisher.channel(name, feed=feed, account=account)
             if channel is not None:
                 self._channels[name] = channel
+        self._users.setdefault(name, {})[feed] = None
         return channel
+
+    def give_up(self, channel: Channel, feed: str) -> bool:
+        """Hear that a feed has no use for a channel any more; tell whether nobody has, so that it can be retired."""
+        users = self._users[channel.name]
+        users.pop(feed, None)
+        if users and channel.feed == feed:
+            channel.feed = next(iter(users))
+        return not users
 
     def retire(self, channel: Channel, since_ns: int) -> None:
         """Tell that nothing comes of a channel any more."""
-        del self._channels[channel.name]
+        del self._channels[channel.name], self._users[channel.name]
         self._publisher.retire(channel, since_ns)

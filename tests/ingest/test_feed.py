@@ -87,6 +87,10 @@ class Shop:
         """Write a state down."""
         self.records.append(("state", channel.name, word, since_ns))
 
+    def give_up(self, channel: Channel, feed: str) -> bool:
+        """Tell that nobody else has a use for a channel."""
+        return channel.feed == feed
+
     def retire(self, channel: Channel, since_ns: int) -> None:
         """Write down that nothing comes of a channel any more."""
         del self.channels[channel.name]

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from feedhandler.client.core import Event, Heartbeat, Hello, Reader, Refused, Unknown
+from feedhandler.client.core import Event, Heartbeat, Hello, Reader, Refused, Retired
 from feedhandler.config import Bounds, Publish
 from feedhandler.core.channels import Channel, Channels
 from feedhandler.core.notes import Note
@@ -106,8 +106,8 @@ class House:
                     reading.seen.setdefault(event.channel, []).append(event.seq)
                 case Heartbeat() as heartbeat:
                     reading.beaten = set(heartbeat.next)
-                case Unknown() as other:
-                    reading.words.append(other.word)
+                case Retired():
+                    reading.words.append("ended")
                 case Refused() as refused:
                     reading.words.append(refused.reason)
                 case Hello():
