@@ -275,6 +275,39 @@ async def test_streams_come_and_go_under_load_while_lines_die(
         assert {one.subscriptions[0] for one in stage.exchange.connections(BTC)} == {"publicTrades"}
 
 
+async def test_a_stream_comes_and_goes_over_all_markets(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """One feed over every market: the channels of an added stream appear with their events, each of them exact."""
+    feeds = (Feed(markets=("ALL",), streams=("publicTrades",), lines=3),)
+    async with staged(tmp_path, markets=(BTC, ETH, SOL), feeds=feeds) as stage:
+        fleet = stage.daemon.fleet
+        wanted = fleet.running["ALL"]
+        await stage.talk(1)
+        fleet.set_by_hand("ALL", wanted._replace(streams=("publicTrades", "publicOrderBook")))
+        await stage.talk(5)
+        await stage.until(stage.all_synchronised)
+        await settle(stage)
+        for market in (BTC, ETH, SOL):
+            assert_added_is_exact(stage, f"{market}/publicOrderBook")
+        fleet.set_by_hand("ALL", wanted)
+        await stage.talk(1)
+        fleet.set_by_hand("ALL", wanted._replace(streams=("publicTrades", "publicOrderBook")))
+        await stage.talk(5)
+        await stage.until(stage.all_synchronised)
+        await settle(stage)
+        for market in (BTC, ETH, SOL):
+            name = f"{market}/publicTrades"
+            assert stage.reading.sequences[name] == stage.truth[name]
+            assert stage.reading.of("gap", name) == []
+            name = f"{market}/publicOrderBook"
+            assert [gap["reason"] for gap in stage.reading.of("gap", name)] == ["unproven"]
+            (gap,) = stage.reading.of("gap", name)
+            life = [one for one in stage.reading.of("event", name) if one["seq"] > gap["seq"]]
+            count = len(life)
+            assert stage.reading.sequences[name][-count:] == stage.truth[name][-count:]
+        assert stage.daemon.feeds["ALL"].arbiter.joining == frozenset()
+        assert stage.named("line_lost") == []
+
+
 async def test_a_dropped_stream_ends_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
     """The channel is retired, what still comes is left out, the lines unsubscribe, and none of them is blamed."""
     async with staged(tmp_path, lines=3) as stage:

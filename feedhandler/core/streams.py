@@ -78,8 +78,12 @@ class Streams(Arbiter):
 
     def asked(self, stream: str, name: str, now: float) -> None:
         """Hear that a line asks for an added stream: whatever it will bring of it, nobody has released it so far."""
-        if stream in self._joiners:
-            self._joiners[stream].connecting(name, now)
+        joiner = self._joiners.get(stream)
+        if joiner is None:
+            return
+        line = joiner.lines[name]
+        if not line.connected and line.health.state != CONNECTING:
+            joiner.connecting(name, now)
 
     def subscribed(self, stream: str, name: str, now: float, recv: int) -> None:
         """Hear that a line brings an added stream from now on."""

@@ -198,6 +198,22 @@ def test_an_added_stream_is_exact_from_its_first_event(lines: int, early: bytes)
     assert_positions_rise(world.of("c"))
 
 
+def test_a_line_that_is_asked_twice_keeps_what_it_may_have_brought() -> None:
+    """What was released since the first request may come on the line: asking again does not hide it."""
+    world = aligned(2)
+    world.add("c")
+    for name in world.names:
+        world.carry_out(name)
+    world.emit(b"c1", b"c2", b"c3")
+    world.deliver("a")
+    for name in world.names:
+        world.arbiter.asked("c", name, world.now)
+    world.deliver("b")
+    world.emit(b"c4")
+    world.deliver_all()
+    assert payloads(world.of("c")) == world.truth("c")
+
+
 def test_what_a_lagging_line_brings_from_before_the_start_is_left_out() -> None:
     """A line that had subscribed earlier and lags brings older events: the start is no gap, and nothing comes late."""
     world = aligned(2)
