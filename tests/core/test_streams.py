@@ -288,6 +288,43 @@ def test_what_a_line_still_owes_goes_over() -> None:
     assert payloads(world.of("c")) == world.truth("c")
 
 
+def test_positions_go_on_where_the_added_stream_was() -> None:
+    """However long the two were apart, a channel's positions rise, and a late event names a place that was given."""
+    world = aligned(3)
+    head = world.arbiter.window.head
+    world.add("c")
+    world.carry_out("a")
+    world.carry_out("c")
+    for number in range(1000, 1000 + 5 * head):
+        world.emit(b"c%d" % number)
+        world.deliver_all()
+    world.carry_out("b")
+    for number in range(2000, 2006):
+        world.emit(b"c%d" % number)
+        world.deliver_all()
+    world.wait(0.2)
+    assert world.arbiter.joining == frozenset()
+    assert all(line.pinned is None or "M/c" in line.pinned for line in world.arbiter.lines.values())
+    assert any(line.pinned is not None for line in world.arbiter.lines.values())
+    world.emit(b"c3000")
+    world.deliver_all()
+    for payload in (b"c3001", b"c3002", b"c3003"):
+        world.source.append(payload)
+        for name in "abc":
+            if payload != b"c3002" or name == "c":
+                world.connections[name].send(payload)
+    for name in "abc":
+        world.deliver(name)
+    events = [one for one in world.of("c") if isinstance(one, Release)]
+    late = events.pop()
+    assert (late.payload, late.kind) == (b"c3002", "late")
+    assert late.before == events[-1].position
+    assert_positions_rise([*events, late])  # type: ignore[list-item]
+    assert [one.payload for one in events] == [
+        one for one in world.truth("c")[-len(events) - 1 :] if one != b"c3002"
+    ]
+
+
 def test_a_dropped_stream_is_owed_by_nobody() -> None:
     """What is still on its way is left out, no line misses it, and nothing stands still for want of it."""
     world = aligned(2)
