@@ -84,7 +84,7 @@ class StreamWorld(World):
                 self.arbiter.subscribed(stream, name, self.now, self.wall)
             self._take()
 
-    def add(self, stream: str) -> None:  # type: ignore[override]
+    def add_stream(self, stream: str) -> None:
         """Add a stream on every line."""
         self.streams.add(stream)
         self.arbiter.add(stream, self.now)
@@ -92,7 +92,7 @@ class StreamWorld(World):
         for name in self.connections:
             self.arbiter.asked(stream, name, self.now)
 
-    def drop(self, stream: str) -> None:
+    def drop_stream(self, stream: str) -> None:
         """Drop a stream on every line."""
         self.streams.discard(stream)
         self.arbiter.drop(stream, self.now)
@@ -174,7 +174,7 @@ def aligned(lines: int, streams: str = "bt") -> StreamWorld:
 def test_an_added_stream_is_exact_from_its_first_event(lines: int, early: bytes) -> None:
     """Lines subscribe one after the other, before or after their reply: one run of the truth; the rest untouched."""
     world = aligned(lines)
-    world.add("c")
+    world.add_stream("c")
     for index, name in enumerate(world.names):
         world.emit(b"b%d" % (10 + index), b"c%d" % (10 + index))
         world.deliver_all()
@@ -201,7 +201,7 @@ def test_an_added_stream_is_exact_from_its_first_event(lines: int, early: bytes)
 def test_a_line_that_is_asked_twice_keeps_what_it_may_have_brought() -> None:
     """What was released since the first request may come on the line: asking again does not hide it."""
     world = aligned(2)
-    world.add("c")
+    world.add_stream("c")
     for name in world.names:
         world.carry_out(name)
     world.emit(b"c1", b"c2", b"c3")
@@ -217,7 +217,7 @@ def test_a_line_that_is_asked_twice_keeps_what_it_may_have_brought() -> None:
 def test_what_a_lagging_line_brings_from_before_the_start_is_left_out() -> None:
     """A line that had subscribed earlier and lags brings older events: the start is no gap, and nothing comes late."""
     world = aligned(2)
-    world.add("c")
+    world.add_stream("c")
     world.carry_out("a")
     world.emit(b"c1", b"c2")
     world.carry_out("b")
@@ -236,7 +236,7 @@ def test_what_a_lagging_line_brings_from_before_the_start_is_left_out() -> None:
 def test_a_line_that_owes_in_both_is_waited_for() -> None:
     """As long as a line is behind in the feed and in the added stream, the two stay apart."""
     world = aligned(2)
-    world.add("c")
+    world.add_stream("c")
     for name in world.names:
         world.carry_out(name)
     for number in range(10, 14):
@@ -262,7 +262,7 @@ def test_a_line_that_owes_in_both_is_waited_for() -> None:
 def test_what_a_line_still_owes_goes_over() -> None:
     """The end of the added stream that a line has yet to bring is owed in the feed: it is not released again."""
     world = aligned(3)
-    world.add("c")
+    world.add_stream("c")
     for name in world.names:
         world.carry_out(name)
     for number in range(10, 14):
@@ -292,7 +292,7 @@ def test_positions_go_on_where_the_added_stream_was() -> None:
     """However long the two were apart, a channel's positions rise, and a late event names a place that was given."""
     world = aligned(3)
     head = world.arbiter.window.head
-    world.add("c")
+    world.add_stream("c")
     world.carry_out("a")
     world.carry_out("c")
     for number in range(1000, 1000 + 5 * head):
@@ -325,12 +325,142 @@ def test_positions_go_on_where_the_added_stream_was() -> None:
     ]
 
 
+def test_lines_come_and_go_while_a_stream_is_added() -> None:
+    """A line that is replaced meanwhile is spared only when its successor has its place in the added stream, too."""
+    world = aligned(2)
+    world.add_stream("c")
+    world.carry_out("a")
+    for number in range(10, 14):
+        world.emit(b"c%d" % number, b"b%d" % number, b"t%d" % number)
+        world.deliver_all()
+    assert not world.arbiter.can_spare("a")
+    assert world.arbiter.can_spare("b")
+    world.connect(world.add())
+    for number in range(20, 30):
+        world.emit(b"c%d" % number, b"b%d" % number, b"t%d" % number)
+        world.deliver_all()
+        world.wait(1)
+    assert world.arbiter.joining == {"c"}
+    assert world.arbiter.can_spare("a")
+    world.remove("a")
+    world.remove("b")
+    world.emit(b"c40", b"b40", b"t40")
+    world.deliver_all()
+    world.wait(0.2)
+    assert world.arbiter.joining == frozenset()
+    for stream in "bt":
+        assert payloads(world.of(stream)) == world.truth(stream)
+    assert payloads(world.of("c")) == world.truth("c")
+
+
+def test_health_is_judged_by_new_limits_in_both() -> None:
+    """Other limits hold for the added stream as well: a line that is mute there is stalled after the new time."""
+    world = aligned(2)
+    world.add_stream("c")
+    world.arbiter.retune(Health(stall_min_s=30.0))
+    for name in world.names:
+        world.carry_out(name)
+    for number in range(10, 14):
+        world.emit(b"c%d" % number)
+        world.deliver_all()
+    assert world.arbiter.joining == {"c"}
+    for number in range(20, 30):
+        world.emit(b"b%d" % number, b"c%d" % number)
+        world.deliver("a")
+    world.wait(10)
+    assert world.arbiter.joining == {"c"}
+    assert world.orders == []
+    world.wait(30)
+    assert [order.line for order in world.orders] == ["b", "b"]
+
+
+def test_what_a_line_has_passed_goes_over() -> None:
+    """An event that a line has dropped is missed by it, whichever of the two merges it was released by."""
+    world = aligned(3)
+    world.add_stream("c")
+    for name in world.names:
+        world.carry_out(name)
+    for number in range(10, 14):
+        world.emit(b"c%d" % number)
+        world.deliver_all()
+    world.source.append(b"c20")
+    for name in "ab":
+        world.connections[name].send(b"c20")
+    world.emit(b"c21")
+    world.deliver_all()
+    world.wait(0.1)
+    assert world.arbiter.joining == frozenset()
+    for number in range(100):
+        world.emit(b"c%d" % (100 + number))
+        world.deliver_all()
+    world.wait(5)
+    assert world.notes.count("event_missed") == 1
+    assert payloads(world.of("c")) == world.truth("c")
+
+
+def test_a_gap_of_one_channel_is_passed_on() -> None:
+    """What only one line of the added stream brought is contradicted by the others: that channel's gap."""
+    world = aligned(3)
+    world.add_stream("c")
+    for name in world.names:
+        world.carry_out(name)
+    world.emit(b"c10", b"c11", b"c12")
+    for name in world.names:
+        world.deliver(name, 3)
+    world.connections["a"].send(b"c13")
+    world.emit(*(b"c%d" % (100 + number) for number in range(100)), b"b90")
+    for name in world.names:
+        world.deliver(name, 90)
+    world.emit(b"b91")
+    world.deliver("a", 20)
+    world.wait(5)
+    world.deliver_all()
+    world.wait(5)
+    assert [(gap.channel, gap.reason) for gap in world.gaps] == [("M/c", "divergence")]
+
+
+def test_asking_for_what_is_no_more_changes_nothing() -> None:
+    """A stream that was dropped, or absorbed, before a line heard of it is none of the joiner's."""
+    world = aligned(1)
+    released = list(world.released)
+    world.arbiter.asked("c", "a", world.now)
+    world.arbiter.subscribed("c", "a", world.now, world.wall)
+    world.wait(1)
+    assert world.arbiter.joining == frozenset()
+    assert world.released == released
+
+
+def test_who_is_away_is_not_waited_for_and_who_is_about_to_come_is() -> None:
+    """A line without a connection takes no part; one that is connecting may yet bring what only the joiner knows."""
+    world = aligned(3)
+    world.add_stream("c")
+    for name in "ab":
+        world.carry_out(name)
+    for number in range(10, 14):
+        world.emit(b"c%d" % number)
+        world.deliver_all()
+    world.wait(0.2)
+    assert world.arbiter.joining == {"c"}
+    world.kill("c")
+    world.arbiter.connecting("c", world.now)
+    world.wait(0.2)
+    assert world.arbiter.joining == {"c"}
+    world.arbiter.lost("c", world.now, world.wall)
+    world.wait(0.2)
+    assert world.arbiter.joining == frozenset()
+    world.connect("c")
+    for number in range(20, 24):
+        world.emit(b"c%d" % number, b"b%d" % number)
+        world.deliver_all()
+    assert payloads(world.of("c")) == world.truth("c")
+
+
 def test_a_dropped_stream_is_owed_by_nobody() -> None:
     """What is still on its way is left out, no line misses it, and nothing stands still for want of it."""
     world = aligned(2)
     world.emit(b"t10", b"b10", b"t11", b"b11")
     world.deliver("a")
-    world.drop("t")
+    world.drop_stream("t")
     released = len(world.of("t"))
     assert world.arbiter.lines["b"].owing.count == 2  # type: ignore[union-attr]
     world.deliver("b")
@@ -355,13 +485,13 @@ def test_a_dropped_stream_may_come_again() -> None:
     """Dropped and added again, on top of what the window still has of it: one run of the truth each time."""
     world = aligned(2)
     for turn in range(3):
-        world.drop("t")
+        world.drop_stream("t")
         first = len(world.of("t"))
         world.emit(b"t%d" % (1000 + turn))
         for name in world.names:
             world.carry_out(name)
         world.deliver_all()
-        world.add("t")
+        world.add_stream("t")
         for name in world.names:
             world.carry_out(name)
         for number in range(4):
@@ -378,7 +508,7 @@ def test_a_dropped_stream_may_come_again() -> None:
 def test_an_outage_while_a_stream_is_added_is_one_gap_for_each() -> None:
     """All lines go while the joiner is there: a gap of each stream, the added one among them once."""
     world = aligned(2)
-    world.add("c")
+    world.add_stream("c")
     for name in world.names:
         world.carry_out(name)
     world.emit(b"b10", b"c10", b"b11", b"c11", b"b12", b"c12")
@@ -436,9 +566,9 @@ def play(world: StreamWorld, script: Steps, check: Callable[[], None] = lambda: 
         elif kind == "carry" and up:
             world.carry_out(name, early=b"%s%d" % (stream.encode(), number) if size == 0 else b"")
         elif kind == "add" and stream != "b" and stream not in world.streams:
-            world.add(stream)
+            world.add_stream(stream)
         elif kind == "drop" and stream != "b" and stream in world.streams:
-            world.drop(stream)
+            world.drop_stream(stream)
         elif kind == "wait":
             world.wait((0.1, 0.3, 1.0)[size % 3])
         elif kind == "kill" and up and len(world.connections) > 1:
