@@ -219,6 +219,7 @@ class Rotation:
     async def _wait_up(self, name: str) -> None:
         """Wait until a line that begins anew is aligned, or clearly will not be so soon."""
         with trio.move_on_after(PATIENCE_S):
+            await trio.sleep(STEP_S)
             while name in self._crew.lines and not self._crew.arbiter.lines[name].up:
                 await trio.sleep(STEP_S)
 
