@@ -37,7 +37,8 @@ from typing import Final, NamedTuple
 from feedhandler.config import ALL
 from feedhandler.core.backoff import RETRY_AFTER_MAX_S
 
-WINDOW_S: Final = 60.0
+WINDOW_S: Final = 60.5
+"""A minute, and a little, since the exchange's clock is another one."""
 
 CAP_RETRY_S: Final = 300.0
 """How long a learnt cap holds before one connection more is tried."""
@@ -81,16 +82,15 @@ class Learnt(NamedTuple):
 
 
 class Request:
-    """One wish to connect; ``granted`` once it may, until then ``waits_for`` tells what holds it up."""
+    """One wish to connect; ``granted`` once it may."""
 
-    __slots__ = ("granted", "market", "on_grant", "priority", "waits_for")
+    __slots__ = ("granted", "market", "on_grant", "priority")
 
     def __init__(self, priority: Callable[[], int], on_grant: Callable[[], None], market: str = "") -> None:
         self.priority = priority
         self.on_grant = on_grant
         self.market = market
         self.granted = False
-        self.waits_for = ""
 
 
 class Budget:
@@ -166,8 +166,6 @@ class Budget:
             request.granted = True
             request.on_grant()
             granted.append(request)
-        for request in self._waiting:
-            request.waits_for = self._obstacle(request, now_s)
         return granted
 
     def finish(self, now_s: float) -> None:
@@ -184,7 +182,8 @@ class Budget:
     def _admissible(self, now_s: float) -> list[Request]:
         return [request for request in self._waiting if self._has_place(request, now_s)]
 
-    def _obstacle(self, request: Request, now_s: float) -> str:
+    def waits_for(self, request: Request, now_s: float) -> str:
+        """Return what a request waits for: `RATE`, `PAUSE` or `CAP`."""
         if not self._has_place(request, now_s):
             return CAP
         return PAUSE if now_s < self._resume_s else RATE

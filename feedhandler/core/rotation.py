@@ -10,7 +10,7 @@ Time is handed in (monotonic, seconds), and so is the lot, a number from zero to
 
 from typing import Final
 
-AGE_SHARE: Final = 0.2
+AGE_SHARE: Final = 0.25
 """The last part of a connection's longest age is the span in which it is replaced."""
 LOT_SHARE: Final = 1 / 3
 """The part of the span over which the beginnings are spread."""

@@ -124,7 +124,7 @@ class Gate:
         """Wait for a slot; the body is the attempt.
 
         ``on_grant`` is called at the moment of the choice, before any other request's priority is asked for.
-        ``on_wait`` is given the request, which tells what it waits for.
+        ``on_wait`` is given the request, of which `waits_for` tells what it waits for.
         """
         request = Request(priority, on_grant, market)
         on_wait(request)
@@ -142,6 +142,10 @@ class Gate:
             if not kept:
                 place.release()
             self._serve(trio.current_time())
+
+    def waits_for(self, request: Request) -> str:
+        """Return what a request waits for, in a word of `feedhandler.core.budget`."""
+        return self._budget.waits_for(request, trio.current_time())
 
     def _obey(self, refusal: HandshakeRefused) -> None:
         """Let everyone wait for as long as the exchange asks for."""

@@ -174,9 +174,9 @@ class Line:
     @property
     def doing(self) -> str:
         """What the line is doing or waiting for, in a word."""
-        if self._doing == SLOT and self._request is not None and self._request.waits_for == CAP:
-            return CAPPED
-        return self._doing
+        if self._doing != SLOT or self._request is None:
+            return self._doing
+        return CAPPED if self._means.gate.waits_for(self._request) == CAP else SLOT
 
     @property
     def peer(self) -> str:

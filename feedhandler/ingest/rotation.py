@@ -17,7 +17,7 @@ Rules:
 - A line whose token ends is replaced only when there is a newer token.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 import trio
@@ -157,11 +157,12 @@ class Rotation:
             await trio.sleep(STEP_S)
             trouble = self._trouble(old, new)
             if trouble:
-                self._give_up(old, new, reason, trouble)
+                await self._give_up(old, new, reason, trouble)
                 return False
             if self._may_go(old, new):
                 self._note("line_replaced", line=old, by=new, reason=reason)
                 self._crew.dismiss(old, reason)
+                await self._wait_gone(old)
                 return True
 
     def _trouble(self, old: str, new: str) -> str:
@@ -195,13 +196,18 @@ class Rotation:
             return False
         return arbiter.can_spare(old) or trio.current_time() - state.health.since >= SETTLE_S
 
-    def _give_up(self, old: str, new: str, reason: str, trouble: str) -> None:
+    async def _give_up(self, old: str, new: str, reason: str, trouble: str) -> None:
         """Let the replacement go; a stalled line that it was for begins anew, since it brings nothing anyway."""
         self._note("replacement_given_up", line=old, by=new, reason=trouble)
         if new in self._crew.lines:
             self._crew.dismiss(new, "given_up")
+            await self._wait_gone(new)
         if reason == STALLED and self._is_open(old) and not self._crew.arbiter.lines[old].up:
             self._crew.lines[old].restart(reason)
+
+    async def _wait_gone(self, name: str) -> None:
+        """Wait until a line has said goodbye, so that its place and its name are free; that is bounded."""
+        await self._wait_until(lambda: name not in self._crew.lines)
 
     async def _renew(self, name: str, reason: str) -> bool:
         """End a line and let it begin anew, when another stands in for it; tell whether that came about."""
@@ -210,8 +216,7 @@ class Rotation:
             line.restart(reason)
             return True
         with trio.move_on_after(PATIENCE_S):
-            while line.is_open and not arbiter.can_spare(name):
-                await trio.sleep(STEP_S)
+            await self._wait_until(lambda: not line.is_open or arbiter.can_spare(name))
         if not line.is_open or not arbiter.can_spare(name):
             return False
         self._note("replacement_begun", line=name, by=name, reason=reason)
@@ -222,8 +227,15 @@ class Rotation:
     async def _wait_up(self, name: str) -> None:
         """Wait until a line that begins anew is aligned, or clearly will not be so soon."""
         with trio.move_on_after(PATIENCE_S):
-            while name in self._crew.lines and not self._crew.arbiter.lines[name].up:
-                await trio.sleep(STEP_S)
+            await trio.sleep(STEP_S)
+            await self._wait_until(lambda: name not in self._crew.lines or self._crew.arbiter.lines[name].up)
+
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what nobody announces."""
+        while True:
+            if condition():
+                return
+            await trio.sleep(STEP_S)
 
     def _note(self, name: str, *, line: str, by: str, reason: str) -> None:
         self._notify(note(name, feed=self._crew.label, line=line, by=by, reason=reason))
