@@ -36,7 +36,7 @@ from feedhandler.core.book_repair import LAG_MOST_S, BookDesk
 from feedhandler.core.book_track import BookTrack
 from feedhandler.core.bookkeeper import AUDIT, BEHIND, BOOK, BookKeeper
 from feedhandler.core.channels import split
-from feedhandler.core.messages import Gap, Output, Release, Reply, State
+from feedhandler.core.messages import Gap, Output, Release, Reply, Run, State
 from feedhandler.core.notes import Notify
 from feedhandler.core.trades import TRADES, TradeDesk, TradeKeeper
 
@@ -160,23 +160,18 @@ class Recovery:
 
     def process(self, outputs: Sequence[Output], now: float, recv: int) -> list[Output]:
         """Return what is to be published for what the arbiter released; channels are opened by their first event."""
-        channels = self._channels
         result: list[Output] = []
         unusual = False
-        self._pulse.beats += type(outputs[-1]) is Release
+        self._pulse.beats += type(outputs[-1]) in {Run, Release}
         for output in outputs:
-            if type(output) is Release:
-                if output.channel not in channels:
-                    result += self.open(output.channel, recv)
-                keeper = channels.get(output.channel)
-                if keeper is None:
+            if type(output) is Run:
+                if self._follow(output):
                     result.append(output)
-                elif keeper.passing and not output.kind:
-                    keeper.follow(output)
-                    result.append(output)
-                else:
-                    unusual = True
-                    result += keeper.take(output, now)
+                    continue
+                for release in output.releases():
+                    unusual |= self._process_release(release, now, recv, result)
+            elif type(output) is Release:
+                unusual |= self._process_release(output, now, recv, result)
             else:
                 unusual = True
                 self._process_mark(output, now, result)
@@ -186,6 +181,35 @@ class Recovery:
         if unusual or not self._begun:
             self._announce(recv, result)
         return result
+
+    def _follow(self, run: Run) -> bool:
+        """Follow a run that goes out as it is; False, and nothing done, where any of its channels wants more of it."""
+        channels = self._channels
+        names = run.channels if len(run.channels) == 1 else set(run.channels)
+        for name in names:
+            keeper = channels.get(name)
+            if not (name in channels if keeper is None else keeper.passing):
+                return False
+        for name in names:
+            keeper = channels[name]
+            if keeper is not None:
+                keeper.follow(run)
+        return True
+
+    def _process_release(self, release: Release, now: float, recv: int, result: list[Output]) -> bool:
+        """Let its keeper see to one event; tell whether anything else than to let it out was to do."""
+        if release.channel not in self._channels:
+            result += self.open(release.channel, recv)
+        keeper = self._channels.get(release.channel)
+        if keeper is None:
+            result.append(release)
+        elif keeper.passing and not release.kind:
+            keeper.follow(release)
+            result.append(release)
+        else:
+            result += keeper.take(release, now)
+            return True
+        return False
 
     def _process_mark(self, output: Output, now: float, result: list[Output]) -> None:
         if isinstance(output, Gap):

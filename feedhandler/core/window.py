@@ -28,7 +28,8 @@ class Window:
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self.base = 0
+        self.base = self.head = 0
+        """The oldest position, and the next one."""
         self.gaps: list[int] = []
         self.payloads: list[bytes] = []
         self.channels: list[str] = []
@@ -42,11 +43,6 @@ class Window:
         self._index: dict[bytes, list[int]] = {}
         self._indexed = 0
 
-    @property
-    def head(self) -> int:
-        """The next position."""
-        return self.base + len(self.payloads)
-
     def append(
         self, payload: bytes, channel: str, line: str, now: float, *, before: int | None = None
     ) -> int:
@@ -54,7 +50,8 @@ class Window:
 
         A late event belongs ``before`` the position of an ordinary one of its channel.
         """
-        position = self.base + len(self.payloads)
+        position = self.head
+        self.head += 1
         self.payloads.append(payload)
         self.channels.append(channel)
         self.released.append(now)
@@ -70,6 +67,7 @@ class Window:
     def extend(self, payloads: Sequence[bytes], channels: Sequence[str], line: str, now: float) -> int:
         """Add a run of ordinary events at the head; return the position of the first."""
         position, count = self.head, len(payloads)
+        self.head += count
         self.payloads += payloads
         self.channels += channels
         self.released += [now] * count
