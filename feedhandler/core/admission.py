@@ -77,7 +77,7 @@ class Admission(Pinning):
             given = given[:count]
         position = self.window.extend(given, channels, line.name, now)
         owing.position = position + count
-        if len(self.lines) > 1:
+        if frames.ends and len(self.lines) > 1:
             self._trail.add(position, frames, start, count)
         self.outputs.append(Run(channels, published, line.name, recv, position))
         self._led(line, count, now, recv)

@@ -104,7 +104,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     def of(self, channel: str) -> tuple[Sequence[int], Sequence[bytes]]:
         """Return the positions and the payloads of a channel's events."""
         places = range(self.position, self.position + len(self.payloads))
-        if self.channels.count(channel) == len(self.channels):
+        if len(places) == 1 or self.channels.count(channel) == len(places):
             return places, self.payloads
         own = [name == channel for name in self.channels]
         return list(compress(places, own)), list(compress(self.payloads, own))

@@ -66,7 +66,10 @@ class Window:
 
     def extend(self, payloads: Sequence[bytes], channels: Sequence[str], line: str, now: float) -> int:
         """Add a run of ordinary events at the head; return the position of the first."""
-        position, count = self.head, len(payloads)
+        count = len(payloads)
+        if count == 1:
+            return self.append(payloads[0], channels[0], line, now)
+        position = self.head
         self.head += count
         self.payloads += payloads
         self.channels += channels

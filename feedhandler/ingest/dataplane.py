@@ -34,13 +34,16 @@ from typing import Final
 import trio
 from trio.abc import Stream
 
-from feedhandler.core.trail import NONE_KNOWN, Frames, Known
+from feedhandler.core.trail import NO_FRAMES, NONE_KNOWN, Frames, Known
 from feedhandler.errors import ConnectionFailed
 from feedhandler.ingest.frames import FrameSplitter
 
 HEAD_MAX_BYTES: Final = 16 * 1024
 """The longest head of an answer to a handshake; a longer one fails the attempt."""
 HEAD_END: Final = b"\r\n\r\n"
+
+COMPARED_BYTES: Final = 1024
+"""From so many bytes on a read is compared with what other lines have brought; less is split at no higher cost."""
 
 CLOSED: Final = "closed"
 EOF: Final = "eof"
@@ -160,13 +163,15 @@ class DataPlaneStream(Stream):
     def _take(self, data: bytes) -> bytes:
         """Deliver the messages of one read; return its control frames. Must not await."""
         splitter = self._splitter
-        known = NONE_KNOWN
-        if splitter.is_between and not self.reason:
+        known, frames = NONE_KNOWN, NO_FRAMES
+        if len(data) >= COMPARED_BYTES and splitter.is_between and not self.reason:
             known = self._recognise(splitter.rest, data)
         payloads, control = splitter.feed(data, known.size)
         if not self.reason:
+            if len(data) >= COMPARED_BYTES:
+                frames = Frames(known.events, *splitter.frames())
             if payloads or known.events:
-                self._deliver(payloads, Frames(known.events, *splitter.frames()))
+                self._deliver(payloads, frames)
             for kind in splitter.take_rejected():
                 self._rejected(kind)
             if splitter.failure or splitter.closed:

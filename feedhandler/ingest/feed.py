@@ -167,7 +167,7 @@ class Feed:
             self._moved = False
             now, wall_ns = trio.current_time(), self._around.wall_ns()
             self.arbiter.tick(now, wall_ns)
-            self._carry_out()
+            self._carry_out(now, wall_ns)
             self._recover(self.recovery.tick(now, wall_ns))
 
     def _settled(self) -> bool:
@@ -190,17 +190,19 @@ class Feed:
     def connecting(self, line: str) -> None:
         """Hear that a line tries to connect."""
         self._attempting.add(line)
-        self.arbiter.connecting(line, trio.current_time())
-        self._carry_out()
+        now = trio.current_time()
+        self.arbiter.connecting(line, now)
+        self._carry_out(now, self._around.wall_ns())
 
     def connected(self, line: str) -> None:
         """Hear that a line is connected."""
         self._attempting.discard(line)
         self._unproven[line] = self._judged(line)
         self._around.notify(note("line_connected", feed=self.label, line=line))
-        self.arbiter.connected(line, trio.current_time(), self._around.wall_ns())
-        self._carry_out()
-        self.recovery.line_up(trio.current_time())
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.connected(line, now, wall_ns)
+        self._carry_out(now, wall_ns)
+        self.recovery.line_up(now)
         self._recover([])
 
     def recognise(self, line: str, rest: bytes | bytearray, data: bytes) -> Known:
@@ -212,7 +214,7 @@ class Feed:
         self._moved = True
         now, wall_ns = trio.current_time(), self._around.wall_ns()
         replies = self.arbiter.receive(line, payloads, now, wall_ns, frames)
-        self._carry_out()
+        self._carry_out(now, wall_ns)
         for reply in replies:
             self._recover(self.recovery.reply(line, reply, now, wall_ns))
         if line in self._unproven:
@@ -235,9 +237,10 @@ class Feed:
     def lost(self, line: str, reason: str) -> None:
         """Hear that a connection has ended."""
         self._around.notify(note("line_lost", feed=self.label, line=line, reason=reason))
-        self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
-        self._carry_out()
-        self.recovery.line_lost(line, trio.current_time())
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.lost(line, now, wall_ns)
+        self._carry_out(now, wall_ns)
+        self.recovery.line_lost(line, now)
         self._recover([])
 
     def failed(self, line: str, failure: ConnectionFailed, retry_s: float) -> None:
@@ -254,18 +257,19 @@ class Feed:
                 retry_s=round(retry_s, 3),
             )
         )
-        self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
-        self._carry_out()
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.lost(line, now, wall_ns)
+        self._carry_out(now, wall_ns)
 
     # What the arbiter says
 
-    def _carry_out(self) -> None:
+    def _carry_out(self, now: float, wall_ns: int) -> None:
         """Publish the arbiter's output, follow its orders, pass on its notes."""
         arbiter = self.arbiter
         if arbiter.outputs:
             outputs, arbiter.outputs = arbiter.outputs, []
-            now, wall_ns = trio.current_time(), self._around.wall_ns()
             self._publish(self.recovery.process(outputs, now, wall_ns))
+            self.recovery.catch_up()  # what is on its way to the consumers holds them up no more
         if arbiter.orders:
             orders, arbiter.orders = arbiter.orders, []
             for order in orders:

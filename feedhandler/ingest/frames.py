@@ -98,7 +98,7 @@ class FrameSplitter:
 
         Of the rest and what follows it the first ``known_bytes`` are whole frames that need no look any more.
         """
-        self._payloads, self._control, self._ends, self._wire = [], bytearray(), [], b""
+        self._payloads, self._ends, self._wire = [], [], b""
         if self.failure or self.closed:
             return [], b""
         if known_bytes:
@@ -111,8 +111,10 @@ class FrameSplitter:
             data = b"".join((self._rest, data))
             self._rest = bytearray()
         self._wire = data
-        self._split(data)
-        return self._payloads, bytes(self._control)
+        position = self._usual(data, 0) if self._opcode == CONTINUATION else 0
+        if position < len(data):
+            self._split(data, position)
+        return self._payloads, self._take_control() if self._control else b""
 
     def frames(self) -> tuple[bytes, Sequence[int]]:
         """Return bytes that begin with the frames of the messages that came last, and where each of these ends.
@@ -121,24 +123,26 @@ class FrameSplitter:
         """
         return (self._wire, self._ends) if self._wire else (b"", ())
 
+    def _take_control(self) -> bytes:
+        control, self._control = self._control, bytearray()
+        return bytes(control)
+
     def take_rejected(self) -> list[str]:
         """Return the kinds of the messages rejected since the last call, one entry for each."""
         if not self._rejected:
-            return []
+            return self._rejected
         rejected, self._rejected = self._rejected, []
         return rejected
 
-    def _split(self, data: bytes) -> None:
-        position = 0
-        while not self.closed:
-            if self._opcode == CONTINUATION:
-                position = self._usual(data, position)
-            if position == len(data):
-                return
+    def _split(self, data: bytes, position: int) -> None:
+        """Take all frames from one on that `_usual` does not take; keep the beginning of one that is not complete."""
+        while position < len(data):
             following = self._unusual(data, position)
-            if following == position:
+            if following == position or self.closed:
                 break
             position = following
+            if self._opcode == CONTINUATION:
+                position = self._usual(data, position)
         if not self.failure and not self.closed:
             self._rest += data[position:]
 
