@@ -43,6 +43,7 @@ only). After any of them the caller takes away what came of it: ``outputs`` to p
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from feedhandler.core.joining import GHOSTS
 from feedhandler.core.line import Line, Order, Quarantine, Restart
@@ -50,6 +51,9 @@ from feedhandler.core.merge import DIVERGENCE, DOWN, LATE, LIVE, OUTAGE, QUIET, 
 from feedhandler.core.messages import Reply
 from feedhandler.core.supervision import Supervision
 from feedhandler.core.trail import NO_FRAMES, NONE_KNOWN, Frames, Known
+
+SETTLE_SHARE: Final = 4
+"""Settled events are dropped when the window has grown by one part in so many of their bound."""
 
 __all__ = [
     "DIVERGENCE",
@@ -125,6 +129,8 @@ class Arbiter(Supervision):
                 self._receive_one(line, payload, now, recv, replies)
         if self._unsettled(line, head):
             self._settle(now)
+        if len(self.window.payloads) > self._settle_due:
+            self._forget_settled()
         return replies
 
     def _unsettled(self, line: Line, head: int) -> bool:
@@ -138,6 +144,14 @@ class Arbiter(Supervision):
                 if other.waiting:
                     return True
         return False
+
+    def _forget_settled(self) -> None:
+        """Drop what every line has delivered, and try again when there may be a batch of it."""
+        window = self.window
+        if window.settle(self._settled_before()):
+            self._divergences.forget(window.base)
+        settled_events = self._bounds.settled_events
+        self._settle_due = max(settled_events, len(window.payloads)) + settled_events // SETTLE_SHARE
 
     def lost(self, name: str, now: float, recv: int) -> None:
         """Note that a line's connection has ended; all that it brought was received."""

@@ -68,6 +68,7 @@ class Merge:
         self._last_recv = 0
         self._last_release = now
         self.state = DOWN
+        self._settle_due = 0
         self._outage = False
         self._begun = False
         self._alone_since = now
@@ -212,6 +213,8 @@ class Merge:
         channel = window.channel(before)
         if channel != window.channel(position):
             return not owing.owes(before)
+        if window.gone.get(channel, -1) >= line.joined_at:
+            return False
         start = max(line.joined_at, window.base)
         return not any(window.channel(p) == channel and p not in window.late for p in range(start, before))
 

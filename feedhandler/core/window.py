@@ -2,7 +2,8 @@
 
 Every released event stands here under its **position**, counted from the feed's first event and never reused. The
 window is bounded in events, bytes and age; the oldest go first, in batches, so that appending costs the same
-always. A few events stay whatever their age, so that a line can join a quiet market.
+always. A few events stay whatever their age, so that a line can join a quiet market. What every line has delivered,
+and no line that joins can ask for, is **settled**: of that ``bounds.settled_events`` stay, and no more.
 
 Looking an event up by its content is the slow path: the index is built when first asked for and then follows the
 head, so that lines in step never pay for it. It maps a key to the positions that hold it, in order. The key is the
@@ -39,6 +40,8 @@ class Window:
         self.bytes = 0
         self.ordinary: dict[str, int] = {}
         self.newest: dict[str, int] = {}
+        self.gone: dict[str, int] = {}
+        """The newest ordinary event of each channel that is no longer here."""
         self.canonical = False
         self._index: dict[bytes, list[int]] = {}
         self._indexed = 0
@@ -143,9 +146,21 @@ class Window:
     def trim(self, now: float) -> bool:
         """Drop what is over the bounds; tell whether anything went."""
         drop = self._excess(now)
-        if not drop:
-            return False
+        if drop:
+            self.drop(drop)
+        return drop > 0
+
+    def settle(self, before: int) -> bool:
+        """Drop what is settled, which is all before a position, up to its bound; tell whether anything went."""
+        drop = min(before, self.head - self._bounds.settled_events) - self.base
+        if drop > 0:
+            self.drop(drop)
+        return drop > 0
+
+    def drop(self, drop: int) -> None:
+        """Drop so many of the oldest events."""
         end = self.base + drop
+        self._note_gone(drop)
         for position in range(self.base, min(end, self._indexed)):
             key = self.key(self.payloads[position - self.base])
             positions = self._index.get(key)
@@ -158,7 +173,17 @@ class Window:
         self.gaps = [position for position in self.gaps if position > end]
         if self.late:
             self.late = {position: before for position, before in self.late.items() if position >= end}
-        return True
+
+    def _note_gone(self, drop: int) -> None:
+        """Note which is the newest ordinary event of each channel among the oldest ``drop``."""
+        left = {channel for channel, position in self.ordinary.items() if position >= self.base}
+        for index in range(drop - 1, -1, -1):
+            if not left:
+                break
+            channel = self.channels[index]
+            if channel in left and self.base + index not in self.late:
+                self.gone[channel] = self.base + index
+                left.discard(channel)
 
     def _excess(self, now: float) -> int:
         """Count the oldest events that have to go: none until a worthwhile batch is due."""

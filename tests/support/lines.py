@@ -15,6 +15,10 @@ from feedhandler.core.arbiter import Arbiter, Quarantine, Restart
 from feedhandler.core.messages import Event, Gap, Garbage, Identity, Message, Release, Reply, Run, Unknown
 
 
+SETTLED = 4
+"""Events that all lines have delivered, and that a world's window keeps: few, so that nothing may depend on them."""
+
+
 class Words:
     """The dialect of these tests."""
 
@@ -79,7 +83,7 @@ class World:
         self.replies: list[Reply] = []
         self.states: list[str] = []
         self.arbiter = Arbiter(
-            "M", self.names, Words(), bounds=bounds or Bounds(), limits=health or Health(), now=self.now
+            "M", self.names, Words(), bounds=bounds or Bounds(settled_events=SETTLED), limits=health or Health(), now=self.now
         )
 
     @property
