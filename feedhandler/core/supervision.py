@@ -49,7 +49,9 @@ class Supervision(Anchoring):
 
         A line without a place, or without one in some channel, may bring what was released since it began to connect.
         """
-        lines = [line for line in self.lines.values() if line.connected or line.health.state == states.CONNECTING]
+        lines = [
+            line for line in self.lines.values() if line.connected or line.health.state == states.CONNECTING
+        ]
         needs = [self._needs_from(line) for line in (*lines, *self.ghosts)]
         return min(self.window.head, *needs, *self._divergences.disputed())
 

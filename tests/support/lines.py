@@ -14,7 +14,6 @@ from feedhandler.config import Bounds, Health
 from feedhandler.core.arbiter import Arbiter, Quarantine, Restart
 from feedhandler.core.messages import Event, Gap, Garbage, Identity, Message, Release, Reply, Run, Unknown
 
-
 SETTLED = 4
 """Events that all lines have delivered, and that a world's window keeps: few, so that nothing may depend on them."""
 
@@ -83,7 +82,12 @@ class World:
         self.replies: list[Reply] = []
         self.states: list[str] = []
         self.arbiter = Arbiter(
-            "M", self.names, Words(), bounds=bounds or Bounds(settled_events=SETTLED), limits=health or Health(), now=self.now
+            "M",
+            self.names,
+            Words(),
+            bounds=bounds or Bounds(settled_events=SETTLED),
+            limits=health or Health(),
+            now=self.now,
         )
 
     @property
