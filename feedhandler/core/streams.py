@@ -28,7 +28,8 @@ from feedhandler.core.channels import split
 from feedhandler.core.health import CONNECTING
 from feedhandler.core.line import Line
 from feedhandler.core.merge import LATE
-from feedhandler.core.messages import Dialect, Event, Gap, Output, Release, Reply, State
+from feedhandler.core.messages import Dialect, Event, Gap, Output, Release, Reply, Run, State
+from feedhandler.core.trail import NO_FRAMES, Frames
 
 FEED_NOTES: Final = frozenset({"feed_state_changed", "line_state_changed", "failed_over"})
 """Notes of a joiner that say nothing of the feed: its own arbiter makes them."""
@@ -165,13 +166,22 @@ class Streams(Arbiter):
         super().connected(name, now, recv)
         self._shift(start)
 
-    def receive(self, name: str, payloads: Sequence[bytes], now: float, recv: int) -> list[Reply]:
-        """Take what one read of a line brought, in order; return the replies among it."""
+    def receive(
+        self, name: str, payloads: Sequence[bytes], now: float, recv: int, frames: Frames = NO_FRAMES
+    ) -> list[Reply]:
+        """Take what one read of a line brought, in order; return the replies among it.
+
+        What was recognised is the feed's own; what is divided has no frames in a row any more.
+        """
         if not self._joiners and not self._dropped and not self._shifts:
-            return super().receive(name, payloads, now, recv)
+            return super().receive(name, payloads, now, recv, frames)
         start = len(self.outputs)
-        own, added = self._route(name, payloads) if self._joiners or self._dropped else (payloads, {})
-        replies = super().receive(name, own, now, recv) if own else []
+        if self._joiners or self._dropped:
+            own, added = self._route(name, payloads)
+            replies = super().receive(name, own, now, recv, Frames(frames.known))
+        else:
+            added = {}
+            replies = super().receive(name, payloads, now, recv, frames)
         self._shift(start)
         for stream, some in added.items():
             joiner = self._joiners[stream]
@@ -230,7 +240,11 @@ class Streams(Arbiter):
     def _translate(self, stream: str, joiner: Arbiter, outputs: Iterable[Output]) -> Iterator[Output]:
         """Leave out what belongs to the time before the start; let a gap be one of this stream only."""
         for output in outputs:
-            if isinstance(output, Release):
+            if isinstance(output, Run):
+                for position, channel in enumerate(output.channels, output.position):
+                    self._first.setdefault(channel, position)
+                yield output
+            elif isinstance(output, Release):
                 first = self._first.setdefault(output.channel, output.position)
                 if output.kind == LATE and output.before <= first:
                     self._note("straggler_left_out", channel=output.channel)
@@ -250,7 +264,13 @@ class Streams(Arbiter):
             self.outputs[start:] = [own for one in self.outputs[start:] for own in self._as_own(one)]
 
     def _as_own(self, output: Output) -> Iterator[Output]:
-        if isinstance(output, Release) and output.channel in self._shifts:
+        if isinstance(output, Run):
+            if self._shifts.keys().isdisjoint(output.channels):
+                yield output
+            else:
+                for release in output.releases():
+                    yield from self._as_own(release)
+        elif isinstance(output, Release) and output.channel in self._shifts:
             by = self._shifts[output.channel]
             yield Release(
                 output.channel,

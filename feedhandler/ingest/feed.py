@@ -37,10 +37,11 @@ from feedhandler.config import Recovery as RecoverySettings
 from feedhandler.core.arbiter import DOWN, Quarantine, Restart
 from feedhandler.core.channels import Channel, split
 from feedhandler.core.health import GOOD, PROBATION
-from feedhandler.core.messages import Gap, Output, Release, Reply, Snapshot, State
+from feedhandler.core.messages import Gap, Output, Release, Reply, Run, Snapshot, State
 from feedhandler.core.notes import Notify, note
 from feedhandler.core.recovery import Recovery
 from feedhandler.core.streams import Streams
+from feedhandler.core.trail import NO_FRAMES, Frames, Known
 from feedhandler.errors import ConnectionFailed, LineNeeded, NoSuchLine
 from feedhandler.exchange.desk import Desk
 from feedhandler.exchange.messages import (
@@ -92,6 +93,11 @@ class Outlet(Protocol):
         self, channel: Channel, line: str, recv_ns: int, payload: bytes, event_class: str = ""
     ) -> None:
         """Keep an event for the consumers, under its number."""
+
+    def publish_run(
+        self, channels: Sequence[Channel], line: str, recv_ns: int, payloads: Sequence[bytes]
+    ) -> None:
+        """Keep ordinary events for the consumers, each under the next number of its channel."""
 
     def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
         """Keep a gap, under its number."""
@@ -219,7 +225,7 @@ class Feed:
         self._unproven.pop(line.name, None)
         del self._lines[line.name]
         self.arbiter.remove_line(line.name, trio.current_time(), self._around.wall_ns())
-        self._carry_out()
+        self._carry_out(trio.current_time(), self._around.wall_ns())
         self.rotation.look()
 
     # Lines that come and go
@@ -364,7 +370,7 @@ class Feed:
         """Give a stream up: its channels are retired, and nothing of it is released or owed any more."""
         self._given_up.add(stream)
         self.arbiter.drop(stream, trio.current_time())
-        self._carry_out()
+        self._carry_out(trio.current_time(), self._around.wall_ns())
         names = [name for name, channel in self._channels.items() if channel and split(name)[1] == stream]
         self._close(names)
         for name in names:
@@ -400,7 +406,7 @@ class Feed:
         elif outcome.verb == SUBSCRIBE:
             for stream in outcome.streams:
                 self.arbiter.subscribed(stream, line, trio.current_time(), self._around.wall_ns())
-            self._carry_out()
+            self._carry_out(trio.current_time(), self._around.wall_ns())
         self._end_stragglers()
 
     def _end_stragglers(self) -> None:
@@ -455,7 +461,7 @@ class Feed:
             self._moved = False
             now, wall_ns = trio.current_time(), self._around.wall_ns()
             self.arbiter.tick(now, wall_ns)
-            self._carry_out()
+            self._carry_out(now, wall_ns)
             for outcome in self._subscriptions.overdue(now):
                 self._fall_back(outcome, "silence")
             self._recover(self.recovery.tick(now, wall_ns))
@@ -484,8 +490,9 @@ class Feed:
         if self._retired:
             return
         self._attempting.add(line)
-        self.arbiter.connecting(line, trio.current_time())
-        self._carry_out()
+        now = trio.current_time()
+        self.arbiter.connecting(line, now)
+        self._carry_out(now, self._around.wall_ns())
 
     def connected(self, line: str) -> None:
         """Hear that a line is connected."""
@@ -495,24 +502,29 @@ class Feed:
         self._unproven[line] = self._judged(line)
         self.rotation.look()
         self._around.notify(note("line_connected", feed=self.label, line=line))
-        self.arbiter.connected(line, trio.current_time(), self._around.wall_ns())
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.connected(line, now, wall_ns)
         streams = self._streams_of.get(self._lines[line].opened, ())
         self._subscriptions.opened(line, streams)
         for stream in self.arbiter.joining.intersection(streams):
-            self.arbiter.subscribed(stream, line, trio.current_time(), self._around.wall_ns())
-        self._carry_out()
+            self.arbiter.subscribed(stream, line, now, wall_ns)
+        self._carry_out(now, wall_ns)
         self._subscribe(line)
-        self.recovery.line_up(trio.current_time())
+        self.recovery.line_up(now)
         self._recover([])
 
-    def received(self, line: str, payloads: list[bytes]) -> None:
+    def recognise(self, line: str, rest: bytes | bytearray, data: bytes) -> Known:
+        """Say what a read begins with that other lines have brought in the same bytes."""
+        return self.arbiter.recognise(line, rest, data)
+
+    def received(self, line: str, payloads: list[bytes], frames: Frames = NO_FRAMES) -> None:
         """Judge what one read of a line brought, and send what is new."""
         if self._retired:
             return
         self._moved = True
         now, wall_ns = trio.current_time(), self._around.wall_ns()
-        replies = self.arbiter.receive(line, payloads, now, wall_ns)
-        self._carry_out()
+        replies = self.arbiter.receive(line, payloads, now, wall_ns, frames)
+        self._carry_out(now, wall_ns)
         for reply in replies:
             if self._subscriptions.busy:
                 self._take_subscription(line, reply)
@@ -539,11 +551,12 @@ class Feed:
         if self._retired:
             return
         self._around.notify(note("line_lost", feed=self.label, line=line, reason=reason))
-        self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.lost(line, now, wall_ns)
         self._subscriptions.closed(line)
         self._end_stragglers()
-        self._carry_out()
-        self.recovery.line_lost(line, trio.current_time())
+        self._carry_out(now, wall_ns)
+        self.recovery.line_lost(line, now)
         self._recover([])
 
     def failed(self, line: str, failure: ConnectionFailed, retry_s: float) -> None:
@@ -562,8 +575,9 @@ class Feed:
                 retry_s=round(retry_s, 3),
             )
         )
-        self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
-        self._carry_out()
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.lost(line, now, wall_ns)
+        self._carry_out(now, wall_ns)
 
     def called_off(self, line: str) -> None:
         """Hear that an attempt was called off, since the line is to rest or to end."""
@@ -571,17 +585,17 @@ class Feed:
             return
         self._attempting.discard(line)
         self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
-        self._carry_out()
+        self._carry_out(trio.current_time(), self._around.wall_ns())
 
     # What the arbiter says
 
-    def _carry_out(self) -> None:
+    def _carry_out(self, now: float, wall_ns: int) -> None:
         """Publish the arbiter's output, follow its orders, pass on its notes."""
         arbiter = self.arbiter
         if arbiter.outputs:
             outputs, arbiter.outputs = arbiter.outputs, []
-            now, wall_ns = trio.current_time(), self._around.wall_ns()
             self._publish(self.recovery.process(outputs, now, wall_ns))
+            self.recovery.catch_up()  # what is on its way to the consumers holds them up no more
         if arbiter.orders:
             orders, arbiter.orders = arbiter.orders, []
             for order in orders:
@@ -617,21 +631,36 @@ class Feed:
 
     def _publish(self, outputs: Iterable[Output]) -> None:
         """Have everything on its way, in order."""
-        publish = self._around.outlet.publish
-        channels = self._channels
         for output in outputs:
-            if type(output) is Release:
-                name = output.channel
-                channel = channels[name] if name in channels else self._channel(name)
-                if channel is None:
-                    self._leave_out(name)
-                    continue
-                publish(channel, output.line, output.recv, output.payload, output.kind)
-                if output.kind:
-                    self._around.notify(note("event_marked", feed=self.label, channel=name, kind=output.kind))
+            if type(output) is Run:
+                self._publish_run(output)
+            elif type(output) is Release:
+                self._publish_release(output)
             elif isinstance(output, Gap | Snapshot | State):
                 self._publish_mark(output)
         self._around.outlet.flush()
+
+    def _publish_run(self, run: Run) -> None:
+        known = self._channels
+        found = (known[name] if name in known else self._channel(name) for name in run.channels)
+        channels = [channel for channel in found if channel is not None]
+        if len(channels) < len(run.payloads):
+            for release in run.releases():
+                self._publish_release(release)
+        elif len(channels) == 1:
+            self._around.outlet.publish(channels[0], run.line, run.recv, run.payloads[0])
+        else:
+            self._around.outlet.publish_run(channels, run.line, run.recv, run.payloads)
+
+    def _publish_release(self, release: Release) -> None:
+        name = release.channel
+        channel = self._channels[name] if name in self._channels else self._channel(name)
+        if channel is None:
+            self._leave_out(name)
+            return
+        self._around.outlet.publish(channel, release.line, release.recv, release.payload, release.kind)
+        if release.kind:
+            self._around.notify(note("event_marked", feed=self.label, channel=name, kind=release.kind))
 
     def _publish_mark(self, mark: Gap | Snapshot | State) -> None:
         channel = self._channels[mark.channel]

@@ -16,6 +16,7 @@ class Outlet:
         self._channels: dict[str, Channel] = {}
         self._users: dict[str, dict[str, None]] = {}
         self.publish = publisher.publish
+        self.publish_run = publisher.publish_run
         self.gap = publisher.gap
         self.snapshot = publisher.snapshot
         self.offer_book = publisher.offer_book
