@@ -109,7 +109,8 @@ class Feed:
         self.market = market
         self.streams = tuple(streams)
         self._around = around
-        self._dialect = Dialect(market, self._is_own_request)
+        account = not ACCOUNT_STREAMS.isdisjoint(streams)
+        self._dialect = Dialect(market, self._is_own_request, account=account)
         bounds: Bounds = around.means.bounds
         health: Health = around.means.health
         names = LINE_NAMES[:lines]
