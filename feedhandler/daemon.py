@@ -34,6 +34,7 @@ from feedhandler.core.channels import Channel
 from feedhandler.core.notes import Notify, note
 from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
 from feedhandler.exchange.markets import fetch_markets
+from feedhandler.exchange.messages import OTHER
 from feedhandler.exchange.requests import ping
 from feedhandler.exchange.token import TokenSource
 from feedhandler.ingest.connect import tls_context
@@ -73,6 +74,11 @@ class Outlet:
         return channel
 
 
+def _hears_account(config: Config) -> bool:
+    """Tell whether any feed has streams of the account: then unknown messages may be about it, too."""
+    return any(ACCOUNT_STREAMS.intersection(feed.streams) for feed in config.feeds)
+
+
 class Daemon:
     """One running configuration."""
 
@@ -82,7 +88,12 @@ class Daemon:
         self._notify = notify
         self._ssl = tls_context(config.exchange.ca_file)
         self.publisher = Publisher(
-            config.publish, config.bounds, session=str(uuid.uuid4()), clock=time.time_ns, notify=notify
+            config.publish,
+            config.bounds,
+            session=str(uuid.uuid4()),
+            clock=time.time_ns,
+            notify=notify,
+            account_streams=ACCOUNT_STREAMS | {OTHER} if _hears_account(config) else ACCOUNT_STREAMS,
         )
         self._incidents = Incidents(config.observe.incidents, config.bounds.incident_files, notify)
         self._around = self._surroundings(config)
@@ -112,7 +123,7 @@ class Daemon:
             wall_ns=time.time_ns,
             incident=self._incidents.take,
             recovery=config.recovery,
-            account_other=any(ACCOUNT_STREAMS.intersection(feed.streams) for feed in config.feeds),
+            account_other=_hears_account(config),
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

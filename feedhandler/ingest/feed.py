@@ -10,7 +10,8 @@ called from within the read, and nothing in it awaits.
 A feed's channels are opened when it starts, as far as they are known then; others with their first event, up to
 `CHANNELS` of them. A channel belongs to the feed that opened it. What another feed brings of it is no news there: it
 is counted and left out, or it would come out twice. Only `MARKET/other`, which promises nothing, may be shared; its
-states are those of the feed that opened it.
+states are those of the feed that opened it. What a feed of the account says there is left out of one that everybody
+may read.
 """
 
 import uuid
@@ -338,13 +339,18 @@ class Feed:
         if len(self._channels) >= CHANNELS:
             return None
         stream = split(name)[1]
-        account = stream in ACCOUNT_STREAMS or (stream == OTHER and self._around.account_other)
+        account = stream in ACCOUNT_STREAMS or (stream == OTHER and self._says_other_for_account())
         channel = self._around.outlet.channel(name, feed=self.label, account=account)
         own = channel.feed == self.label
-        self._channels[name] = channel if own or stream == OTHER else None
+        shared = stream == OTHER and (channel.account or not account)
+        self._channels[name] = channel if own or shared else None
         if own and stream == PUBLIC_BOOK:
             self._around.outlet.offer_book(channel, partial(self.recovery.image, name))
         return self._channels[name]
+
+    def _says_other_for_account(self) -> bool:
+        """Tell whether a message of unknown type may be about the account."""
+        return self._around.account_other or self._dialect.account
 
     def _obey(self, order: Restart | Quarantine) -> None:
         if isinstance(order, Quarantine):
