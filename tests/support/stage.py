@@ -210,6 +210,7 @@ async def staged(
     markets_url: str = "",
     log: Notify = lambda _: None,
     tapes: tuple[Path, ...] = (),
+    account_rate: float = 0.0,
     before: Callable[[simulated.Exchange], None] = lambda _: None,
     **sections: Any,
 ) -> AsyncIterator[Stage]:
@@ -223,6 +224,7 @@ async def staged(
         markets=None if tapes else markets,
         tapes=tapes,
         wait=NEVER if tapes else 0,
+        account_rate=account_rate,
         truth=truth,
         plan=FaultPlan(behaviour=behaviour or Behaviour()),
         start_ms=START_MS,
