@@ -154,7 +154,7 @@ class _OrderState(msgspec.Struct, gc=False):
 
 class _OrderData(msgspec.Struct, gc=False):
     order: _OrderState
-    status: int = msgspec.field(name="statusCode", default=200)
+    status: int = msgspec.field(name="statusCode", default=0)
 
 
 class _OrderEvent(msgspec.Struct, gc=False):
@@ -332,7 +332,7 @@ def _by_order(payload: bytes) -> Identity:
     """Order notifications: one state of one order at one time.
 
     An acknowledgement or a refusal shows the order as it was and when that was; asked again, the exchange says the same
-    again. So neither the content nor the time is its own.
+    again. So neither the content nor the time is its own; and where no status tells what it is, nobody knows.
     """
     try:
         data = _order_event(payload).data

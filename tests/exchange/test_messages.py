@@ -325,7 +325,7 @@ def test_nothing_ever_raises_and_what_is_published_is_one_line(payload: bytes) -
         (encode("completedOrdersDelta", []), Identity(distinct=False, time_ms=None)),
         (
             encode("createOrder", {"order": {"orderId": "01", "updatedAt": 3}}),
-            Identity(distinct=True, time_ms=3),
+            Identity(distinct=False, time_ms=None),
         ),
         (
             encode("createOrder", {"statusCode": 200, "order": {"orderId": "01", "updatedAt": 3}}),
@@ -341,8 +341,14 @@ def test_nothing_ever_raises_and_what_is_published_is_one_line(payload: bytes) -
         ),
         (encode("cancelOrder", {"statusCode": 404}), Identity(distinct=False, time_ms=None)),
         (encode("createOrder", {"order": "01"}), Identity(distinct=False, time_ms=None)),
-        (encode("createOrder", {"order": {"orderId": "01"}}), Identity(distinct=False, time_ms=None)),
-        (encode("createOrder", {"order": {"updatedAt": 3}}), Identity(distinct=False, time_ms=3)),
+        (
+            encode("createOrder", {"statusCode": 200, "order": {"orderId": "01"}}),
+            Identity(distinct=False, time_ms=None),
+        ),
+        (
+            encode("createOrder", {"statusCode": 200, "order": {"updatedAt": 3}}),
+            Identity(distinct=False, time_ms=3),
+        ),
         (encode("new", {}), Identity(distinct=False, time_ms=None)),
         (encode("new", {"ts": "soon"}), Identity(distinct=False, time_ms=None)),
         (b"garbage", Identity(distinct=False, time_ms=None)),
