@@ -247,6 +247,29 @@ async def test_the_account_over_one_market_hears_the_trades_of_all(
         assert_unmarked(stage)
 
 
+async def test_orders_of_the_whole_account_on_every_connection_come_out_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Where a connection to one market hears of all orders, its feed leaves those of other feeds to them."""
+    feeds = (Feed(markets=(BTC, ETH), streams=("orders",), lines=2),)
+    behaviour = Behaviour(order_scope="account", refusals_show_order=True)
+    async with staged(
+        tmp_path, feeds=feeds, behaviour=behaviour, account_rate=1000, markets=(BTC, ETH)
+    ) as stage:
+        for number in range(10):
+            stage.strike("reset", number % 2, (BTC, ETH)[number % 2])
+            await stage.talk(0.5)
+            await stage.talk_until(stage.all_up)
+        await trio.sleep(1)
+        names = (f"{BTC}/orders", f"{ETH}/orders")
+        assert_same(stage.reading.sequences, {name: stage.truth[name] for name in names})
+        assert {(one["feed"], one["channel"]) for one in stage.named("foreign_event")} == {
+            (BTC, f"{ETH}/orders"),
+            (ETH, f"{BTC}/orders"),
+        }
+        assert_unmarked(stage)
+
+
 # Focused connections
 
 

@@ -169,8 +169,12 @@ class Exchange:
         def of(lines: Iterable[Connection]) -> list[Connection]:
             return [line for line in lines if stream == OTHER or stream in line.subscriptions]
 
+        everyone = itertools.chain.from_iterable(self._connections.values())
         if stream == ACCOUNT_TRADES:
-            audience: Audience = (of(itertools.chain.from_iterable(self._connections.values())), [])
+            audience: Audience = (of(everyone), [])
+        elif stream == ORDERS and self.behaviour.order_scope == "account":
+            all_ = of(self._connections.get(ALL, ()))
+            audience = ([line for line in of(everyone) if line not in all_], all_)
         else:
             audience = (of(self._connections.get(market, ())), of(self._connections.get(ALL, ())))
         self._audiences[market, stream] = audience

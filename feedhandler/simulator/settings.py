@@ -79,6 +79,8 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Public events and snapshots under V1's names, of which one is that of the account's trades, too."""
     order_events: Literal["account", "originator"] = "account"
     """Who gets what a request for an order causes: whoever is subscribed, or the connection that asked."""
+    order_scope: Literal["market", "account"] = "market"
+    """Whether a connection to one market gets the order messages of that market, or of the whole account."""
     order_market: Literal["never", "all", "always"] = "all"
     """Whether order messages name their market beside their order: on connections over ``market=ALL`` only, …"""
     order_status: bool = True

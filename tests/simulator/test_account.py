@@ -127,6 +127,25 @@ def _plan(**switches: Any) -> FaultPlan:
     return FaultPlan(behaviour=Behaviour(**switches))
 
 
+@pytest.mark.parametrize("scope", ["market", "account"])
+async def test_orders_are_told_to_their_market_or_to_the_whole_account(start, join, autojump_clock, scope):
+    """A switch says whether a connection to another market hears of an order."""
+    exchange = await start(markets=("A-B", "C-D"), plan=_plan(order_scope=scope))
+    async with (
+        join(exchange, "A-B", ACCOUNT) as own,
+        join(exchange, "C-D", ACCOUNT) as other,
+        join(exchange, "ALL", ACCOUNT) as all_,
+    ):
+        for said in exchange.account.create("A-B", ("buy", "1", "1"), "", 1):
+            exchange.broadcast(*said)
+        assert json.loads(await own.get_message())["resultType"] == "createOrder"
+        assert json.loads(await all_.get_message())["market"] == "A-B"
+        heard = None
+        with trio.move_on_after(1):
+            heard = await other.get_message()
+        assert (heard is not None) == (scope == "account")
+
+
 @pytest.mark.parametrize(("market", "named"), [("never", False), ("all", True), ("always", True)])
 async def test_over_all_markets_orders_may_or_may_not_name_theirs(start, join, autojump_clock, market, named):
     """A switch says whether the market stands beside the order, too; trades of the account never say it there."""
