@@ -15,7 +15,6 @@ from trio.testing import MockClock
 from trio_websocket import open_websocket_url
 
 from feedhandler.config import Feed, Publish, Recovery
-from feedhandler.exchange.messages import Dialect
 from feedhandler.simulator.messages import with_market
 from feedhandler.simulator.settings import Behaviour
 from tests.support.references import rows
@@ -33,12 +32,12 @@ ALL = Feed(markets=("ALL",), lines=2)
 def over_all(stage: Stage) -> dict[str, list[bytes]]:
     """Return what the exchange has broadcast, as a connection over all markets gets it, by channel."""
     found: defaultdict[str, list[bytes]] = defaultdict(list)
-    nameless = stage.exchange.behaviour.order_market == "never"
-    dialect = Dialect("ALL", account=True)
+    never = stage.exchange.behaviour.order_market == "never"
     for market, stream, payload in stage.broadcasts():
-        named = market != "ALL" and not (nameless and stream == "orders")
-        told = with_market(payload, market) if named else payload
-        found[dialect.classify(told).channel].append(told)  # type: ignore[union-attr]
+        nameless = never and stream == "orders"
+        told = payload if market == "ALL" or nameless else with_market(payload, market)
+        nowhere = nameless and b'"order"' not in payload  # a refusal that shows no order, of no market
+        found[f"{'ALL' if nowhere else market}/{stream}"].append(told)
     return dict(found)
 
 
