@@ -74,11 +74,6 @@ class Outlet:
         return channel
 
 
-def _hears_account(config: Config) -> bool:
-    """Tell whether any feed has streams of the account: then unknown messages may be about it, too."""
-    return any(ACCOUNT_STREAMS.intersection(feed.streams) for feed in config.feeds)
-
-
 class Daemon:
     """One running configuration."""
 
@@ -93,7 +88,7 @@ class Daemon:
             session=str(uuid.uuid4()),
             clock=time.time_ns,
             notify=notify,
-            account_streams=ACCOUNT_STREAMS | {OTHER} if _hears_account(config) else ACCOUNT_STREAMS,
+            account_streams=self._account_streams,
         )
         self._incidents = Incidents(config.observe.incidents, config.bounds.incident_files, notify)
         self._around = self._surroundings(config)
@@ -123,8 +118,16 @@ class Daemon:
             wall_ns=time.time_ns,
             incident=self._incidents.take,
             recovery=config.recovery,
-            account_other=_hears_account(config),
+            account_other=self._has_account(),
         )
+
+    def _has_account(self) -> bool:
+        """Tell whether any feed is about the account."""
+        return any(ACCOUNT_STREAMS.intersection(feed.streams) for feed in self.config.feeds)
+
+    def _account_streams(self) -> frozenset[str]:
+        """Return the streams that are for the account's readers: with a feed about it unknown messages, too."""
+        return ACCOUNT_STREAMS | {OTHER} if self._has_account() else ACCOUNT_STREAMS
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until `stop`; started when the socket listens."""

@@ -53,7 +53,7 @@ class Publisher:
         session: str,
         clock: Callable[[], int],
         notify: Notify,
-        account_streams: frozenset[str] = ACCOUNT_STREAMS,
+        account_streams: Callable[[], frozenset[str]] = lambda: ACCOUNT_STREAMS,
     ) -> None:
         self._settings = settings
         self._clock = clock

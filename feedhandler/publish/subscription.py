@@ -216,7 +216,7 @@ class Shelf(NamedTuple):
     """What a subscription is made from: everything that is published.
 
     ``image_of`` returns a channel's book after all that was published, as a message; empty where there is none.
-    ``account_streams`` are those whose channels, once open, will be the account's.
+    ``account_streams`` returns those whose channels, once open, will be the account's.
     """
 
     session: str
@@ -224,7 +224,7 @@ class Shelf(NamedTuple):
     backlog: Backlog
     state_of: Callable[[Channel], bytes]
     image_of: Callable[[Channel], bytes] = lambda _: b""
-    account_streams: frozenset[str] = ACCOUNT_STREAMS
+    account_streams: Callable[[], frozenset[str]] = lambda: ACCOUNT_STREAMS
 
 
 def subscribe(shelf: Shelf, request: Request, *, account: bool) -> Stream | Refusal:
@@ -234,7 +234,7 @@ def subscribe(shelf: Shelf, request: Request, *, account: bool) -> Stream | Refu
     subscription = Subscription(shelf.backlog, patterns, account=account, conflates=conflates)
     for name in patterns.exact:
         channel = shelf.channels.get(name)
-        secret = split(name)[1] in shelf.account_streams if channel is None else channel.account
+        secret = split(name)[1] in shelf.account_streams() if channel is None else channel.account
         if secret and not account:
             return Refusal("forbidden", f"the channel {name} is not for this user")
         if channel is None:

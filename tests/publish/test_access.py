@@ -68,7 +68,7 @@ class World:
             self.backlog,
             lambda channel: self.states.get(channel.name, b""),
             lambda _: b'{"book":1}',
-            frozenset({"orders", "trades", "other"}),
+            lambda: frozenset({"orders", "trades", "other"}),
         )
         self.told = b""
 
