@@ -183,7 +183,7 @@ class Dialect:
     """How the messages of one feed's lines are read.
 
     ``market`` is the connection's parameter; ``is_own_request`` tells whether an id belongs to a request that one of
-    the feed's lines has sent; ``account``, whether they are subscribed to anything of the account.
+    the feed's lines has sent; ``hears_account``, whether they are subscribed to anything of the account.
     """
 
     def __init__(
@@ -191,11 +191,11 @@ class Dialect:
         market: str,
         is_own_request: Callable[[str], bool] = lambda _: False,
         *,
-        account: bool = False,
+        hears_account: Callable[[], bool] = lambda: False,
     ) -> None:
         self._market = market
         self._is_own_request = is_own_request
-        self.account = account
+        self._hears_account = hears_account
         self._names: dict[tuple[str, str], str] = {}
         self._public: dict[str, dict[str, str]] = {kind: {} for kind in _EVENTS}
         """The names of known channels of public events, by ``resultType`` and ``market``."""
@@ -243,7 +243,7 @@ class Dialect:
             return Reply(kind, answer.request_id, payload)
         if kind in _ORDER_EVENTS:
             return self._event(market or answer.market, ORDERS, payload)
-        if answer.is_failure and not (answer.request_id and self.account):
+        if answer.is_failure and not (answer.request_id and self._hears_account()):
             return Reply(kind, answer.request_id, payload)
         return self._unknown(market, payload)
 

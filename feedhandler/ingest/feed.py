@@ -24,7 +24,7 @@ import trio
 
 from feedhandler.config import ALL, Bounds, Health
 from feedhandler.config import Recovery as RecoverySettings
-from feedhandler.core.arbiter import DOWN, Arbiter, Quarantine, Restart
+from feedhandler.core.arbiter import DOWN, UNKNOWN, Arbiter, Quarantine, Restart
 from feedhandler.core.channels import Channel, split
 from feedhandler.core.health import GOOD, PROBATION
 from feedhandler.core.messages import Gap, Output, Release, Snapshot, State
@@ -110,8 +110,7 @@ class Feed:
         self.market = market
         self.streams = tuple(streams)
         self._around = around
-        account = not ACCOUNT_STREAMS.isdisjoint(streams)
-        self._dialect = Dialect(market, self._is_own_request, account=account)
+        self._dialect = Dialect(market, self._is_own_request, hears_account=self._hears_account)
         bounds: Bounds = around.means.bounds
         health: Health = around.means.health
         names = LINE_NAMES[:lines]
@@ -302,6 +301,8 @@ class Feed:
                 if channel is None:
                     self._leave_out(name)
                     continue
+                if output.kind and self._is_leak(output, channel):
+                    continue
                 publish(channel, output.line, output.recv, output.payload, output.kind)
                 if output.kind:
                     self._around.notify(note("event_marked", feed=self.label, channel=name, kind=output.kind))
@@ -339,18 +340,25 @@ class Feed:
         if len(self._channels) >= CHANNELS:
             return None
         stream = split(name)[1]
-        account = stream in ACCOUNT_STREAMS or (stream == OTHER and self._says_other_for_account())
+        secret = self._around.account_other or self._hears_account()
+        account = stream in ACCOUNT_STREAMS or (stream == OTHER and secret)
         channel = self._around.outlet.channel(name, feed=self.label, account=account)
         own = channel.feed == self.label
-        shared = stream == OTHER and (channel.account or not account)
-        self._channels[name] = channel if own or shared else None
+        self._channels[name] = channel if own or stream == OTHER else None
         if own and stream == PUBLIC_BOOK:
             self._around.outlet.offer_book(channel, partial(self.recovery.image, name))
         return self._channels[name]
 
-    def _says_other_for_account(self) -> bool:
-        """Tell whether a message of unknown type may be about the account."""
-        return self._around.account_other or self._dialect.account
+    def _hears_account(self) -> bool:
+        """Tell whether the lines are subscribed to anything of the account: then unknown messages may be about it."""
+        return not ACCOUNT_STREAMS.isdisjoint(self.streams)
+
+    def _is_leak(self, release: Release, channel: Channel) -> bool:
+        """Tell whether a message of unknown type may be about the account, and its channel is for everybody."""
+        if release.kind != UNKNOWN or channel.account or not self._hears_account():
+            return False
+        self._around.notify(note("unknown_withheld", feed=self.label, channel=channel.name))
+        return True
 
     def _obey(self, order: Restart | Quarantine) -> None:
         if isinstance(order, Quarantine):

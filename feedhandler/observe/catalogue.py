@@ -84,6 +84,11 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "foreign_event": Kind(
         "warning", "a feed brought an event of a channel that belongs to another feed", ("feed", "channel")
     ),
+    "unknown_withheld": Kind(
+        "warning",
+        "a message of unknown type may be about the account, and its channel is for everybody: it was left out",
+        ("feed", "channel"),
+    ),
     # feeds and channels
     "event_marked": Kind(
         "info", "an event that is late, backfilled or of unknown type was published", ("channel", "kind")

@@ -23,7 +23,7 @@ class AccountWorld(World):
 
     def __init__(self, lines: int, behaviour: Behaviour) -> None:
         super().__init__(lines)
-        dialect = Dialect("ALL", account=True)
+        dialect = Dialect("ALL", hears_account=lambda: True)
         self.arbiter = Arbiter("M", self.names, dialect, bounds=Bounds(), limits=Health(), now=self.now)
         self.account = Account(behaviour, Wording(behaviour), 1)
 

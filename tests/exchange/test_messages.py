@@ -155,7 +155,7 @@ def test_a_failure_is_a_reply_unless_it_may_be_about_the_account(
     request_id: str, account: bool, is_reply: bool
 ) -> None:
     """Of a type that no document names it may answer another client's order, so the account's readers get it."""
-    dialect = Dialect("BTC-USD", lambda one: one == "own", account=account)
+    dialect = Dialect("BTC-USD", lambda one: one == "own", hears_account=lambda: account)
     payload = encode("error", {"statusCode": 404, **({"clientRequestId": request_id} if request_id else {})})
     expected = Reply("error", request_id, payload) if is_reply else Unknown("BTC-USD/other", payload)
     assert dialect.classify(payload) == expected

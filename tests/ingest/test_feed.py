@@ -213,7 +213,11 @@ async def test_what_the_account_says_stays_out_of_a_public_channel(bench: Bench)
     account.received("a", [unknown(2), unknown(3, "ETH-USD")])
     assert [record[0] for record in bench.shop.of("event")] == [OTHER, "ETH-USD/other"]
     assert [bench.shop.channels[name].account for name in (OTHER, "ETH-USD/other")] == [False, True]
-    assert bench.named("foreign_event") == [{"feed": "account/BTC-USD", "channel": OTHER}]
+    assert bench.named("unknown_withheld") == [{"feed": "account/BTC-USD", "channel": OTHER}]
+    public.streams += ("orders",)
+    public.received("a", [unknown(4)])
+    assert len(bench.named("unknown_withheld")) == 2
+    assert len(bench.shop.of("event")) == 2
 
 
 async def test_a_public_event_over_all_that_names_no_market_is_counted(bench: Bench) -> None:
