@@ -167,6 +167,29 @@ async def _ask(client: Any, message: str, content: dict[str, Any]) -> None:
     await trio.sleep(0.05)
 
 
+async def test_an_account_to_which_nothing_happens_is_quiet(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """(2) Minutes without an order, then one at a time while lines die between them: quiet, and nothing is missing."""
+    trade = (
+        b'{"resultType":"completedOrdersDelta","data":[{"market":"A","matchId":"m%d","orderFilledAt":%d}]}'
+    )
+    trades = [trade % (number, number) for number in range(1, 7)]
+    async with staged(tmp_path, feeds=(ACCOUNT,), wait=False) as stage:
+        await stage.until(stage.all_connected)
+        await trio.sleep(120)
+        assert stage.reading.states("ALL/trades") == ["down", "live", "quiet"]
+        assert stage.named("line_lost", "line_restarted") == []
+        for number, payload in enumerate(trades):
+            stage.exchange.broadcast("ALL", "trades", payload)
+            await trio.sleep(30)
+            stage.strike("reset", number % 2, "ALL")
+            await trio.sleep(30)
+        assert stage.reading.sequences == {"ALL/trades": trades}
+        assert stage.reading.states("ALL/trades")[-2:] == ["live", "quiet"]
+        assert_unmarked(stage)
+
+
 async def test_an_outage_of_the_account_is_a_gap_of_each_of_its_channels(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
