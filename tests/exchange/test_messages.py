@@ -235,6 +235,8 @@ def test_over_all_markets_a_public_event_has_to_name_its_own() -> None:
         (b'{"x":"\xff"}', "utf8"),
         (b'{"resultType":"publicOrderBookDelta","data":{"x":"\xff"}}', "utf8"),
         (b'{"resultType":"new","data":{"x":"\xff"}}', "utf8"),
+        (b'{"resultType":"createOrder","data":{"order":{"market":"\xff"}}}', "utf8"),
+        (b'{"resultType":"completedOrdersDelta","data":{"orders":[{"orderId":"\xff"}]}}', "utf8"),
     ],
 )
 def test_what_is_not_one_json_object_in_utf8_is_garbage(payload: bytes, reason: str) -> None:
