@@ -60,6 +60,7 @@ class Outlet:
         self._publisher = publisher
         self._channels: dict[str, Channel] = {}
         self.publish = publisher.publish
+        self.publish_run = publisher.publish_run
         self.gap = publisher.gap
         self.snapshot = publisher.snapshot
         self.offer_book = publisher.offer_book

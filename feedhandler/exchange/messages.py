@@ -28,7 +28,7 @@ may have caused it; elsewhere it is a reply that was given up.
 is in neither known form of trades is unknown: neither ever reaches a public channel.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -211,6 +211,16 @@ class Dialect:
             return Event(name, payload)
         clean = _one_line(payload)
         return Garbage("utf8") if clean is None else Event(name, clean)
+
+    def ordinary(self, payloads: Sequence[bytes]) -> list[str] | None:
+        """Return the channels of messages that are all events of known channels and go out as they are, else None."""
+        public = self._public
+        try:
+            channels = [public[header.result_type][header.market] for header in map(_usual, payloads)]
+        except _NOT_USUAL:
+            return None
+        text = b"".join(payloads)
+        return channels if text.isascii() and _LF not in text and _CR not in text else None
 
     def _classify(self, payload: bytes) -> Message:
         """Tell what any message is."""

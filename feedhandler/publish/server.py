@@ -24,8 +24,9 @@ still has them**, and needs no book for that.
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from itertools import compress
 
 import trio
 
@@ -106,6 +107,24 @@ class Publisher:
         """Publish an event (`event_class` is empty for an ordinary one); `flush` sends it."""
         record = channel.event(line, recv_ns, payload, event_class)
         self._append(record, 2 * channel.number)  # `records_track`, without the call
+
+    def publish_run(
+        self, channels: Sequence[Channel], line: str, recv_ns: int, payloads: Sequence[bytes]
+    ) -> None:
+        """Publish ordinary events that a line brought at once, each in its channel; `flush` sends them."""
+        tracks = [2 * channel.number for channel in channels]
+        own = set(channels)
+        if len(own) == 1:
+            records = list(channels[0].events(line, recv_ns, payloads))
+        else:
+            encoded = {
+                channel: channel.events(
+                    line, recv_ns, list(compress(payloads, [one is channel for one in channels]))
+                )
+                for channel in own
+            }
+            records = list(map(next, map(encoded.__getitem__, channels)))
+        self._backlog.extend(records, tracks)
 
     def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
         """Publish a gap of a channel; `flush` sends it."""

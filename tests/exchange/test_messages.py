@@ -52,6 +52,41 @@ def test_public_events_go_to_the_channel_of_their_market(
 
 FILL = {"market": "ETH-USD", "orderId": "01", "matchId": "0b6f", "orderFilledAt": 1775000000456}
 ORDER_KINDS = ["createOrder", "cancelOrder", "modifyOrder", "rejectOrder"]
+KNOWN = [
+    encode("publicOrderBookDelta", {"orders": LEVELS}),
+    encode("publicCompletedOrdersDelta", {"orders": [ROW]}),
+]
+STRANGE = [
+    encode("pong", {}),
+    encode("marketStatus", {}),
+    encode("createOrder", {"order": {"market": "M"}}),
+    KNOWN[0].replace(b"12.5", "é".encode()),
+    KNOWN[0].replace(b"12.5", b"\xff"),
+    KNOWN[0].replace(b": [", b":\n["),
+    KNOWN[0].replace(b": [", b":\r["),
+    encode("publicOrderBookDelta", [], market="M"),
+    encode("publicOrderBookDelta", {}, market="new"),
+    KNOWN[0][:-1],
+    KNOWN[0] + KNOWN[1],
+    b"",
+]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(KNOWN), max_size=4), st.lists(st.sampled_from(KNOWN + STRANGE), max_size=2))
+def test_messages_read_at_once_are_what_each_of_them_is(first: list[bytes], second: list[bytes]) -> None:
+    """Their channels, where all are events of known channels that go out as they are; else each is read by itself."""
+    dialect = Dialect("BTC-USD")
+    for payload in KNOWN:
+        dialect.classify(payload)
+    payloads = [*first, *second, *first]
+    channels = dialect.ordinary(payloads)
+    if channels is not None:
+        expected = [Event(channel, one) for channel, one in zip(channels, payloads, strict=True)]
+        assert [dialect.classify(one) for one in payloads] == expected
+    assert (channels is None) == any(one not in KNOWN for one in payloads)
+
+
 
 
 @pytest.mark.parametrize("market", ["BTC-USD", "ALL"])

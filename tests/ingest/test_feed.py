@@ -1,7 +1,7 @@
 # ruff: noqa: ARG001 - the clock works by being asked for
 """One feed: what its lines bring becomes records of its channels, without any exchange or socket."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -71,6 +71,13 @@ class Shop:
         """Write an event down."""
         channel.event(line, recv_ns, payload, event_class)
         self.records.append(("event", channel.name, line, payload, event_class))
+
+    def publish_run(
+        self, channels: Sequence[Channel], line: str, recv_ns: int, payloads: Sequence[bytes]
+    ) -> None:
+        """Write events down."""
+        for channel, payload in zip(channels, payloads, strict=True):
+            self.publish(channel, line, recv_ns, payload)
 
     def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
         """Write a gap down."""
