@@ -1,7 +1,8 @@
 """``feedhandler simulate``: the simulated exchange as a program.
 
 What others read stands on standard output, one line each: ``listening on URL``, ``ca file PATH`` (with
-``--tls``), ``playing``, ``fault KIND market=M line=N …``, ``finished``. Progress stands on standard error. SIGTERM and
+``--tls``), ``playing``, ``fault KIND market=M line=N …``, ``breach TEXT`` where a client breaks a documented rule,
+``finished``. Progress stands on standard error. SIGTERM and
 SIGINT end the broadcasts; the connections still get what is on its way to them, for a few seconds at most.
 """
 
@@ -136,10 +137,16 @@ def _say_fault(kind: str, market: str, line: int, detail: str) -> None:
     _say(" ".join(part for part in (f"fault {kind} market={market} line={line}", detail) if part))
 
 
+def _say_breach(text: str) -> None:
+    _say(f"breach {text}")
+
+
 async def _run(settings: Settings) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-            exchange: Exchange = await nursery.start(partial(serve, settings, on_fault=_say_fault))
+            exchange: Exchange = await nursery.start(
+                partial(serve, settings, on_fault=_say_fault, on_breach=_say_breach)
+            )
             _say(f"listening on {exchange.url}")
             if exchange.ca_file is not None:
                 _say(f"ca file {exchange.ca_file}")

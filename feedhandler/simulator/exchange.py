@@ -7,7 +7,7 @@ of connections or subscriptions throws away.
 
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import trio
@@ -49,7 +49,13 @@ class Exchange:
     """A simulated exchange."""
 
     def __init__(
-        self, settings: Settings, truth: Truth, nursery: trio.Nursery, on_fault: OnFault, notify: Notify
+        self,
+        settings: Settings,
+        truth: Truth,
+        nursery: trio.Nursery,
+        on_fault: OnFault,
+        notify: Notify,
+        on_breach: Callable[[str], None] = lambda _: None,
     ) -> None:
         behaviour = settings.plan.behaviour
         self.settings = settings
@@ -61,7 +67,7 @@ class Exchange:
         self.started_playing = trio.Event()
         self.finished = trio.Event()
         self.playing = trio.CancelScope()
-        self.gate = Gate(behaviour, settings.api_key, settings.api_secret)
+        self.gate = Gate(behaviour, settings.api_key, settings.api_secret, on_breach)
         self.wording = Wording(behaviour)
         self._started_at = trio.current_time()
         self.start_ms = now_ms() if settings.start_ms is None else settings.start_ms

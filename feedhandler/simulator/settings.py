@@ -43,6 +43,12 @@ Kind = Literal[
 Variant = Literal["text", "array", "binary", "invalid_utf8", "oversize", "line_breaks", "fragmented"]
 """What kind of garbage; the last two are the next event in an unusual dress."""
 
+EndpointAnswer = Literal[
+    "ordinary", "html", "cut", "empty", "array", "no_token", "odd_token", "huge", "endless",
+    "redirect", "no_http", "silence", "close", "reset",
+]  # fmt: skip
+"""How the token endpoint answers."""
+
 How = Literal["close", "reset"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -103,6 +109,12 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     tokens_per_minute: Count = 20
     """More are answered 429; 0: no limit."""
     token_status: Status = 200
+    token_margin_s: Seconds = 0.0
+    """A client that uses a token so short before its end, or later, breaks the rules."""
+    endpoint_answer: EndpointAnswer = "ordinary"
+    """What a request gets that would get a token: the bytes of another answer, or the end of the connection."""
+    read_only_key: Literal["", "token", "handshake"] = ""
+    """Where a read-only key is told 403, if keys are read-only."""
     close_at_token_expiry: bool = False
     max_connection_age_s: Seconds = 0.0
     markets_shape: Literal["strings", "objects", "wrapped"] = "objects"
@@ -112,6 +124,8 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Anything but 101 refuses every handshake with it."""
     retry_after_s: Count = 0
     """Sent with refusals; 0: not sent."""
+    retry_after_date: bool = False
+    """Sent as a date, in seconds otherwise."""
     bad_token_status: Status = 401
     unknown_market_status: Status = 404
     connections_per_market: Count = 0

@@ -87,8 +87,6 @@ def test_messages_read_at_once_are_what_each_of_them_is(first: list[bytes], seco
     assert (channels is None) == any(one not in KNOWN for one in payloads)
 
 
-
-
 @pytest.mark.parametrize("market", ["BTC-USD", "ALL"])
 @pytest.mark.parametrize("rows", [[], [FILL], [FILL, {**FILL, "market": "BTC-USD"}]])
 def test_account_trades_cover_all_markets(rows: list[dict[str, Any]], market: str) -> None:

@@ -420,7 +420,7 @@ def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str, f
     monkeypatch.setattr(
         feed_module.Line,
         "restart",
-        lambda line, reason, pause_s=0.0: found.append((line.name, reason, pause_s)),
+        lambda line, reason, pause_s=0.0, **_: found.append((line.name, reason, pause_s)),
     )
     return found
 
@@ -428,6 +428,7 @@ def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str, f
 async def test_orders_are_obeyed(bench: Bench, restarts: list[tuple[str, str, float]]) -> None:
     """A stalled line is restarted; a quarantined one is kept away for its time and its incident is handed on."""
     feed = bench.feed()
+    feed.rotation.busy = True  # otherwise it is replaced as soon as it is its turn
     feed.arbiter.orders += [Restart("a", "stalled"), Quarantine("b", {"line": "b"})]
     feed.tick()
     assert restarts == [("a", "stalled", 0.0), ("b", "quarantined", Health().quarantine_s)]

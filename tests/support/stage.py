@@ -223,6 +223,8 @@ async def staged(
 ) -> AsyncIterator[Stage]:
     """Raise the curtain: by default all lines are aligned when the body begins.
 
+    A daemon that breaks a documented rule of the exchange meanwhile fails the test.
+
     With ``tapes`` the exchange has their markets, and the test plays them. What is done ``before`` the daemon starts
     belongs to the exchange's past.
     """
@@ -254,6 +256,7 @@ async def staged(
             await stage.until(stage.all_synchronised)
             await stage.talk_until(stage.all_up)
         yield stage
+        assert exchange.gate.compliance.breaches == []
         nursery.cancel_scope.cancel()
 
 
