@@ -53,6 +53,7 @@ from feedhandler.core.budget import Caps
 from feedhandler.core.notes import Notify, note
 from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
 from feedhandler.exchange.markets import Listing, fetch_markets
+from feedhandler.exchange.messages import OTHER
 from feedhandler.exchange.requests import ping
 from feedhandler.exchange.token import TokenSource
 from feedhandler.ingest.connect import tls_context
@@ -104,7 +105,12 @@ class Daemon:
         self._set_level = set_level
         self._ssl = tls_context(config.exchange.ca_file)
         self.publisher = Publisher(
-            config.publish, config.bounds, session=str(uuid.uuid4()), clock=time.time_ns, notify=notify
+            config.publish,
+            config.bounds,
+            session=str(uuid.uuid4()),
+            clock=time.time_ns,
+            notify=notify,
+            account_streams=self._account_streams,
         )
         self._incidents = Incidents(config.observe.incidents, config.bounds.incident_files, notify)
         limits = config.limits
@@ -154,6 +160,10 @@ class Daemon:
     def _has_account(self) -> bool:
         """Tell whether any feed is about the account."""
         return any(ACCOUNT_STREAMS.intersection(feed.streams) for feed in self.config.feeds)
+
+    def _account_streams(self) -> frozenset[str]:
+        """Return the streams that are for the account's readers: with a feed about it unknown messages, too."""
+        return ACCOUNT_STREAMS | {OTHER} if self._has_account() else ACCOUNT_STREAMS
 
     def _make_feed(self, label: str, wanted: Wanted) -> Feed:
         """Make a feed that goes by the settings of now."""

@@ -11,7 +11,8 @@ called from within the read, and nothing in it awaits.
 A feed's channels are opened when it starts, as far as they are known then; others with their first event, up to
 `CHANNELS` of them. A channel belongs to the feed that opened it. What another feed brings of it is no news there: it
 is counted and left out, or it would come out twice. Only `MARKET/other`, which promises nothing, may be shared; its
-states are those of the feed that opened it.
+states are those of the feed that opened it. What a feed of the account says there is left out of one that everybody
+may read.
 
 **Streams may change** on live lines (`core.streams`, `exchange.subscribing`): an added one is subscribed to on each
 line and merged apart until every line has its place in it; a dropped one is retired first, so that no line owes it, and
@@ -34,7 +35,7 @@ import trio
 
 from feedhandler.config import ALL, Bounds, Health
 from feedhandler.config import Recovery as RecoverySettings
-from feedhandler.core.arbiter import DOWN, Quarantine, Restart
+from feedhandler.core.arbiter import DOWN, UNKNOWN, Quarantine, Restart
 from feedhandler.core.channels import Channel, split
 from feedhandler.core.health import GOOD, PROBATION
 from feedhandler.core.messages import Gap, Output, Release, Reply, Run, Snapshot, State
@@ -139,7 +140,7 @@ class Feed:
         self.market = market
         self.streams = tuple(streams)
         self._around = around
-        self._dialect = Dialect(market, self._is_own_request)
+        self._dialect = Dialect(market, self._is_own_request, hears_account=self._hears_account)
         bounds: Bounds = around.means.bounds
         health: Health = around.means.health
         names = LINE_NAMES[:lines]
@@ -224,8 +225,9 @@ class Feed:
         self._attempting.discard(line.name)
         self._unproven.pop(line.name, None)
         del self._lines[line.name]
-        self.arbiter.remove_line(line.name, trio.current_time(), self._around.wall_ns())
-        self._carry_out(trio.current_time(), self._around.wall_ns())
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.remove_line(line.name, now, wall_ns)
+        self._carry_out(now, wall_ns)
         self.rotation.look()
 
     # Lines that come and go
@@ -584,8 +586,9 @@ class Feed:
         if self._retired:
             return
         self._attempting.discard(line)
-        self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
-        self._carry_out(trio.current_time(), self._around.wall_ns())
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.lost(line, now, wall_ns)
+        self._carry_out(now, wall_ns)
 
     # What the arbiter says
 
@@ -658,6 +661,8 @@ class Feed:
         if channel is None:
             self._leave_out(name)
             return
+        if release.kind and self._is_leak(release, channel):
+            return
         self._around.outlet.publish(channel, release.line, release.recv, release.payload, release.kind)
         if release.kind:
             self._around.notify(note("event_marked", feed=self.label, channel=name, kind=release.kind))
@@ -700,16 +705,27 @@ class Feed:
         stream = split(name)[1]
         if len(self._channels) >= CHANNELS or stream in self._given_up:
             return None
-        account = stream in ACCOUNT_STREAMS or (stream == OTHER and self._around.account_other())
+        secret = self._around.account_other() or self._hears_account()
+        account = stream in ACCOUNT_STREAMS or (stream == OTHER and secret)
         channel = self._around.outlet.channel(name, feed=self.label, account=account)
         if channel is None:
             return None
         own = channel.feed == self.label
-        shared = stream == OTHER and (channel.account or not account)  # never the account's to everybody
-        self._channels[name] = channel if own or shared else None
+        self._channels[name] = channel if own or stream == OTHER else None
         if own and stream == PUBLIC_BOOK:
             self._around.outlet.offer_book(channel, partial(self.recovery.image, name))
         return self._channels[name]
+
+    def _hears_account(self) -> bool:
+        """Tell whether the lines are subscribed to anything of the account: then unknown messages may be about it."""
+        return not ACCOUNT_STREAMS.isdisjoint((*self.streams, *self._given_up))
+
+    def _is_leak(self, release: Release, channel: Channel) -> bool:
+        """Tell whether a message of unknown type may be about the account, and its channel is for everybody."""
+        if release.kind != UNKNOWN or channel.account or not self._hears_account():
+            return False
+        self._around.notify(note("unknown_withheld", feed=self.label, channel=channel.name))
+        return True
 
     def _obey(self, order: Restart | Quarantine) -> None:
         if isinstance(order, Quarantine):
