@@ -126,6 +126,36 @@ async def test_a_feed_that_comes_again_at_once_waits_for_its_predecessor(
         assert_untouched(stage)
 
 
+async def test_what_is_in_repair_ends_with_its_gap(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """(4) A feed given up in the middle of a repair: its gaps are written, and held trades, before its channels end."""
+    async with staged(tmp_path, markets=(BTC, ETH)) as stage:
+        await stage.talk(2)
+        await settle(stage)
+        for line in stage.exchange.connections(ETH):
+            line._answer = lambda *_: None
+        stage.exchange.behaviour = Behaviour(handshake_status=503)
+        stage.strike("reset", "all", ETH)
+        await stage.until(lambda: stage.reading.states(ETH_BOOK)[-1] == "down")
+        stage.exchange.behaviour = Behaviour()
+        stage.exchange.reply = lambda *_: None  # type: ignore[method-assign]
+        await stage.until(stage.all_connected)
+        await stage.talk(0.5)
+        await trio.sleep(0.2)
+        assert stage.reading.states(ETH_BOOK)[-1] == "syncing"
+        assert stage.reading.of("gap") == []
+        stage.daemon.fleet.set_by_hand(ETH, None)
+        await stage.talk(1)
+        await settle(stage)
+        for name in ETH_CHANNELS:
+            assert [gap["reason"] for gap in stage.reading.of("gap", name)] == ["outage"]
+            kinds = [one["type"] for one in stage.reading.records if one.get("channel") == name]
+            assert kinds[-2:] == ["state", "retired"]
+        (gap,) = stage.reading.of("gap", ETH_TRADES)
+        behind = [one for one in stage.reading.of("event", ETH_TRADES) if one["seq"] > gap["seq"]]
+        assert behind
+        assert_untouched(stage)
+
+
 async def test_a_shared_channel_stays_with_who_is_left(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Messages of unknown type go on when the feed that opened their channel is given up, and end with the last one."""
     feeds = (

@@ -226,6 +226,11 @@ class BookKeeper:
             self._notify(note("resync_stuck", feed=self._feed, channel=self.channel, attempts=self.attempts))
         return []
 
+    def end(self, recv: int) -> list[Output]:
+        """Return what is owed of a channel that is given up: its gap, with all that is held under it."""
+        gap, self._gap = self._gap, None
+        return [*self.flush(), *([] if gap is None else [Gap(gap.channel, gap.reason, gap.since, recv)])]
+
     # What is answered
 
     def answer(self, payload: bytes, line: str, asked_at: float, now: float, recv: int) -> list[Output]:

@@ -349,14 +349,19 @@ class Recovery:
         self._asked = {key: asked for key, asked in self._asked.items() if asked.line != line}
         self._ask(now)
 
-    def close(self, channel: str) -> None:
-        """Hear that a channel is given up: nothing is asked for it any more, and answers are of no use."""
+    def close(self, channel: str, recv: int) -> list[Output]:
+        """Hear that a channel is given up at ``recv``: nothing is asked for it any more, and answers are of no use.
+
+        Return what is still owed of it: a gap that is open is written, for nothing can be repaired any more.
+        """
         self.catch_up()
         keeper = self._channels.pop(channel, None)
         self._states.pop(channel, None)
         self.resumed.pop(channel, None)
-        if keeper is not None:
-            self._void(keeper)
+        if keeper is None:
+            return []
+        self._void(keeper)
+        return keeper.end(recv)
 
     def _void(self, keeper: Keeper) -> None:
         """Let the answers to what was asked for a channel before its gap be of no use: they are too old."""

@@ -307,6 +307,7 @@ class Streams(Arbiter):
                         line.owing.passed[own] = other.passed[position]
         for name, line in self.lines.items():
             _take_over(line, joiner.lines[name], added.newest)
+        self._interleaved |= joiner._interleaved
         self._shifts.update(dict.fromkeys(added.newest, shift))
         self._own.add(stream)
         self._stale.pop(stream, None)

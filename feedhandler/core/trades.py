@@ -230,6 +230,10 @@ class TradeKeeper:
         self.passing = not self._backfilled
         return held
 
+    def end(self, recv: int) -> list[Output]:  # noqa: ARG002 - what others need
+        """Return what is owed of a channel that is given up: what is held, unrepaired."""
+        return self._give_up() if self._held else []
+
     def tick(self, now: float, recv: int) -> list[Output]:  # noqa: ARG002 - what others need
         """Let time pass: a repair that keeps trades waiting for too long ends without a snapshot."""
         longest_s = ATTEMPTS * (self.settings.reply_s + self.settings.retry_s)

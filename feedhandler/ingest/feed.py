@@ -308,7 +308,7 @@ class Feed:
         """Publish nothing any more, and tell the consumers so; whoever runs the feed ends its lines."""
         if self._retired:
             return
-        self._close(self._channels)
+        self._close(tuple(self._channels))
         self._retired = True
 
     def status(self) -> dict[str, object]:
@@ -376,13 +376,13 @@ class Feed:
         names = [name for name, channel in self._channels.items() if channel and split(name)[1] == stream]
         self._close(names)
         for name in names:
-            self.recovery.close(name)
             del self._channels[name]
 
     def _close(self, names: Iterable[str]) -> None:
         """Retire channels of this feed; those that another feed uses, too, are left to it."""
         wall_ns, outlet = self._around.wall_ns(), self._around.outlet
         for name in names:
+            self._publish(self.recovery.close(name, wall_ns))
             channel = self._channels[name]
             if channel is not None and outlet.give_up(channel, self.label):
                 outlet.state(channel, DOWN, wall_ns)
