@@ -87,8 +87,13 @@ async def _ask(
         client.stream(method, url, headers=sent) as response,
     ):
         body = bytearray()
-        async for piece in response.aiter_raw():  # to its end: httpx2 does not part from half a body in peace
-            body += piece[: ANSWER_MAX_BYTES + 1 - len(body)]
+        with (
+            trio.CancelScope() as enough
+        ):  # the library parts from half a body in peace only where it is cancelled
+            async for piece in response.aiter_raw():
+                body += piece[: ANSWER_MAX_BYTES + 1 - len(body)]
+                if len(body) > ANSWER_MAX_BYTES:
+                    enough.cancel()
         if len(body) > ANSWER_MAX_BYTES:
             raise ConnectionFailed("protocol", "the answer of the endpoint is too long")
         retry_after = response.headers.get("retry-after")
