@@ -4,12 +4,14 @@ The gate decides about one token request or handshake at a time and is told when
 closes. It reads no clock: the time is handed in. `Compliance` counts what tests want to know afterwards, and
 writes down each breach of a rule that the exchange documents: more token requests with one key than a minute may
 have, one before the time that a 429 named, a token used in its margin or after its end, key and secret sent
-to an address that is not the token endpoint.
+to an address that is not the token endpoint, more handshakes than a minute may have, one before the time that a
+refusal named, more connections at once than a market or all of them may have.
 
 Bounds: `TOKENS_MAX` tokens and `KEYS_MAX` keys are remembered, the oldest is forgotten first; of breaches
 the first `BREACHES_MAX` are kept and all counted; what is counted per minute is a ring of the moments of one minute.
 """
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable
 from email.utils import formatdate
@@ -24,6 +26,10 @@ KEYS_MAX = 1000
 BREACHES_MAX = 100
 MINUTE_S = 60.0
 EVERY_MARKET = ""
+FOR_ALL = frozenset({403, 429, 503})
+"""Refusals whose ``Retry-After`` is meant for the client as a whole."""
+ON_THE_WAY_S = 1.0
+"""A handshake that comes so soon after such a refusal was on its way already."""
 
 
 class Answer(NamedTuple):
@@ -123,6 +129,7 @@ class Gate:
         self._keys_used: dict[bytes, KeyUse] = {}
         self._open: Counter[str] = Counter()
         self._refusals: list[Refusal] = []
+        self._not_before = self._warned_at = -math.inf
 
     # Tokens
 
@@ -185,10 +192,23 @@ class Gate:
         self.compliance.handshakes += 1
         count = self._handshakes.add(now)
         self.compliance.handshakes_per_minute_max = self._handshakes.most
+        self._judge_pace(now, count)
         answer = self._answer(now, market, token, count, known=known)
         if answer.status != 101:
             self.compliance.refusals[answer.status] += 1
+            if answer.retry_after_s and answer.status in FOR_ALL:
+                self._not_before = max(self._not_before, now + answer.retry_after_s)
+                self._warned_at = now
         return answer
+
+    def _judge_pace(self, now: float, count: int) -> None:
+        """Write down who comes too often, or before the time that a refusal named."""
+        limit = self.behaviour.connections_per_minute
+        if limit and count > limit:
+            self.compliance.breach(f"{count} handshakes in a minute, {limit} are allowed")
+        if self._warned_at + ON_THE_WAY_S < now < self._not_before:
+            left_s = self._not_before - now
+            self.compliance.breach(f"a handshake {left_s:g} s before the time that a refusal named")
 
     def _answer(self, now: float, market: str, token: str, count: int, *, known: bool) -> Answer:
         behaviour = self.behaviour
@@ -211,6 +231,8 @@ class Gate:
         cap = behaviour.connections_agnostic if market == ALL else behaviour.connections_per_market
         cap_in_all = behaviour.connections_specific if market != ALL else 0
         if (cap and self._open[market] >= cap) or (cap_in_all and self._specific() >= cap_in_all):
+            which = f"of {market}, {cap}" if cap and self._open[market] >= cap else f"of all, {cap_in_all}"
+            self.compliance.breach(f"one more connection {which} are allowed")
             return Answer(behaviour.connections_over_status, behaviour.retry_after_s)
         return Answer(101)
 

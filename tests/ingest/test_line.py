@@ -259,7 +259,7 @@ async def test_restart_without_a_connection_changes_nothing(journal: Any) -> Non
     line = line_to(1, journal)
     line.restart("stall")
     assert not line.send("request")
-    assert repr(line) == "<Line a: no connection>"
+    assert repr(line) == "<Line a: backoff>"
 
 
 async def test_requests_are_sent_in_order_and_bounded(

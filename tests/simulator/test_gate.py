@@ -142,3 +142,39 @@ def test_a_refusal_concerns_its_market_and_ends():
     assert gate.admit(5, "Y", "", known=True) == Answer(101)
     gate.refuse(Refusal("", 20.0, Answer(429)), 12.0)
     assert [gate.admit(now, "Y", "", known=True).status for now in (15, 20)] == [429, 101]
+
+
+def test_a_handshake_too_many_in_a_minute_is_a_breach():
+    """The 21st new connection within a minute breaks the rules, whatever it is answered."""
+    gate = Gate(Behaviour(connections_per_minute=20))
+    for second in range(21):
+        gate.admit(second * 2.0, "X", "", known=True)
+    assert gate.compliance.breaches == ["21 handshakes in a minute, 20 are allowed"]
+    assert gate.admit(62.0, "X", "", known=True) == Answer(101)
+
+
+def test_a_connection_too_many_at_once_is_a_breach():
+    """The third connection of a market that may have two, the fourth of all, the second over ALL."""
+    gate = Gate(Behaviour(connections_per_market=2, connections_specific=3, connections_agnostic=1))
+    answers = []
+    for market in ("X", "X", "X", "Y", "Y", "ALL", "ALL"):
+        answer = gate.admit(0, market, "", known=True)
+        answers.append(answer.status)
+        if answer.status == 101:
+            gate.opened(market)
+    assert answers == [101, 101, 403, 101, 403, 101, 403]
+    assert gate.compliance.breaches == [
+        "one more connection of X, 2 are allowed",
+        "one more connection of all, 3 are allowed",
+        "one more connection of ALL, 1 are allowed",
+    ]
+    gate.closed("X")
+    assert gate.admit(1, "Y", "", known=True) == Answer(101)
+
+
+def test_a_handshake_before_the_named_time_is_a_breach():
+    """Whoever was told when to come again and comes before breaks the rules, unless it was on its way already."""
+    gate = Gate(Behaviour(handshake_status=503, retry_after_s=10))
+    for now in (0.0, 0.5, 5.0, 16.0):
+        gate.admit(now, "X", "", known=True)
+    assert gate.compliance.breaches == ["a handshake 5.5 s before the time that a refusal named"]
