@@ -184,6 +184,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Missed or unconfirmed events within an hour that quarantine a line."""
     quarantine_s: Annotated[float, Real(0, 86_400)] = 60.0
     """Time that a quarantined line stays disconnected."""
+    connection_max_age_s: Annotated[float, Real(0, 604_800)] = 0.0
+    """Age before which a connection is replaced, whatever its token allows; 0: no such age."""
 
 
 class Recovery(msgspec.Struct, frozen=True, kw_only=True):

@@ -106,6 +106,8 @@ class Admission(Pinning):
         elif isinstance(message, Reply):
             replies.append(message)
         elif isinstance(message, Unknown):
+            if message.fault:
+                self._note("event_misshapen", line=line.name, reason=message.fault)
             if self._unknowns.admit(line.name, payload):
                 self.outputs.append(Release(message.channel, message.payload, line.name, recv, UNKNOWN))
         else:

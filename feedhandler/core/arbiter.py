@@ -43,14 +43,16 @@ What nobody can tell apart, and what is done then:
 How to use it
 -------------
 ``connecting``, ``connected``, ``receive``, ``lost`` say what happened; ``tick`` lets time pass, ten times a second or
-so. Each says so at once, in order, with the time handed in (``now``: monotonic, s; ``recv``: wall clock, ns, a label
-only). After any of them the caller takes away what came of it: ``outputs`` to publish, ``orders`` to carry out,
-``notes`` to count. Nothing here waits, reads a clock, or raises on data.
+so; ``add_line`` and ``remove_line`` change who takes part. Each says so at once, in order, with the time handed in
+(``now``: monotonic, s; ``recv``: wall clock, ns, a label only). After any of them the caller takes away what came of
+it: ``outputs`` to publish, ``orders`` to carry out, ``notes`` to count. Nothing here waits, reads a clock, or raises
+on data.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
+from feedhandler.core.health import GOOD, LineHealth
 from feedhandler.core.joining import GHOSTS
 from feedhandler.core.line import Line, Order, Quarantine, Restart
 from feedhandler.core.merge import DIVERGENCE, DOWN, LATE, LIVE, OUTAGE, QUIET, SYNCING, UNKNOWN, UNPROVEN
@@ -82,6 +84,39 @@ __all__ = [
 
 class Arbiter(Supervision):
     """The merge of one feed's lines: say what happens, take away what comes of it."""
+
+    def add_line(self, name: str, now: float) -> None:
+        """Let one more line take part; its name is no other's at the time."""
+        if name in self.lines:
+            raise ValueError(name)
+        line = self.lines[name] = Line(name, LineHealth(self._limits, now), self._new_hold())
+        line.added_at = self.window.head
+
+    def remove_line(self, name: str, now: float, recv: int) -> None:
+        """Let a line go for good: what it brought stays, and nothing counts for or against its name any more."""
+        if self.lines[name].connected:
+            self.lost(name, now, recv)
+        del self.lines[name]
+        self._divergences.leave(name)
+        self._unknowns.forget(name)
+
+    def can_spare(self, name: str) -> bool:
+        """Tell whether the feed goes on without a line as if nothing had happened.
+
+        For each channel in which the line has its place there is a good line that has, too, and keeps nothing aside.
+        """
+        line = self.lines[name]
+        others = [other for other in self.lines.values() if other is not line and _is_reliable(other)]
+        if not others or not line.up:
+            return bool(others)
+        channels = self.window.newest if line.pinned is None else line.pinned
+        return all(any(self._is_in(other, channel) for other in others) for channel in channels)
+
+    def _is_in(self, line: Line, channel: str) -> bool:
+        """Tell whether a line has its place in a channel, be it that nothing new has come there to show it."""
+        if line.pinned is None or channel in line.pinned:
+            return True
+        return line.owing is not None and self._has_delivered(line, line.owing, channel)
 
     def connecting(self, name: str, now: float) -> None:
         """Note that a line tries to connect: whatever it will bring, nobody has released it so far."""
@@ -192,3 +227,8 @@ class Arbiter(Supervision):
         for ghost in [ghost for ghost in self.ghosts if self._is_past(ghost, now)]:
             self._lay(ghost, now)
         self._change_state(recv, now)
+
+
+def _is_reliable(line: Line) -> bool:
+    """Tell whether a line has kept up for a while, and nothing of it waits to be judged."""
+    return line.up and line.placed and line.health.state == GOOD

@@ -27,10 +27,14 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unknown(msgspec.Struct, frozen=True, gc=False):
-    """A JSON object of a type that nobody described (channel MARKET/other): neither evidence nor contradiction."""
+    """A JSON object of a type that nobody described (channel MARKET/other): neither evidence nor contradiction.
+
+    ``fault`` says what is wrong with one of a known type, for those who count such things.
+    """
 
     channel: str
     payload: bytes
+    fault: str = ""
 
 
 class Garbage(msgspec.Struct, frozen=True, gc=False):

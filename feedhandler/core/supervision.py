@@ -125,13 +125,15 @@ class Supervision(Anchoring):
                 self._blame(verdict.line, position, now, recv, invented=verdict.invented)
 
     def _blame(self, name: str, position: int, now: float, recv: int, *, invented: bool) -> None:
-        self._note("line_diverged", line=name, invented=invented)
         if invented:
             self.outputs.append(Gap(self.window.channel(position), DIVERGENCE, self._last_recv, recv))
+        line = self.lines.get(name)
+        if line is None or line.added_at > position:
+            return  # whose fault it was is no more, or another has its name
+        self._note("line_diverged", line=name, invented=invented)
         self._divergences.blame(name, now)
         off = self._divergences.switched_off
         if self._divergences.to_quarantine(name, list(self.lines), now):
-            line = self.lines[name]
             if line.connected:
                 self.orders.append(Quarantine(name, self._incident(line, position)))
                 self._health(line, "quarantined", now)

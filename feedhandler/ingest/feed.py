@@ -2,7 +2,8 @@
 
     feed ── line a ── line b ── line c        one task tree each (`ingest.line`)
       ├── the arbiter (`core.arbiter`)        pure; this module hands it the time and carries out what it says
-      └── recovery (`core.recovery`)          likewise: what is released goes through it to the consumers
+      ├── recovery (`core.recovery`)          likewise: what is released goes through it to the consumers
+      └── rotation (`ingest.rotation`)        replaces the lines, one at a time
 
 What a line reads is judged, numbered and on its way to the consumers before the line's next read: `received` is
 called from within the read, and nothing in it awaits. The ordinary events of a read stay together all the way, as one
@@ -11,27 +12,29 @@ run; books and trades follow them when the consumers have been sent to.
 A feed's channels are opened when it starts, as far as they are known then; others with their first event, up to
 `CHANNELS` of them. A channel belongs to the feed that opened it. What another feed brings of it is no news there: it
 is counted and left out, or it would come out twice. Only `MARKET/other`, which promises nothing, may be shared; its
-states are those of the feed that opened it.
+states are those of the feed that opened it. What a feed of the account says there is left out of one that everybody
+may read.
 """
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
+from zlib import crc32
 
 import trio
 
 from feedhandler.config import ALL, Bounds, Health
 from feedhandler.config import Recovery as RecoverySettings
-from feedhandler.core.arbiter import DOWN, Arbiter, Quarantine, Restart
+from feedhandler.core.arbiter import DOWN, UNKNOWN, Arbiter, Quarantine, Restart
 from feedhandler.core.channels import Channel, split
 from feedhandler.core.health import GOOD, PROBATION
 from feedhandler.core.messages import Gap, Output, Release, Run, Snapshot, State
 from feedhandler.core.notes import Notify, note
 from feedhandler.core.recovery import Recovery
 from feedhandler.core.trail import NO_FRAMES, Frames, Known
-from feedhandler.errors import ConnectionFailed
+from feedhandler.errors import ConnectionFailed, LineNeeded, NoSuchLine
 from feedhandler.exchange.desk import Desk
 from feedhandler.exchange.messages import (
     ACCOUNT_STREAMS,
@@ -44,6 +47,7 @@ from feedhandler.exchange.messages import (
 from feedhandler.exchange.requests import connection_url
 from feedhandler.ingest.handshake import Target
 from feedhandler.ingest.line import Line, Means
+from feedhandler.ingest.rotation import BY_HAND, STALLED, Rotation
 
 TICK_S = 0.1
 """How often the arbiter of a feed that has work to do is told the time."""
@@ -57,7 +61,8 @@ SETTLED = frozenset({GOOD, PROBATION})
 CHANNELS = 10_000
 """Channels that a feed knows; events of further ones are counted and left out."""
 
-LINE_NAMES = "abcdefgh"
+LINE_NAMES = "abcdefghijklmnop"
+"""A line has the first letter that is free: those that are to be, a replacement, and who is about to leave."""
 
 
 class Outlet(Protocol):
@@ -116,17 +121,18 @@ class Feed:
         self.market = market
         self.streams = tuple(streams)
         self._around = around
-        self._dialect = Dialect(market, self._is_own_request)
+        self._dialect = Dialect(market, self._is_own_request, hears_account=self._hears_account)
         bounds: Bounds = around.means.bounds
         health: Health = around.means.health
         names = LINE_NAMES[:lines]
         self.arbiter = Arbiter(
             label, names, self._dialect, bounds=bounds, limits=health, now=trio.current_time()
         )
-        target = Target.from_url(connection_url(url, market, streams))
-        self._lines = {
-            name: Line(name, target, self, around.means, priority=self._priority) for name in names
-        }
+        self._target = Target.from_url(connection_url(url, market, streams))
+        path = crc32(label.encode())
+        self._lines = {name: self._line(name, path + index) for index, name in enumerate(names)}
+        self._nursery: trio.Nursery | None = None
+        self.rotation = Rotation(self, around.notify)
         self.recovery = Recovery(
             label,
             Desk(market, self._dialect),
@@ -152,9 +158,107 @@ class Feed:
 
     async def run(self) -> None:
         """Keep all lines up until cancelled."""
+        gate = self._around.means.gate
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             for line in self._lines.values():
-                nursery.start_soon(line.run)
+                gate.claim(self.market)
+                nursery.start_soon(self._keep, line)
+            await self.rotation.run()
+
+    def _line(self, name: str, path: int) -> Line:
+        return Line(
+            name,
+            self._target,
+            self,
+            self._around.means,
+            priority=self._priority,
+            market=self.market,
+            path=path,
+        )
+
+    async def _keep(self, line: Line) -> None:
+        """Let a line live, and then see it off."""
+        try:
+            await line.run()
+        finally:
+            self._around.means.gate.unclaim(self.market)
+        self._attempting.discard(line.name)
+        self._unproven.pop(line.name, None)
+        del self._lines[line.name]
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.remove_line(line.name, now, wall_ns)
+        self._carry_out(now, wall_ns)
+        self.rotation.look()
+
+    # Lines that come and go
+
+    @property
+    def lines(self) -> Mapping[str, Line]:
+        """The lines by their names; those that are about to leave are among them."""
+        return self._lines
+
+    def hire(self, old: str) -> str | None:
+        """Add a line that is to replace another; None where the limits leave no place for it."""
+        free = next((name for name in LINE_NAMES if name not in self._lines), None)
+        if free is None or self._nursery is None or not self._around.means.gate.claim_spare(self.market):
+            return None
+        line = self._lines[free] = self._line(free, self._lines[old].path)
+        self.arbiter.add_line(free, trio.current_time())
+        self._nursery.start_soon(self._keep, line)
+        return free
+
+    def dismiss(self, line: str, reason: str) -> None:
+        """Let a line go for good."""
+        self._find(line).retire(reason)
+
+    def restart(self, line: str, reason: str = BY_HAND) -> None:
+        """Have a line replaced, or tried at once where it is not connected.
+
+        Raise `NoSuchLine`, or `LineNeeded` where it is the last aligned one and the limits leave no place beside it.
+        """
+        one = self._find(line)
+        if not one.is_open:
+            one.restart(reason, at_once=True)
+            return
+        if self._is_last(line) and not self._around.means.gate.has_spare(self.market):
+            raise LineNeeded(self.label, line)
+        self.rotation.want(line, reason)
+
+    def rotate(self) -> None:
+        """Have all connected lines replaced, one at a time."""
+        for name in self._lines:
+            self.rotation.want(name, BY_HAND)
+
+    def pause(self, line: str) -> None:
+        """Let a line be without a connection until `resume`.
+
+        Raise `NoSuchLine`, or `LineNeeded` where it is the last aligned one.
+        """
+        one = self._find(line)
+        if self._is_last(line):
+            raise LineNeeded(self.label, line)
+        if not one.is_paused:
+            one.pause("paused")
+            self._around.notify(note("line_paused", feed=self.label, line=line))
+
+    def resume(self, line: str) -> None:
+        """Let a paused line connect again; raise `NoSuchLine`."""
+        one = self._find(line)
+        if one.is_paused:
+            one.resume()
+            self._around.notify(note("line_resumed", feed=self.label, line=line))
+
+    def _find(self, line: str) -> Line:
+        if line not in self._lines:
+            raise NoSuchLine(self.label, line)
+        return self._lines[line]
+
+    def _is_last(self, line: str) -> bool:
+        """Tell whether a line is aligned, and no other that could carry the feed."""
+        lines = self.arbiter.lines
+        others = any(other.up for name, other in lines.items() if name != line)
+        return lines[line].owing is not None and not others
 
     def end(self) -> None:
         """Tell the consumers that nothing more will come of this feed for now."""
@@ -199,6 +303,7 @@ class Feed:
         """Hear that a line is connected."""
         self._attempting.discard(line)
         self._unproven[line] = self._judged(line)
+        self.rotation.look()
         self._around.notify(note("line_connected", feed=self.label, line=line))
         now, wall_ns = trio.current_time(), self._around.wall_ns()
         self.arbiter.connected(line, now, wall_ns)
@@ -258,6 +363,13 @@ class Feed:
                 retry_s=round(retry_s, 3),
             )
         )
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.lost(line, now, wall_ns)
+        self._carry_out(now, wall_ns)
+
+    def called_off(self, line: str) -> None:
+        """Hear that an attempt was called off, since the line is to rest or to end."""
+        self._attempting.discard(line)
         now, wall_ns = trio.current_time(), self._around.wall_ns()
         self.arbiter.lost(line, now, wall_ns)
         self._carry_out(now, wall_ns)
@@ -338,6 +450,8 @@ class Feed:
         if channel is None:
             self._leave_out(name)
             return
+        if release.kind and self._is_leak(release, channel):
+            return
         self._around.outlet.publish(channel, release.line, release.recv, release.payload, release.kind)
         if release.kind:
             self._around.notify(note("event_marked", feed=self.label, channel=name, kind=release.kind))
@@ -372,7 +486,8 @@ class Feed:
         if len(self._channels) >= CHANNELS:
             return None
         stream = split(name)[1]
-        account = stream in ACCOUNT_STREAMS or (stream == OTHER and self._around.account_other)
+        secret = self._around.account_other or self._hears_account()
+        account = stream in ACCOUNT_STREAMS or (stream == OTHER and secret)
         channel = self._around.outlet.channel(name, feed=self.label, account=account)
         own = channel.feed == self.label
         self._channels[name] = channel if own or stream == OTHER else None
@@ -380,11 +495,25 @@ class Feed:
             self._around.outlet.offer_book(channel, partial(self.recovery.image, name))
         return self._channels[name]
 
+    def _hears_account(self) -> bool:
+        """Tell whether the lines are subscribed to anything of the account: then unknown messages may be about it."""
+        return not ACCOUNT_STREAMS.isdisjoint(self.streams)
+
+    def _is_leak(self, release: Release, channel: Channel) -> bool:
+        """Tell whether a message of unknown type may be about the account, and its channel is for everybody."""
+        if release.kind != UNKNOWN or channel.account or not self._hears_account():
+            return False
+        self._around.notify(note("unknown_withheld", feed=self.label, channel=channel.name))
+        return True
+
     def _obey(self, order: Restart | Quarantine) -> None:
         if isinstance(order, Quarantine):
             self._around.notify(note("line_quarantined", feed=self.label, line=order.line))
             self._around.incident(order.incident)
             self._lines[order.line].restart("quarantined", self._around.means.health.quarantine_s)
+            return
+        self._around.notify(note("line_restarted", feed=self.label, line=order.line, reason=order.reason))
+        if order.reason == STALLED and not self.rotation.busy:
+            self.rotation.want(order.line, STALLED)
         else:
-            self._around.notify(note("line_restarted", feed=self.label, line=order.line, reason=order.reason))
             self._lines[order.line].restart(order.reason)

@@ -30,7 +30,7 @@ from itertools import compress
 
 import trio
 
-from feedhandler.config import Bounds, Publish, is_tight
+from feedhandler.config import ACCOUNT_STREAMS, Bounds, Publish, is_tight
 from feedhandler.core.channels import Channel, Channels
 from feedhandler.core.notes import Notify, note
 from feedhandler.publish import records
@@ -47,7 +47,14 @@ class Publisher:
     """One session's channels, their backlog, and the consumers of both."""
 
     def __init__(
-        self, settings: Publish, bounds: Bounds, *, session: str, clock: Callable[[], int], notify: Notify
+        self,
+        settings: Publish,
+        bounds: Bounds,
+        *,
+        session: str,
+        clock: Callable[[], int],
+        notify: Notify,
+        account_streams: Callable[[], frozenset[str]] = lambda: ACCOUNT_STREAMS,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -57,7 +64,9 @@ class Publisher:
         self._append = self._backlog.append
         self._states: dict[str, bytes] = {}
         self._images: dict[str, Callable[[], bytes | None]] = {}
-        self._shelf = Shelf(session, self._channels, self._backlog, self._state_of, self._image_of)
+        self._shelf = Shelf(
+            session, self._channels, self._backlog, self._state_of, self._image_of, account_streams
+        )
         self._consumers: dict[Consumer, None] = {}
         self._bounds = bounds
         self._limits = ConsumerLimits(bounds.request_bytes, bounds.send_bytes, settings.drain_s)

@@ -19,6 +19,7 @@ import trustme
 from feedhandler.config import Bounds
 from feedhandler.core.trail import NONE_KNOWN, Frames
 from feedhandler.errors import ConfigError, ConnectionFailed, HandshakeRefused
+from feedhandler.exchange.token import Token
 from feedhandler.ingest import connect
 from feedhandler.ingest.connect import GOODBYE_S, Connection, open_line, tls_context
 from feedhandler.ingest.handshake import Target
@@ -62,7 +63,7 @@ def opened(
     """Open a line to a test's server."""
     return open_line(
         Target.from_url(url.format(port=port)),
-        token=token,
+        token=None if token is None else Token(token, life_s=1800.0),
         deliver=inbox.deliver,
         recognise=lambda _rest, _data: NONE_KNOWN,
         rejected=inbox.rejected.append,

@@ -112,6 +112,22 @@ class World:
             self.arbiter.connected(name, self.now, self.wall)
             self._take()
 
+    def add(self) -> str:
+        """Let a new line take part under the first letter that is free; return it."""
+        name = next(letter for letter in "abcdefghij" if letter not in self.arbiter.lines)
+        self.arbiter.add_line(name, self.now)
+        self.names += name
+        return name
+
+    def remove(self, name: str, *, reads: int = 0) -> None:
+        """Let a line go for good after it has read so many more messages."""
+        if name in self.connections:
+            self.deliver(name, reads)
+            del self.connections[name]
+        self.names = self.names.replace(name, "")
+        self.arbiter.remove_line(name, self.now, self.wall)
+        self._take()
+
     def deliver(self, name: str, count: int | None = None, *, each: bool = False) -> None:
         """Let a line read what has been sent to it, in one batch or message by message."""
         queue = self.connections[name].queue
