@@ -134,7 +134,7 @@ class Daemon:
         if config.exchange.token_url:
             tokens = TokenSource(
                 config.exchange.token_url,
-                partial(read_credentials, config, self._environ),
+                lambda: read_credentials(config, self._environ),
                 self._ssl,
                 self._notify,
                 in_thread=have_files(config, self._environ),
@@ -270,7 +270,7 @@ class Daemon:
         if tokens is not None:
             tokens.change(
                 self.config.exchange.token_url,
-                partial(read_credentials, self.config, self._environ),
+                lambda: read_credentials(self.config, self._environ),
                 self._ssl,
                 in_thread=have_files(self.config, self._environ),
             )
