@@ -111,6 +111,16 @@ class Line:
         """Whether a request can be sent (`send`)."""
         return self._outbox is not None
 
+    @property
+    def read_s(self) -> float | None:
+        """When the first byte of what is being delivered was read (`time.perf_counter`); None between connections."""
+        return None if self._connection is None else self._connection.read_s
+
+    @property
+    def requests(self) -> int:
+        """How many requests wait to be sent."""
+        return 0 if self._outbox is None else self._outbox.statistics().current_buffer_used
+
     async def run(self) -> None:
         """Keep the line up until cancelled."""
         while True:
