@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from feedhandler.core.notes import Note
 from feedhandler.observe import metrics
 
 LEVELS: Final = {"": 0, "debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -27,6 +28,10 @@ class Kind(NamedTuple):
     key: tuple[str, ...] = ("feed", "line")
     metric: metrics.Family = metrics.NOTES
     fixed: Mapping[str, str] = MappingProxyType({})
+
+    def story(self, one: Note) -> tuple[str, ...]:
+        """Return what a note has in common with those that it repeats."""
+        return (one.name, *(str(one.fields.get(field, "")) for field in self.key))
 
 
 CATALOGUE: Final[dict[str, Kind]] = {

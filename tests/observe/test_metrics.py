@@ -310,9 +310,11 @@ def test_news_have_a_bound() -> None:
     one(note("daemon_started"))
     for number in range(counts.NEWS + 5):
         one(note("accept_failed", error=str(number)))
-    assert [item.note.fields["error"] for item in one.news] == [
-        str(number) for number in range(5, counts.NEWS + 5)
-    ]
+    told = [str(number) for number in range(5, counts.NEWS + 5)]
+    assert [item.note.fields["error"] for item in one.news] == told
+    one(note("accept_failed", error="7", more=1))
+    assert (one.news[-1].times, one.news[-1].note.fields["more"]) == (2, 1)
+    assert len(one.news) == counts.NEWS
 
 
 async def test_names_of_consumers_have_a_bound(tmp_path: Path, autojump_clock: MockClock) -> None:
