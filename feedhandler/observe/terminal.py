@@ -81,14 +81,19 @@ def _fitted(
 
 
 def _shares(wanted: Sequence[int], room: int | None) -> list[int]:
-    """Divide the room among tables of so many rows."""
+    """Divide the room among tables of so many rows; the first have precedence where it is not enough for all."""
     if room is None:
         return list(wanted)
-    left = max(0, room - TABLE_ROWS * sum(map(bool, wanted)))
-    given = [0] * len(wanted)
-    while left and any(have < want for have, want in zip(given, wanted, strict=True)):
-        for index, want in enumerate(wanted):
-            if left and given[index] < want:
+    left, given = room, [0] * len(wanted)
+    served = []
+    for index, want in enumerate(wanted):
+        if want and left > TABLE_ROWS:
+            served.append(index)
+            given[index] = 1
+            left -= TABLE_ROWS + 1
+    while left > 0 and any(given[index] < wanted[index] for index in served):
+        for index in served:
+            if left > 0 and given[index] < wanted[index]:
                 given[index] += 1
                 left -= 1
     return given
