@@ -29,7 +29,7 @@ from feedhandler.core.line import Line
 from feedhandler.core.recovery import Keeper
 from feedhandler.ingest.feed import Feed
 from feedhandler.observe.exposition import Block, buckets, exposition, labels, sample
-from feedhandler.observe.metrics import COUNTERS, KNOWN_VALUES, Family, counter, gauge
+from feedhandler.observe.metrics import COUNTERS, KNOWN_VALUES, LOG_LINES_LOST, Family, counter, gauge
 from feedhandler.observe.sight import Sight
 
 CONSUMER_NAMES: Final = 32
@@ -210,7 +210,7 @@ DAEMON_VALUES: Final[tuple[tuple[Family, Callable[[Sight], Number]], ...]] = (
         lambda sight: sight.log.waiting if sight.log else None,
     ),
     (
-        counter("log_lines_lost", "Log lines that were left out, for their reader did not keep up."),
+        LOG_LINES_LOST,
         lambda sight: sight.log.lost if sight.log else None,
     ),
     (

@@ -63,7 +63,8 @@ class Counts:
     def __call__(self, one: Note) -> None:
         """Count a note."""
         kind = kind_of(one.name)
-        self._add(kind.metric, _key(one, kind))
+        if kind.metric.name in self._values:
+            self._add(kind.metric, _key(one, kind))
         if LEVELS[kind.level] >= LEVELS["warning"]:
             self._tell(one, kind.story(one))
         if one.name in REASONS:
