@@ -137,8 +137,10 @@ async def test_a_daemon_that_ends_says_so(tmp_path: Path, autojump_clock: MockCl
             stage.daemon.stop()
             await trio.sleep(0.5)
             status, reasons = await readyz(stage)
+            health = await browser.get("/healthz")
         assert status == 503
         assert reasons[0] == "the daemon is ending"
+        assert health.status == 200
         await trio.sleep(5)
         with pytest.raises(OSError, match=r"connect|refused"):
             await browser.get("/healthz")
