@@ -74,9 +74,9 @@ class Channel:
         return self.next - 1 - self.marks
 
     @property
-    def last_ns(self) -> int | None:
-        """When the first copy of the newest event arrived (wall clock, ns); None before the first event."""
-        return self._middle_ns if self._middle_ns >= 0 else None
+    def last_ns(self) -> int:
+        """When its last event arrived (wall clock, ns); -1 where none has come yet."""
+        return self._middle_ns
 
     def event(self, line: str, recv_ns: int, payload: bytes, event_class: str = "") -> bytes:
         """Take the next seq for an event and encode it; `event_class` is empty for an ordinary one."""

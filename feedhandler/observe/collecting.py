@@ -132,7 +132,7 @@ CHANNEL_VALUES: Final[tuple[tuple[Family, Callable[[Channel], Number]], ...]] = 
         gauge(
             "channel_last_event_timestamp_seconds", "When the newest event arrived (Unix time).", "channel"
         ),
-        lambda channel: None if channel.last_ns is None else channel.last_ns / 1e9,
+        lambda channel: channel.last_ns / 1e9 if channel.last_ns >= 0 else None,
     ),
 )
 

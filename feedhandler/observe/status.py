@@ -289,7 +289,7 @@ class StatusMaker:
             seq=channel.next - 1,
             rate=round(sight.history.rate(channel.name), 3),
             gaps=sight.counts.gaps(channel.name),
-            last_event_ns=channel.last_ns,
+            last_event_ns=channel.last_ns if channel.last_ns >= 0 else None,
             repairing_events=keeper.held[0] if keeper is not None else 0,
             book=_book(keeper) if isinstance(keeper, BookKeeper) else None,
         )

@@ -127,7 +127,7 @@ def test_a_star_inside_a_part_stands_for_itself() -> None:
 def test_events_are_counted_without_marks() -> None:
     """Gaps and snapshots take seqs and are no events; the newest event has its time."""
     channel = Channel("M/s", number=0, feed="M", account=False)
-    assert (channel.events, channel.last_ns) == (0, None)
+    assert (channel.events, channel.last_ns) == (0, -1)
     channel.snapshot("start", b"{}")
     channel.event("a", 5, b"{}")
     channel.gap("outage", 5, 9)
