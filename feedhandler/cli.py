@@ -19,6 +19,7 @@ from feedhandler.client import tail
 from feedhandler.config import Config, describe, load, render
 from feedhandler.control import client as control
 from feedhandler.errors import ConfigError, FeedHandlerError
+from feedhandler.observe import command as observation
 from feedhandler.observe.logs import Logs
 from feedhandler.simulator import command as simulator
 
@@ -60,6 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "check", "validate a configuration and show what it means", _add_config, _check)
     _add(commands, "ctl", "list and steer a running daemon", control.add_arguments, _ctl)
     _add(commands, "tail", "print the stream of a socket", tail.add_arguments, tail.run)
+    _add(
+        commands,
+        "status",
+        "one look at what daemons do",
+        observation.add_status_arguments,
+        observation.run_status,
+    )
+    _add(
+        commands, "top", "what daemons do, live on a terminal", observation.add_arguments, observation.run_top
+    )
     _add(commands, "simulate", "the simulated exchange alone", simulator.add_arguments, simulator.run)
     return parser
 
@@ -113,6 +124,7 @@ def _run(args: argparse.Namespace) -> int:
                 reload=partial(_load, args),
                 exit_now=partial(os._exit, FAILED),
                 set_level=logs.set_level,
+                log=logs,
             )
         )
     return DONE
@@ -125,7 +137,7 @@ def _ctl(args: argparse.Namespace) -> int:
 
 def _complain(group: BaseExceptionGroup[FeedHandlerError]) -> None:
     for error in _leaves(group):
-        for line in error.mistakes if isinstance(error, ConfigError) else (str(error),):
+        for line in error.mistakes if isinstance(error, ConfigError) else str(error).splitlines():
             print(f"feedhandler: {line}", file=sys.stderr)  # noqa: T201 - a command speaks
 
 

@@ -3,6 +3,7 @@
     run
     ├── the publisher             outlives the feeds: its consumers get what is pending
     ├── the control socket        what `feedhandler ctl` asks for
+    ├── the observation           likewise: metrics, health and status over HTTP (`observe.service`)
     └── the service
         ├── incidents             written in a thread
         ├── the token             renewed before anyone has to wait for it
@@ -61,7 +62,12 @@ from feedhandler.ingest.feed import TICK_S, Feed, Surroundings
 from feedhandler.ingest.feeds import Feeds
 from feedhandler.ingest.gate import Gate
 from feedhandler.ingest.line import Means
+from feedhandler.observe.counts import Counts
+from feedhandler.observe.history import History
 from feedhandler.observe.incidents import Incidents
+from feedhandler.observe.progress import Progress
+from feedhandler.observe.service import Observation
+from feedhandler.observe.sight import Log, Sight
 from feedhandler.publish.outlet import Outlet
 from feedhandler.publish.server import Publisher
 
@@ -97,7 +103,11 @@ class Daemon:
         *,
         load: Callable[[], Config] = _nothing_to_load,
         set_level: Callable[[str], object] = _no_level,
+        log: Log | None = None,
     ) -> None:
+        self._counts = Counts(time.time_ns)
+        self._progress = Progress()
+        notify = self._counts.before(notify)
         self.config = config
         self._environ = environ
         self._notify = notify
@@ -122,6 +132,30 @@ class Daemon:
         self._service = trio.CancelScope()
         self._stopped_s = 0.0
         self._reloading = self._reload_again = False
+        self.observation = Observation(self._sight(log), config.observe.http_address, notify)
+
+    def _sight(self, log: Log | None) -> Sight:
+        """Return what operators may look at."""
+        return Sight(
+            config=lambda: self.config,
+            feeds=self.feeds,
+            publisher=self.publisher,
+            gate=self._around.means.gate,
+            tokens=self._around.means.tokens,
+            latency=self._around.latency,
+            counts=self._counts,
+            history=History(self.feeds),
+            incidents=self._incidents,
+            progress=self._progress,
+            log=log,
+            draining=lambda: self._service.cancel_called,
+            pending=lambda: (
+                not self._listing.markets and any(LISTED in feed.markets for feed in self.config.feeds)
+            ),
+            wall_ns=time.time_ns,
+            now_s=trio.current_time,
+            started_ns=time.time_ns(),
+        )
 
     @property
     def feeds(self) -> Feeds:
@@ -183,6 +217,7 @@ class Daemon:
         commands = Commands(self.fleet, status=self.status, reload=self.reload, drain=self.stop)
         async with trio.open_nursery() as nursery:
             await nursery.start(self.publisher.serve)
+            await nursery.start(self.observation.run)
             serve = partial(control.serve, self.config.publish, commands.execute, self._notify)
             async with trio.open_nursery() as controls:
                 await controls.start(serve)
@@ -196,6 +231,7 @@ class Daemon:
                 left_s = self._stopped_s + self.config.publish.drain_s - trio.current_time()
                 await self.publisher.drain(max(0.0, left_s))
                 controls.cancel_scope.cancel()
+            self.observation.end()
         self._notify(note("daemon_stopped"))
 
     def stop(self) -> None:
@@ -292,6 +328,7 @@ class Daemon:
             await trio.sleep(TICK_S)
             for feed in tuple(self.feeds.values()):
                 feed.tick()
+            self._progress.beat()
 
     async def _follow_books(self) -> None:
         """Keep the books near the head, so that who needs one does not wait for it."""
@@ -349,9 +386,10 @@ async def run(
     reload: Callable[[], Config],
     exit_now: Callable[[], object],
     set_level: Callable[[str], object] = _no_level,
+    log: Log | None = None,
 ) -> None:
     """Run the daemon in the foreground, with signals: the first end drains, the second calls ``exit_now``."""
-    daemon = Daemon(config, environ, notify, load=reload, set_level=set_level)
+    daemon = Daemon(config, environ, notify, load=reload, set_level=set_level, log=log)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey_signals, signals, daemon, exit_now)

@@ -56,6 +56,7 @@ class Channel:
         "account",
         "feed",
         "market",
+        "marks",
         "name",
         "name_json",
         "next",
@@ -74,6 +75,9 @@ class Channel:
         self.retired = False
         self.market, self.stream = split(name)
         self.next = first
+        self.marks = (
+            first - 1
+        )  # of its records so far, the gaps and snapshots; what was forgotten counts as such
         self.name_json = _json(name)
         self._event_head = b'{"type":"event","channel":%b,"seq":' % self.name_json
         self._middle = b""
@@ -93,6 +97,11 @@ class Channel:
         self.retired = True
         if self._middle_ns < 0:
             self._middle_ns = since_ns
+
+    @property
+    def published(self) -> int:
+        """How many events were published."""
+        return self.next - 1 - self.marks
 
     def event(self, line: str, recv_ns: int, payload: bytes, event_class: str = "") -> bytes:
         """Take the next seq for an event and encode it; `event_class` is empty for an ordinary one."""
@@ -115,6 +124,7 @@ class Channel:
         """Take the next seq for a gap and encode it."""
         seq = self.next
         self.next = seq + 1
+        self.marks += 1
         return b'{"type":"gap","channel":%b,"seq":%d,"reason":%b,"since":%d,"until":%d}\n' % (
             self.name_json,
             seq,
@@ -127,6 +137,7 @@ class Channel:
         """Take the next seq for a snapshot in the stream and encode it."""
         seq = self.next
         self.next = seq + 1
+        self.marks += 1
         return self.snapshot_at(seq, reason, message)
 
     def snapshot_at(self, seq: int, reason: str, message: bytes) -> bytes:
