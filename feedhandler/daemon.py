@@ -239,8 +239,9 @@ class Daemon:
         self._stopped_s = trio.current_time()
         self._service.cancel()
 
-    def status(self) -> dict[str, object]:
+    async def status(self) -> dict[str, object]:
         """Return what runs, for operators."""
+        await trio.lowlevel.checkpoint()
         return {
             "session": self.publisher.session,
             "feeds": [feed.status() for feed in self.feeds.values()],

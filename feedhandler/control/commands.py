@@ -24,7 +24,7 @@ class Commands:
         self,
         fleet: Fleet,
         *,
-        status: Callable[[], object],
+        status: Callable[[], Awaitable[object]],
         reload: Callable[[], Awaitable[Answer]],
         drain: Callable[[], None],
     ) -> None:
@@ -42,7 +42,7 @@ class Commands:
         """Carry out a request."""
         match request.op:
             case "list":
-                return Done(self._status())
+                return Done(await self._status())
             case "reload":
                 return await self._reload()
             case "drain":

@@ -398,6 +398,25 @@ def test_what_a_line_has_passed_goes_over() -> None:
     assert payloads(world.of("c")) == world.truth("c")
 
 
+def test_what_comes_late_behind_the_start_is_late() -> None:
+    """Only what is from before the start is left out: an event that others have dropped comes late, as ever."""
+    world = aligned(3)
+    world.add_stream("c")
+    for name in world.names:
+        world.carry_out(name)
+    for number in range(10, 14):
+        world.emit(b"c%d" % number)
+        world.deliver_all()
+    world.source.append(b"c20")
+    world.connections["c"].send(b"c20")
+    world.emit(b"c21")
+    for name in world.names:
+        world.deliver(name)
+    assert world.arbiter.joining == {"c"}
+    assert world.late == [b"c20"]
+    assert sorted(world.output) == sorted(world.source)
+
+
 def test_a_gap_of_one_channel_is_passed_on() -> None:
     """What only one line of the added stream brought is contradicted by the others: that channel's gap."""
     world = aligned(3)
