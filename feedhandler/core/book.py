@@ -100,6 +100,8 @@ class Book:
     def differing(self, other: "Book") -> set[str]:
         """Return the keys of the levels in which the two books differ."""
         mine, theirs = self._levels, other._levels
+        if mine == theirs:  # the usual case, and many times as fast
+            return set()
         return {
             key
             for key in mine.keys() | theirs.keys()
