@@ -5,7 +5,7 @@
     └── the service
         ├── incidents             written in a thread
         ├── the ticker            tells every feed the time
-        ├── the books             follow what was published, a little at a time
+        ├── the books             follow what was published, a little at a time, where anything moves
         ├── signals               SIGTERM and SIGINT end the service, a second one the process; SIGHUP reloads
         └── a feed each
             └── its lines
@@ -36,6 +36,7 @@ from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
 from feedhandler.exchange.markets import fetch_markets
 from feedhandler.exchange.requests import ping
 from feedhandler.exchange.token import TokenSource
+from feedhandler.ingest.beat import sleep_in_step
 from feedhandler.ingest.connect import tls_context
 from feedhandler.ingest.feed import TICK_S, Feed, Surroundings
 from feedhandler.ingest.gate import Gate
@@ -46,8 +47,6 @@ from feedhandler.publish.server import Publisher
 MARKETS_RETRY_S: Final = 5.0
 """Between two attempts to learn the markets."""
 
-BOOKS_S: Final = 0.05
-"""How often the books follow what was published."""
 BOOKS_DELTAS: Final = 64
 """Deltas that a book follows at a time; then all other tasks have their turn."""
 
@@ -89,6 +88,8 @@ class Daemon:
         self.feeds: dict[str, Feed] = {}
         self._service = trio.CancelScope()
         self._stopped_s = 0.0
+        self._moving: dict[Feed, None] = {}
+        self._movement = trio.Event()
 
     def _surroundings(self, config: Config) -> Surroundings:
         exchange = config.exchange
@@ -164,15 +165,20 @@ class Daemon:
 
     async def _tick(self) -> None:
         while True:
-            await trio.sleep(TICK_S)
-            for feed in tuple(self.feeds.values()):
+            await sleep_in_step(TICK_S)
+            now = trio.current_time()
+            for feed in [feed for feed in self.feeds.values() if feed.is_due(now)]:
                 feed.tick()
+                self._moving[feed] = None
+                self._movement.set()
 
     async def _follow_books(self) -> None:
         """Keep the books near the head, so that who needs one does not wait for it."""
         while True:
-            await trio.sleep(BOOKS_S)
-            for track in [track for feed in self.feeds.values() for track in feed.recovery.behind()]:
+            await self._movement.wait()
+            self._movement = trio.Event()
+            moving, self._moving = self._moving, {}
+            for track in [track for feed in moving for track in feed.recovery.behind()]:
                 waiting = track.waiting
                 while waiting:
                     waiting = track.catch_up(BOOKS_DELTAS)

@@ -16,7 +16,7 @@ from feedhandler.errors import ConnectionFailed, HandshakeRefused
 from feedhandler.exchange.requests import ping
 from feedhandler.ingest import feed as feed_module
 from feedhandler.ingest.connect import tls_context
-from feedhandler.ingest.feed import IDLE_TICKS, Feed, Surroundings
+from feedhandler.ingest.feed import REST_S, RETRY_S, TICK_S, Feed, Surroundings
 from feedhandler.ingest.gate import Gate
 from feedhandler.ingest.line import Means
 
@@ -306,26 +306,70 @@ async def test_states_are_told_to_every_channel(bench: Bench, autojump_clock: tr
         assert states == ["down", "live", "quiet", "live", "down", "down"]
 
 
+class Times:
+    """When the arbiter of a feed is told the time, by a daemon's ticks."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.told: list[float] = []
+        self._feed = feed
+        self._tick = feed.arbiter.tick
+        feed.arbiter.tick = self._write  # type: ignore[method-assign]
+
+    def _write(self, now: float, recv: int) -> None:
+        self.told.append(now)
+        self._tick(now, recv)
+
+    async def pass_by(self, seconds: float) -> list[float]:
+        """Tick for so long; return how long after the beginning the arbiter was told the time."""
+        began_s = trio.current_time()
+        self.told.clear()
+        for _ in range(round(seconds / TICK_S)):
+            await trio.sleep(TICK_S)
+            if self._feed.is_due(trio.current_time()):
+                self._feed.tick()
+        return [round(at - began_s, 1) for at in self.told]
+
+
 async def test_a_feed_at_rest_is_left_alone(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
-    """When all lines are good and owe nothing, the arbiter is told the time once in ten ticks only."""
-    feed = bench.feed(streams=("publicTrades",))
+    """When all lines are good and owe nothing, the arbiter is told the time when something is due, and now and then."""
+    feed = bench.feed(streams=("orders",))
     connect(feed, "a", "b")
     for line in ("a", "b"):
-        feed.received(line, [trade(1), trade(2)])
+        feed.received(line, [order(1), order(2)])
+    times = Times(feed)
+    quiet_s, good_s = bench.means.health.quiet_s, bench.means.health.probation_s
+    assert await times.pass_by(9) == pytest.approx([0.1, quiet_s, good_s], abs=0.1)
+    assert {line.health.state for line in feed.arbiter.lines.values()} == {"good"}
+    assert len(await times.pass_by(5 * REST_S)) == 5
+    feed.received("a", [order(3)])
+    assert await times.pass_by(0.2) == [0.1, 0.2]  # line b owes it
+    feed.received("b", [order(3)])
+    assert await times.pass_by(1) == [0.1]
+
+
+async def test_pongs_do_not_wake_a_feed(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+    """What changes nothing brings no work forward, nor does it put any off."""
+    feed = bench.feed(streams=("orders",))
+    connect(feed, "a")
+    feed.received("a", [order(1)])
+    times = Times(feed)
+    await times.pass_by(10)
     told: list[float] = []
-    for _ in range(100):
-        await trio.sleep(0.1)
-        feed.tick()
-    tick = feed.arbiter.tick
-    feed.arbiter.tick = lambda now, recv: (told.append(now), tick(now, recv))[1]  # type: ignore[method-assign]
-    for _ in range(10 * IDLE_TICKS):
-        await trio.sleep(0.1)
-        feed.tick()
-    assert len(told) == 10
-    feed.received("a", [trade(3)])
-    feed.tick()
-    feed.tick()
-    assert len(told) == 12  # line b owes it
+    for _ in range(round(3 * REST_S)):
+        feed.received("a", [b'{"resultType":"pong","data":{}}'])
+        told += await times.pass_by(1)
+    assert len(told) == 3
+
+
+async def test_what_is_due_and_cannot_be_done_is_tried_again(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Trades want a first snapshot and no line can be asked: that is looked at once a second, and not at every tick."""
+    feed = bench.feed(streams=("publicTrades",))
+    connect(feed, "a")
+    times = Times(feed)
+    await times.pass_by(10)
+    assert len(await times.pass_by(20 * RETRY_S)) in range(18, 21)
 
 
 async def test_urgency_falls_with_what_is_connected(bench: Bench) -> None:
