@@ -1,12 +1,14 @@
 """One consumer: its connection, from the greeting to the last word.
 
 Sending is synchronous and never waits: whoever has something for the consumer calls `flush`, which hands
-the kernel what it takes at once. A consumer that has all there is, is *level*: it needs no looking after, and
-gets what comes next as a piece that was put together for all who are level with it (`follow`). What the kernel does not take marks the consumer as *behind*; from then on
-its own task sends, a chunk each time the socket can be written to, until the consumer has all there is. A
-chunk is at most `send_kib` of the backlog, joined, so that a consumer takes turns with all others. Beside its
-place in the backlog **a consumer holds what is being sent to it and no more**: a chunk, or the answer to its
-request with the books that it asked for, or one book that it is conflated to.
+the kernel what it takes at once. A consumer that has all there is, is **level**: it needs no looking after, and
+gets what comes next as a piece that was put together for all who are level with it (`follow`).
+
+What the kernel does not take marks the consumer as *behind*; from then on its own task sends, a chunk each time
+the socket can be written to, until the consumer has all there is. A chunk is at most `send_kib` of the backlog,
+joined, so that a consumer takes turns with all others. Beside its place in the backlog **a consumer holds what is
+being sent to it and no more**: a chunk, or the answer to its request with the books that it asked for, or one book
+that it is conflated to.
 
 What goes out, in this order: records for this consumer alone (the greeting, the answer to its request, the
 last word), then a heartbeat where one is due, then the stream. At most one heartbeat is due at a time, and

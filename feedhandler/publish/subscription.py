@@ -148,7 +148,7 @@ class Subscription:
         return self._backlog.join_chosen(start, self.cursor, self._since)
 
     def piece(self, most_bytes: int) -> bytes | None:
-        """Return what is wanted of all that has come since everything was taken; None where it has to be taken in parts."""
+        """Return what is wanted of all since everything was taken; None where that has to be taken in parts."""
         rest = self._backlog.rest(self.cursor, most_bytes)
         if rest is None or 2 * len(self.channels) == len(self._since):
             return rest

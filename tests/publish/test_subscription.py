@@ -239,20 +239,23 @@ def test_what_is_put_together_for_one_is_right_for_all_like_it(
             assert shared.cursor == alone.cursor == place
             if shared.selection not in pieces:
                 pieces[shared.selection] = shared.piece(most)
-            piece = pieces[shared.selection]
-            if piece is None:
-                assert place < world.backlog.reach or world.costs(place) > most
-                for one in (shared, alone):
-                    one.cursor = world.backlog.head
-                    one.jump()
-                    while one.skipping:
-                        one.skip()
-            else:
-                shared.advance()
-                assert piece == b"".join(alone.take(most) for _ in range(alone.behind))
+            move_on(world, shared, alone, pieces[shared.selection], most)
             assert shared.next_seqs() == alone.next_seqs()
-            if shared.conflates:
-                assert shared._taken == alone._taken
+            assert shared._taken == alone._taken or not shared.conflates
+
+
+def move_on(world: World, shared: Subscription, alone: Subscription, piece: bytes | None, most: int) -> None:
+    """Let one take a piece that may be another's, and one take the same by itself; both are level again."""
+    place = shared.cursor
+    if piece is not None:
+        shared.advance()
+        assert piece == b"".join(alone.take(most) for _ in range(alone.behind))
+        return
+    assert place < world.backlog.reach or world.costs(place) > most
+    for one in (shared, alone):
+        one.jump()
+        while one.skipping:
+            one.skip()
 
 
 def test_only_the_same_choice_is_the_same_selection() -> None:
