@@ -36,6 +36,7 @@ from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
 from feedhandler.exchange.markets import fetch_markets
 from feedhandler.exchange.requests import ping
 from feedhandler.exchange.token import TokenSource
+from feedhandler.cycles import sweep
 from feedhandler.ingest.beat import sleep_in_step
 from feedhandler.ingest.connect import tls_context
 from feedhandler.ingest.feed import TICK_S, Feed, Surroundings
@@ -90,6 +91,11 @@ class Daemon:
         self._stopped_s = 0.0
         self._moving: dict[Feed, None] = {}
         self._movement = trio.Event()
+        self._moved_s = 0.0
+
+    def moved_s(self) -> float:
+        """Return when anything was released last, to a tick."""
+        return self._moved_s
 
     def _surroundings(self, config: Config) -> Surroundings:
         exchange = config.exchange
@@ -168,7 +174,8 @@ class Daemon:
             await sleep_in_step(TICK_S)
             now = trio.current_time()
             for feed in [feed for feed in self.feeds.values() if feed.is_due(now)]:
-                feed.tick()
+                if feed.tick():
+                    self._moved_s = now
                 self._moving[feed] = None
                 self._movement.set()
 
@@ -243,6 +250,7 @@ async def run(
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey_signals, signals, daemon, reload, exit_now)
+            nursery.start_soon(sweep, daemon.moved_s)
             await daemon.run()
             nursery.cancel_scope.cancel()
 

@@ -163,18 +163,23 @@ class Feed:
         """Tell whether the feed has to be told the time: something has moved, or is due."""
         return self._moved or now >= self._due
 
-    def tick(self) -> None:
-        """Let time pass for the arbiter and for recovery; the daemon calls this at every `TICK_S` that is due."""
+    def tick(self) -> bool:
+        """Let time pass for the arbiter and for recovery; the daemon calls this at every `TICK_S` that is due.
+
+        Return whether anything was released since the last time.
+        """
         now = trio.current_time()
+        news = self._moved and self._has_news()
         if self._moved:
             self._moved = False
-            self._due = now if self._has_news() else min(self._due, self._next_due(now))
+            self._due = now if news else min(self._due, self._next_due(now))
         if now >= self._due:
             wall_ns = self._around.wall_ns()
             self.arbiter.tick(now, wall_ns)
             self._carry_out()
             self._recover(self.recovery.tick(now, wall_ns))
             self._due = self._next_due(now)
+        return news
 
     def _has_news(self) -> bool:
         """Tell whether anything was released since the last time that this was asked."""
