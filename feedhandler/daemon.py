@@ -32,11 +32,11 @@ from feedhandler.config import ACCOUNT_STREAMS, LISTED, Config, plan, read_crede
 from feedhandler.config import Feed as FeedSettings
 from feedhandler.core.channels import Channel
 from feedhandler.core.notes import Notify, note
+from feedhandler.cycles import sweep
 from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
 from feedhandler.exchange.markets import fetch_markets
 from feedhandler.exchange.requests import ping
 from feedhandler.exchange.token import TokenSource
-from feedhandler.cycles import sweep
 from feedhandler.ingest.beat import sleep_in_step
 from feedhandler.ingest.connect import tls_context
 from feedhandler.ingest.feed import TICK_S, Feed, Surroundings
