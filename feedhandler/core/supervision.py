@@ -150,17 +150,13 @@ class Supervision(Anchoring):
 
     # The feed's state
 
-    def due(self, now: float) -> float:
-        """Return when time changes something in a feed whose lines owe and hold nothing; ``now`` if it always may."""
+    def due(self) -> float:
+        """Return when time changes something in a feed whose lines owe and hold nothing; -inf where it always may."""
         lines = [line for line in self.lines.values() if line.connected]
-        stays = any(line.up for line in lines) or not lines
-        if (
-            not stays
-            or self.ghosts
-            or self._divergences
-            or any(line.owing and line.owing.passed for line in lines)
-        ):
-            return now
+        settled = any(line.up for line in lines) or not lines
+        disputed = self._divergences or any(line.owing and line.owing.passed for line in lines)
+        if self.ghosts or disputed or not settled:
+            return -inf
         probations = [line.health.since for line in lines if line.health.state == states.PROBATION]
         good = min(probations, default=inf) + self._limits.probation_s
         return min(good, self._last_release + self._limits.quiet_s) if self.state == LIVE else good

@@ -169,9 +169,8 @@ class Feed:
         Return whether anything was released since the last time.
         """
         now = trio.current_time()
-        news = self._moved and self._has_news()
+        news = self._has_news()
         if self._moved:
-            self._moved = False
             self._due = now if news else min(self._due, self._next_due(now))
         if now >= self._due:
             wall_ns = self._around.wall_ns()
@@ -179,6 +178,7 @@ class Feed:
             self._carry_out()
             self._recover(self.recovery.tick(now, wall_ns))
             self._due = self._next_due(now)
+        self._moved = False
         return news
 
     def _has_news(self) -> bool:
@@ -190,8 +190,9 @@ class Feed:
         """Return when the feed has to be told the time next, if nothing moves before."""
         if self.recovery.busy or not self._settled():
             return now
-        due = min(self.arbiter.due(now), self.recovery.due())
-        return min(due, now + REST_S) if due > now else now + RETRY_S
+        due = min(self.arbiter.due(), self.recovery.due())
+        was_due = due <= now - TICK_S  # what was due since then was asked for and could not be done
+        return now + RETRY_S if was_due else min(due, now + REST_S)
 
     def _settled(self) -> bool:
         """Tell whether time changes nothing soon: no line is suspect, owes anything, or holds anything."""
@@ -212,14 +213,12 @@ class Feed:
 
     def connecting(self, line: str) -> None:
         """Hear that a line tries to connect."""
-        self._moved = True
         self._attempting.add(line)
         self.arbiter.connecting(line, trio.current_time())
         self._carry_out()
 
     def connected(self, line: str) -> None:
         """Hear that a line is connected."""
-        self._moved = True
         self._attempting.discard(line)
         self._unproven[line] = self._judged(line)
         self._around.notify(note("line_connected", feed=self.label, line=line))
@@ -255,7 +254,6 @@ class Feed:
 
     def lost(self, line: str, reason: str) -> None:
         """Hear that a connection has ended."""
-        self._moved = True
         self._around.notify(note("line_lost", feed=self.label, line=line, reason=reason))
         self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
         self._carry_out()
@@ -264,7 +262,6 @@ class Feed:
 
     def failed(self, line: str, failure: ConnectionFailed, retry_s: float) -> None:
         """Hear that an attempt to connect has failed."""
-        self._moved = True
         self._attempting.discard(line)
         self._around.notify(
             note(
@@ -284,6 +281,7 @@ class Feed:
 
     def _carry_out(self) -> None:
         """Publish the arbiter's output, follow its orders, pass on its notes."""
+        self._moved = True  # whatever it was, it may be due sooner now
         arbiter = self.arbiter
         if arbiter.outputs:
             outputs, arbiter.outputs = arbiter.outputs, []

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 import trio
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from feedhandler.config import Bounds, Health, Recovery
 from feedhandler.core.arbiter import Quarantine, Restart
@@ -370,6 +372,84 @@ async def test_what_is_due_and_cannot_be_done_is_tried_again(
     times = Times(feed)
     await times.pass_by(10)
     assert len(await times.pass_by(20 * RETRY_S)) in range(18, 21)
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("bring"), st.sampled_from("ab"), st.integers(1, 3)),
+        st.tuples(st.just("pong"), st.sampled_from("ab"), st.just(1)),
+        st.tuples(st.sampled_from(["lose", "connect"]), st.sampled_from("ab"), st.just(1)),
+        st.tuples(st.just("wait"), st.just(""), st.sampled_from([1, 3, 12, 30, 70, 150])),
+    ),
+    max_size=25,
+)
+
+
+class Play:
+    """One feed that lives through steps; it writes down what comes of it, and when."""
+
+    def __init__(self) -> None:
+        self.bench = Bench()
+        self.feed = self.bench.feed(streams=("orders",))
+        self.story: list[tuple[object, float]] = []
+        self._brought = {"a": 0, "b": 0}
+        self._seen = (0, 0)
+
+    def act(self, kind: str, line: str, count: int) -> None:
+        """Let something happen; each line brings the same events from the first on."""
+        connected = line in "ab" and line and self.feed.arbiter.lines[line].connected
+        if kind == "connect" and not connected:
+            connect(self.feed, line)
+            self._brought[line] = max(0, max(self._brought.values()) - 2)
+        elif kind == "lose" and connected:
+            self.feed.lost(line, "reset")
+        elif kind == "pong" and connected:
+            self.feed.received(line, [b'{"resultType":"pong","data":{}}'])
+        elif kind == "bring" and connected:
+            first = self._brought[line] + 1
+            self._brought[line] += count
+            self.feed.received(line, [order(number) for number in range(first, first + count)])
+        self.look()
+
+    def look(self) -> None:
+        """Write down what is new."""
+        records, notes = self.bench.shop.records, self.bench.notes
+        now_s = trio.current_time()
+        self.story += [(record, now_s) for record in records[self._seen[0] :]]
+        self.story += [((one.name, *one.fields.values()), now_s) for one in notes[self._seen[1] :]]
+        self._seen = len(records), len(notes)
+
+
+WITNESS_ALONE = [("bring", "a", 1), ("lose", "b", 1), ("connect", "b", 1), ("lose", "a", 1), ("wait", "", 30)]
+
+
+@given(steps=steps)
+@example(steps=WITNESS_ALONE)
+@settings(deadline=None, max_examples=60)
+def test_a_feed_that_is_left_alone_tells_the_same_story(steps: list[tuple[str, str, int]]) -> None:
+    """Told the time only when something is due, it says and does what it would say and do if told at every tick."""
+    clock = trio.testing.MockClock()
+
+    async def main() -> None:
+        always, lazy = Play(), Play()
+        for kind, line, count in [("connect", "a", 1), ("connect", "b", 1), *steps, ("wait", "", 150)]:
+            for play in (always, lazy):
+                play.act(kind, line, count)
+            for _ in range(count if kind == "wait" else 0):
+                clock.jump(TICK_S)
+                if lazy.feed.is_due(trio.current_time()):
+                    lazy.feed.tick()
+                always.feed._due = 0.0
+                always.feed.tick()
+                for play in (always, lazy):
+                    play.look()
+        assert [what for what, _ in lazy.story] == [what for what, _ in always.story]
+        late_s = [at - due for (_, at), (_, due) in zip(lazy.story, always.story, strict=True)]
+        assert max(late_s) <= RETRY_S + TICK_S
+        assert min(late_s) >= 0
+        await trio.lowlevel.checkpoint()
+
+    trio.run(main, clock=clock)
 
 
 async def test_urgency_falls_with_what_is_connected(bench: Bench) -> None:
