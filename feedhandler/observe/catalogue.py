@@ -45,6 +45,26 @@ CATALOGUE: Final[dict[str, Kind]] = {
         "a line is replaced: it does not keep up with its peers, or is dead",
         ("feed", "line", "reason"),
     ),
+    "replacement_begun": Kind(
+        "info", "a line is to be replaced: a new one connects beside it, or it begins anew", ("feed", "line")
+    ),
+    "line_replaced": Kind("info", "a line has gone, and its successor has its place", ("feed", "line")),
+    "replacement_given_up": Kind(
+        "warning",
+        "a successor was refused or lost, or has found no place; the old line stays",
+        ("feed", "line"),
+    ),
+    "line_paused": Kind("info", "somebody has told a line to rest", ("feed", "line")),
+    "line_resumed": Kind("info", "somebody has told a line to go on", ("feed", "line")),
+    "cap_learnt": Kind(
+        "warning",
+        "the exchange allows fewer connections of a market than is configured; the others wait",
+        ("market",),
+    ),
+    "cap_raised": Kind("info", "the exchange allows more connections of a market than it did", ("market",)),
+    "attempts_paused": Kind(
+        "warning", "the exchange has asked to be left alone for a while; nobody connects", ("status",)
+    ),
     "line_quarantined": Kind(
         "error", "a line disagreed with its peers too often and is kept away for a while"
     ),
@@ -69,6 +89,11 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "garbage_received": Kind(
         "warning", "a line brought something that is no event", ("feed", "line", "reason")
     ),
+    "event_misshapen": Kind(
+        "warning",
+        "a line brought an event that lacks what tells its channel; it went to the messages of unknown type",
+        ("feed", "line", "reason"),
+    ),
     "hold_overflowed": Kind("warning", "a witness brought more than is held; the oldest went"),
     "hold_outdated": Kind(
         "info", "events of a witness were left to the gap: they may have been released before it"
@@ -78,6 +103,11 @@ CATALOGUE: Final[dict[str, Kind]] = {
     ),
     "foreign_event": Kind(
         "warning", "a feed brought an event of a channel that belongs to another feed", ("feed", "channel")
+    ),
+    "unknown_withheld": Kind(
+        "warning",
+        "a message of unknown type may be about the account, and its channel is for everybody: it was left out",
+        ("feed", "channel"),
     ),
     # feeds and channels
     "event_marked": Kind(
@@ -111,7 +141,12 @@ CATALOGUE: Final[dict[str, Kind]] = {
     ),
     # tokens
     "token_renewed": Kind("info", "a token was fetched", ()),
-    "token_refused": Kind("warning", "the token endpoint gave no token", ("status",)),
+    "token_refused": Kind("warning", "the token endpoint gave no token", ("state", "status")),
+    "key_refused": Kind(
+        "error",
+        "the API key and secret are not accepted, or can't be read; they must be seen to",
+        ("status",),
+    ),
     # consumers
     "consumer_limit_tight": Kind(
         "warning", "consumers may fall behind by no more than a snapshot and a second of peak output", ()

@@ -1,7 +1,7 @@
 # ruff: noqa: ARG001 - the clock works by being asked for
 """One feed: what its lines bring becomes records of its channels, without any exchange or socket."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -46,9 +46,16 @@ def order(number: int) -> bytes:
     return b'{"resultType":"createOrder","data":{"order":{"orderId":"%d","updatedAt":%d}}}' % (number, number)
 
 
-def unknown(number: int) -> bytes:
+def unknown(number: int, market: str = "BTC-USD") -> bytes:
     """Return a message of a type that nobody described."""
-    return b'{"resultType":"marketStatus","market":"BTC-USD","data":{"number":%d}}' % number
+    text = b'{"resultType":"marketStatus","market":"%b","data":{"number":%d}}'
+    return text % (market.encode(), number)
+
+
+def filled(number: int) -> bytes:
+    """Return a new state of an order, which occurs once and can be told from all others."""
+    row = b'{"orderId":"%d","updatedAt":%d}' % (number, number)
+    return b'{"resultType":"createOrder","data":{"order":%b,"statusCode":200}}' % row
 
 
 @dataclass
@@ -72,6 +79,13 @@ class Shop:
         """Write an event down."""
         channel.event(line, recv_ns, payload, event_class)
         self.records.append(("event", channel.name, line, payload, event_class))
+
+    def publish_run(
+        self, channels: Sequence[Channel], line: str, recv_ns: int, payloads: Sequence[bytes]
+    ) -> None:
+        """Write events down."""
+        for channel, payload in zip(channels, payloads, strict=True):
+            self.publish(channel, line, recv_ns, payload)
 
     def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
         """Write a gap down."""
@@ -202,6 +216,35 @@ async def test_unknown_types_may_be_about_the_account(bench: Bench) -> None:
     connect(feed, "a")
     feed.received("a", [unknown(1)])
     assert bench.shop.channels[OTHER].account
+
+
+async def test_what_the_account_says_stays_out_of_a_public_channel(bench: Bench) -> None:
+    """A feed of the account that comes later does not publish where everybody reads; its own channel is closed."""
+    public = bench.feed()
+    account = bench.feed(streams=("orders",), label="account/BTC-USD")
+    connect(public, "a")
+    connect(account, "a")
+    public.received("a", [unknown(1)])
+    account.received("a", [unknown(2), unknown(3, "ETH-USD")])
+    assert [record[0] for record in bench.shop.of("event")] == [OTHER, "ETH-USD/other"]
+    assert [bench.shop.channels[name].account for name in (OTHER, "ETH-USD/other")] == [False, True]
+    assert bench.named("unknown_withheld") == [{"feed": "account/BTC-USD", "channel": OTHER}]
+    public.streams += ("orders",)
+    public.received("a", [unknown(4)])
+    assert len(bench.named("unknown_withheld")) == 2
+    assert len(bench.shop.of("event")) == 2
+
+
+async def test_a_public_event_over_all_that_names_no_market_is_counted(bench: Bench) -> None:
+    """It goes to ALL/other, and each line that brings it is told."""
+    feed = bench.feed("ALL")
+    connect(feed, "a", "b")
+    for line in ("a", "b"):
+        feed.received(line, [trade(1, "")])
+    assert bench.shop.of("event") == [("ALL/other", "a", trade(1, ""), "unknown")]
+    assert bench.named("event_misshapen") == [
+        {"feed": "ALL", "line": line, "reason": "market"} for line in ("a", "b")
+    ]
 
 
 async def test_channels_have_a_bound(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,15 +380,15 @@ async def test_a_feed_at_rest_is_left_alone(bench: Bench, autojump_clock: trio.t
     feed = bench.feed(streams=("orders",))
     connect(feed, "a", "b")
     for line in ("a", "b"):
-        feed.received(line, [order(1), order(2)])
+        feed.received(line, [filled(1), filled(2)])
     times = Times(feed)
     quiet_s, good_s = bench.means.health.quiet_s, bench.means.health.probation_s
     assert await times.pass_by(9) == pytest.approx([0.1, quiet_s, good_s], abs=0.1)
     assert {line.health.state for line in feed.arbiter.lines.values()} == {"good"}
     assert len(await times.pass_by(5 * REST_S)) == 5
-    feed.received("a", [order(3)])
+    feed.received("a", [filled(3)])
     assert await times.pass_by(0.2) == [0.1, 0.2]  # line b owes it
-    feed.received("b", [order(3)])
+    feed.received("b", [filled(3)])
     assert await times.pass_by(1) == [0.1]
 
 
@@ -353,7 +396,7 @@ async def test_pongs_do_not_wake_a_feed(bench: Bench, autojump_clock: trio.testi
     """What changes nothing brings no work forward, nor does it put any off."""
     feed = bench.feed(streams=("orders",))
     connect(feed, "a")
-    feed.received("a", [order(1)])
+    feed.received("a", [filled(1)])
     times = Times(feed)
     await times.pass_by(10)
     told: list[float] = []
@@ -408,7 +451,7 @@ class Play:
         elif kind == "bring" and connected:
             first = self._brought[line] + 1
             self._brought[line] += count
-            self.feed.received(line, [order(number) for number in range(first, first + count)])
+            self.feed.received(line, [filled(number) for number in range(first, first + count)])
         self.look()
 
     def look(self) -> None:
@@ -507,7 +550,7 @@ def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str, f
     monkeypatch.setattr(
         feed_module.Line,
         "restart",
-        lambda line, reason, pause_s=0.0: found.append((line.name, reason, pause_s)),
+        lambda line, reason, pause_s=0.0, **_: found.append((line.name, reason, pause_s)),
     )
     return found
 
@@ -515,6 +558,7 @@ def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str, f
 async def test_orders_are_obeyed(bench: Bench, restarts: list[tuple[str, str, float]]) -> None:
     """A stalled line is restarted; a quarantined one is kept away for its time and its incident is handed on."""
     feed = bench.feed()
+    feed.rotation.busy = True  # otherwise it is replaced as soon as it is its turn
     feed.arbiter.orders += [Restart("a", "stalled"), Quarantine("b", {"line": "b"})]
     feed.tick()
     assert restarts == [("a", "stalled", 0.0), ("b", "quarantined", Health().quarantine_s)]
