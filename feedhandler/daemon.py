@@ -37,6 +37,7 @@ from feedhandler.core.channels import Channel
 from feedhandler.core.notes import Notify, note
 from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
 from feedhandler.exchange.markets import fetch_markets
+from feedhandler.exchange.messages import OTHER
 from feedhandler.exchange.requests import ping
 from feedhandler.exchange.token import TokenSource
 from feedhandler.ingest.connect import tls_context
@@ -62,6 +63,7 @@ class Outlet:
         self._publisher = publisher
         self._channels: dict[str, Channel] = {}
         self.publish = publisher.publish
+        self.publish_run = publisher.publish_run
         self.gap = publisher.gap
         self.snapshot = publisher.snapshot
         self.offer_book = publisher.offer_book
@@ -85,7 +87,12 @@ class Daemon:
         self._notify = notify
         self._ssl = tls_context(config.exchange.ca_file)
         self.publisher = Publisher(
-            config.publish, config.bounds, session=str(uuid.uuid4()), clock=time.time_ns, notify=notify
+            config.publish,
+            config.bounds,
+            session=str(uuid.uuid4()),
+            clock=time.time_ns,
+            notify=notify,
+            account_streams=self._account_streams,
         )
         self._incidents = Incidents(config.observe.incidents, config.bounds.incident_files, notify)
         self._around = self._surroundings(config)
@@ -120,8 +127,16 @@ class Daemon:
             wall_ns=time.time_ns,
             incident=self._incidents.take,
             recovery=config.recovery,
-            account_other=any(ACCOUNT_STREAMS.intersection(feed.streams) for feed in config.feeds),
+            account_other=self._has_account(),
         )
+
+    def _has_account(self) -> bool:
+        """Tell whether any feed is about the account."""
+        return any(ACCOUNT_STREAMS.intersection(feed.streams) for feed in self.config.feeds)
+
+    def _account_streams(self) -> frozenset[str]:
+        """Return the streams that are for the account's readers: with a feed about it unknown messages, too."""
+        return ACCOUNT_STREAMS | {OTHER} if self._has_account() else ACCOUNT_STREAMS
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until `stop`; started when the socket listens."""

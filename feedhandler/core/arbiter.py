@@ -45,6 +45,7 @@ on data.
 
 from collections.abc import Sequence
 from math import inf
+from typing import Final
 
 from feedhandler.core.health import GOOD, LineHealth
 from feedhandler.core.joining import GHOSTS
@@ -52,6 +53,10 @@ from feedhandler.core.line import Line, Order, Quarantine, Restart
 from feedhandler.core.merge import DIVERGENCE, DOWN, LATE, LIVE, OUTAGE, QUIET, SYNCING, UNKNOWN, UNPROVEN
 from feedhandler.core.messages import Reply
 from feedhandler.core.supervision import Supervision
+from feedhandler.core.trail import NO_FRAMES, NONE_KNOWN, Frames, Known
+
+SETTLE_SHARE: Final = 4
+"""Settled events are dropped when the window has grown by one part in so many of their bound."""
 
 __all__ = [
     "DIVERGENCE",
@@ -133,28 +138,60 @@ class Arbiter(Supervision):
         self._settle(now)
         self._change_state(recv, now)
 
-    def receive(self, name: str, payloads: Sequence[bytes], now: float, recv: int) -> list[Reply]:
-        """Take what one read of a line brought, in order; return the replies among it."""
+    def recognise(self, name: str, rest: bytes | bytearray, data: bytes) -> Known:
+        """Return what a read of a line begins with of what the line owes, as far as its bytes tell; changes nothing.
+
+        ``rest`` is the beginning of a frame that earlier reads have left, ``data`` is read now. The caller passes on
+        to ``receive``, before anything else happens, how many messages that were, and the messages behind them.
+        """
         line = self.lines[name]
-        line.messages += len(payloads)
+        owing = line.owing
+        if not self._trail or owing is None or line.aside or owing.open or owing.early:
+            return NONE_KNOWN
+        end = self.window.head if owing.fence is None else owing.fence
+        return self._trail.match(owing.position, end, rest, data)
+
+    def receive(
+        self, name: str, payloads: Sequence[bytes], now: float, recv: int, frames: Frames = NO_FRAMES
+    ) -> list[Reply]:
+        """Take what one read of a line brought, in order; return the replies among it.
+
+        ``frames`` says how it came, and of how many messages before it that was recognised.
+        """
+        line = self.lines[name]
+        line.messages += frames.known + len(payloads)
         head = self.window.head
         replies: list[Reply] = []
         if line.owing is not None and not line.aside:
-            self._receive_aligned(line, line.owing, payloads, now, recv, replies)
+            self._receive_aligned(line, line.owing, payloads, frames, now, recv, replies)
         else:
             for payload in payloads:
                 self._receive_one(line, payload, now, recv, replies)
         if self._unsettled(line, head):
             self._settle(now)
+        if len(self.window.payloads) > self._settle_due:
+            self._forget_settled()
         return replies
 
     def _unsettled(self, line: Line, head: int) -> bool:
         """Tell whether what a line brought, the head having been at ``head``, may settle anything that is kept."""
-        if line.waiting or not line.up:
+        if line.waiting or not line.up or (self.ghosts and self.window.head > head):
             return True
-        return self.window.head > head and (
-            bool(self.ghosts) or any(other.waiting for other in self.lines.values())
-        )
+        if self.window.head > head:
+            for (
+                other
+            ) in self.lines.values():  # a generator would cost a read of one event more than all else here
+                if other.waiting:
+                    return True
+        return False
+
+    def _forget_settled(self) -> None:
+        """Drop what every line has delivered, and try again when there may be a batch of it."""
+        window = self.window
+        if window.settle(self._settled_before()):
+            self._divergences.forget(window.base)
+        settled_events = self._bounds.settled_events
+        self._settle_due = max(settled_events, len(window.payloads)) + settled_events // SETTLE_SHARE
 
     def lost(self, name: str, now: float, recv: int) -> None:
         """Note that a line's connection has ended; all that it brought was received."""

@@ -14,11 +14,14 @@ Patterns choose channels: `*` stands for a whole part (`*/publicTrades`, `BTC-US
 everything. Choosing costs the same however many patterns there are.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 
 import msgspec
 
 _json = msgspec.json.encode
+_digits = b"%d".__mod__
+_END = b"}\n"
 
 
 def split(name: str) -> tuple[str, str]:
@@ -73,6 +76,15 @@ class Channel:
         seq = self.next
         self.next = seq + 1
         return b"%b%d%b%b}\n" % (self._event_head, seq, self._middle, payload)
+
+    def events(self, line: str, recv_ns: int, payloads: Sequence[bytes]) -> Iterator[bytes]:
+        """Take the next seqs for ordinary events that came at once and encode them, whoever takes them all."""
+        if recv_ns != self._middle_ns or line != self._middle_line or self._middle_class:
+            self._set_middle(line, recv_ns, "")
+        seqs = range(self.next, self.next + len(payloads))
+        self.next = seqs.stop
+        heads = map(self._event_head.__add__, map(_digits, seqs))
+        return map(b"".join, zip(heads, repeat(self._middle), payloads, repeat(_END), strict=False))
 
     def gap(self, reason: str, since_ns: int, until_ns: int) -> bytes:
         """Take the next seq for a gap and encode it."""

@@ -30,7 +30,7 @@ from wsproto.utilities import LocalProtocolError, ProtocolError
 from feedhandler.config import Bounds
 from feedhandler.errors import ConfigError, ConnectionFailed
 from feedhandler.exchange.token import Token
-from feedhandler.ingest.dataplane import CLOSED, DataPlaneStream
+from feedhandler.ingest.dataplane import CLOSED, DataPlaneStream, Deliver, Recognise
 from feedhandler.ingest.frames import OVERSIZE, PROTOCOL
 from feedhandler.ingest.handshake import Target, check_answer, subprotocol
 from feedhandler.ingest.tcp import TcpStream, dial
@@ -111,7 +111,8 @@ async def open_line(
     target: Target,
     *,
     token: Token | None,
-    deliver: Callable[[list[bytes]], None],
+    deliver: Deliver,
+    recognise: Recognise,
     rejected: Callable[[str], None],
     ssl_context: ssl.SSLContext,
     bounds: Bounds,
@@ -120,8 +121,8 @@ async def open_line(
     """Open a connection, and say goodbye to it in the end; raise ``ConnectionFailed`` where it does not open.
 
     ``path`` says which of the host's addresses is tried first (`tcp`).
-    ``deliver`` gets the messages of each read and ``rejected`` the kind of each message that is no text, both
-    between `Connection.pump` and its return only.
+    ``deliver`` gets the messages of each read, except those that ``recognise`` knows already, and ``rejected`` the
+    kind of each message that is no text, all between `Connection.pump` and its return only.
     """
     deadline_s = trio.current_time() + bounds.handshake_s
     transport, peer = await _transport(target, path, ssl_context, deadline_s)
@@ -129,6 +130,7 @@ async def open_line(
         transport,
         check=partial(_check, token),
         deliver=deliver,
+        recognise=recognise,
         rejected=rejected,
         read_bytes=bounds.read_bytes,
         max_message_bytes=bounds.message_bytes,

@@ -11,7 +11,8 @@ called from within the read, and nothing in it awaits.
 A feed's channels are opened when it starts, as far as they are known then; others with their first event, up to
 `CHANNELS` of them. A channel belongs to the feed that opened it. What another feed brings of it is no news there: it
 is counted and left out, or it would come out twice. Only `MARKET/other`, which promises nothing, may be shared; its
-states are those of the feed that opened it.
+states are those of the feed that opened it. What a feed of the account says there is left out of one that everybody
+may read.
 """
 
 import uuid
@@ -25,12 +26,13 @@ import trio
 
 from feedhandler.config import ALL, Bounds, Health
 from feedhandler.config import Recovery as RecoverySettings
-from feedhandler.core.arbiter import DOWN, Arbiter, Quarantine, Restart
+from feedhandler.core.arbiter import DOWN, UNKNOWN, Arbiter, Quarantine, Restart
 from feedhandler.core.channels import Channel, split
 from feedhandler.core.health import GOOD, PROBATION
-from feedhandler.core.messages import Gap, Output, Release, Snapshot, State
+from feedhandler.core.messages import Gap, Output, Release, Run, Snapshot, State
 from feedhandler.core.notes import Notify, note
 from feedhandler.core.recovery import Recovery
+from feedhandler.core.trail import NO_FRAMES, Frames, Known
 from feedhandler.errors import ConnectionFailed, LineNeeded, NoSuchLine
 from feedhandler.exchange.desk import Desk
 from feedhandler.exchange.messages import (
@@ -73,6 +75,11 @@ class Outlet(Protocol):
     ) -> None:
         """Keep an event for the consumers, under its number."""
 
+    def publish_run(
+        self, channels: Sequence[Channel], line: str, recv_ns: int, payloads: Sequence[bytes]
+    ) -> None:
+        """Keep ordinary events for the consumers, each under the next number of its channel."""
+
     def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
         """Keep a gap, under its number."""
 
@@ -113,7 +120,7 @@ class Feed:
         self.market = market
         self.streams = tuple(streams)
         self._around = around
-        self._dialect = Dialect(market, self._is_own_request)
+        self._dialect = Dialect(market, self._is_own_request, hears_account=self._hears_account)
         bounds: Bounds = around.means.bounds
         health: Health = around.means.health
         names = LINE_NAMES[:lines]
@@ -178,8 +185,9 @@ class Feed:
         self._attempting.discard(line.name)
         self._unproven.pop(line.name, None)
         del self._lines[line.name]
-        self.arbiter.remove_line(line.name, trio.current_time(), self._around.wall_ns())
-        self._carry_out()
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.remove_line(line.name, now, wall_ns)
+        self._carry_out(now, wall_ns)
         self.rotation.look()
 
     # Lines that come and go
@@ -263,7 +271,7 @@ class Feed:
             self._moved = False
             now, wall_ns = trio.current_time(), self._around.wall_ns()
             self.arbiter.tick(now, wall_ns)
-            self._carry_out()
+            self._carry_out(now, wall_ns)
             self._recover(self.recovery.tick(now, wall_ns))
 
     def _settled(self) -> bool:
@@ -286,8 +294,9 @@ class Feed:
     def connecting(self, line: str) -> None:
         """Hear that a line tries to connect."""
         self._attempting.add(line)
-        self.arbiter.connecting(line, trio.current_time())
-        self._carry_out()
+        now = trio.current_time()
+        self.arbiter.connecting(line, now)
+        self._carry_out(now, self._around.wall_ns())
 
     def connected(self, line: str) -> None:
         """Hear that a line is connected."""
@@ -295,17 +304,22 @@ class Feed:
         self._unproven[line] = self._judged(line)
         self.rotation.look()
         self._around.notify(note("line_connected", feed=self.label, line=line))
-        self.arbiter.connected(line, trio.current_time(), self._around.wall_ns())
-        self._carry_out()
-        self.recovery.line_up(trio.current_time())
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.connected(line, now, wall_ns)
+        self._carry_out(now, wall_ns)
+        self.recovery.line_up(now)
         self._recover([])
 
-    def received(self, line: str, payloads: list[bytes]) -> None:
+    def recognise(self, line: str, rest: bytes | bytearray, data: bytes) -> Known:
+        """Say what a read begins with that other lines have brought in the same bytes."""
+        return self.arbiter.recognise(line, rest, data)
+
+    def received(self, line: str, payloads: list[bytes], frames: Frames = NO_FRAMES) -> None:
         """Judge what one read of a line brought, and send what is new."""
         self._moved = True
         now, wall_ns = trio.current_time(), self._around.wall_ns()
-        replies = self.arbiter.receive(line, payloads, now, wall_ns)
-        self._carry_out()
+        replies = self.arbiter.receive(line, payloads, now, wall_ns, frames)
+        self._carry_out(now, wall_ns)
         for reply in replies:
             self._recover(self.recovery.reply(line, reply, now, wall_ns))
         if line in self._unproven:
@@ -328,9 +342,10 @@ class Feed:
     def lost(self, line: str, reason: str) -> None:
         """Hear that a connection has ended."""
         self._around.notify(note("line_lost", feed=self.label, line=line, reason=reason))
-        self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
-        self._carry_out()
-        self.recovery.line_lost(line, trio.current_time())
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.lost(line, now, wall_ns)
+        self._carry_out(now, wall_ns)
+        self.recovery.line_lost(line, now)
         self._recover([])
 
     def failed(self, line: str, failure: ConnectionFailed, retry_s: float) -> None:
@@ -347,24 +362,26 @@ class Feed:
                 retry_s=round(retry_s, 3),
             )
         )
-        self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
-        self._carry_out()
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.lost(line, now, wall_ns)
+        self._carry_out(now, wall_ns)
 
     def called_off(self, line: str) -> None:
         """Hear that an attempt was called off, since the line is to rest or to end."""
         self._attempting.discard(line)
-        self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
-        self._carry_out()
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.lost(line, now, wall_ns)
+        self._carry_out(now, wall_ns)
 
     # What the arbiter says
 
-    def _carry_out(self) -> None:
+    def _carry_out(self, now: float, wall_ns: int) -> None:
         """Publish the arbiter's output, follow its orders, pass on its notes."""
         arbiter = self.arbiter
         if arbiter.outputs:
             outputs, arbiter.outputs = arbiter.outputs, []
-            now, wall_ns = trio.current_time(), self._around.wall_ns()
             self._publish(self.recovery.process(outputs, now, wall_ns))
+            self.recovery.catch_up()  # what is on its way to the consumers holds them up no more
         if arbiter.orders:
             orders, arbiter.orders = arbiter.orders, []
             for order in orders:
@@ -400,21 +417,38 @@ class Feed:
 
     def _publish(self, outputs: Iterable[Output]) -> None:
         """Have everything on its way, in order."""
-        publish = self._around.outlet.publish
-        channels = self._channels
         for output in outputs:
-            if type(output) is Release:
-                name = output.channel
-                channel = channels[name] if name in channels else self._channel(name)
-                if channel is None:
-                    self._leave_out(name)
-                    continue
-                publish(channel, output.line, output.recv, output.payload, output.kind)
-                if output.kind:
-                    self._around.notify(note("event_marked", feed=self.label, channel=name, kind=output.kind))
+            if type(output) is Run:
+                self._publish_run(output)
+            elif type(output) is Release:
+                self._publish_release(output)
             elif isinstance(output, Gap | Snapshot | State):
                 self._publish_mark(output)
         self._around.outlet.flush()
+
+    def _publish_run(self, run: Run) -> None:
+        known = self._channels
+        found = (known[name] if name in known else self._channel(name) for name in run.channels)
+        channels = [channel for channel in found if channel is not None]
+        if len(channels) < len(run.payloads):
+            for release in run.releases():
+                self._publish_release(release)
+        elif len(channels) == 1:
+            self._around.outlet.publish(channels[0], run.line, run.recv, run.payloads[0])
+        else:
+            self._around.outlet.publish_run(channels, run.line, run.recv, run.payloads)
+
+    def _publish_release(self, release: Release) -> None:
+        name = release.channel
+        channel = self._channels[name] if name in self._channels else self._channel(name)
+        if channel is None:
+            self._leave_out(name)
+            return
+        if release.kind and self._is_leak(release, channel):
+            return
+        self._around.outlet.publish(channel, release.line, release.recv, release.payload, release.kind)
+        if release.kind:
+            self._around.notify(note("event_marked", feed=self.label, channel=name, kind=release.kind))
 
     def _publish_mark(self, mark: Gap | Snapshot | State) -> None:
         channel = self._channels[mark.channel]
@@ -446,13 +480,25 @@ class Feed:
         if len(self._channels) >= CHANNELS:
             return None
         stream = split(name)[1]
-        account = stream in ACCOUNT_STREAMS or (stream == OTHER and self._around.account_other)
+        secret = self._around.account_other or self._hears_account()
+        account = stream in ACCOUNT_STREAMS or (stream == OTHER and secret)
         channel = self._around.outlet.channel(name, feed=self.label, account=account)
         own = channel.feed == self.label
         self._channels[name] = channel if own or stream == OTHER else None
         if own and stream == PUBLIC_BOOK:
             self._around.outlet.offer_book(channel, partial(self.recovery.image, name))
         return self._channels[name]
+
+    def _hears_account(self) -> bool:
+        """Tell whether the lines are subscribed to anything of the account: then unknown messages may be about it."""
+        return not ACCOUNT_STREAMS.isdisjoint(self.streams)
+
+    def _is_leak(self, release: Release, channel: Channel) -> bool:
+        """Tell whether a message of unknown type may be about the account, and its channel is for everybody."""
+        if release.kind != UNKNOWN or channel.account or not self._hears_account():
+            return False
+        self._around.notify(note("unknown_withheld", feed=self.label, channel=channel.name))
+        return True
 
     def _obey(self, order: Restart | Quarantine) -> None:
         if isinstance(order, Quarantine):

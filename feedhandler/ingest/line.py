@@ -43,6 +43,7 @@ from feedhandler.config import Bounds, Health
 from feedhandler.core.backoff import Backoff
 from feedhandler.core.budget import CAP, Request
 from feedhandler.core.rotation import due_by_age_s, due_s
+from feedhandler.core.trail import Frames, Known
 from feedhandler.errors import ConnectionFailed, HandshakeRefused, TokenRefused
 from feedhandler.exchange.token import Token, TokenSource
 from feedhandler.ingest.connect import Connection, open_line
@@ -82,8 +83,11 @@ class Hub(Protocol):
     def connected(self, line: str) -> None:
         """Hear that the connection is open."""
 
-    def received(self, line: str, payloads: list[bytes]) -> None:
-        """Take the messages of one read."""
+    def recognise(self, line: str, rest: bytes | bytearray, data: bytes) -> Known:
+        """Say what a read begins with that need not be split, since other lines have brought it (core.trail)."""
+
+    def received(self, line: str, payloads: list[bytes], frames: Frames) -> None:
+        """Take the messages of one read, and how they came."""
 
     def rejected(self, line: str, kind: str) -> None:
         """Hear of a message that is no text."""
@@ -321,6 +325,7 @@ class Line:
                 self._target,
                 token=self._token,
                 deliver=partial(self._hub.received, self.name),
+                recognise=partial(self._hub.recognise, self.name),
                 rejected=partial(self._hub.rejected, self.name),
                 ssl_context=self._means.ssl_context,
                 bounds=self._means.bounds,

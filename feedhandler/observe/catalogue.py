@@ -89,6 +89,11 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "garbage_received": Kind(
         "warning", "a line brought something that is no event", ("feed", "line", "reason")
     ),
+    "event_misshapen": Kind(
+        "warning",
+        "a line brought an event that lacks what tells its channel; it went to the messages of unknown type",
+        ("feed", "line", "reason"),
+    ),
     "hold_overflowed": Kind("warning", "a witness brought more than is held; the oldest went"),
     "hold_outdated": Kind(
         "info", "events of a witness were left to the gap: they may have been released before it"
@@ -98,6 +103,11 @@ CATALOGUE: Final[dict[str, Kind]] = {
     ),
     "foreign_event": Kind(
         "warning", "a feed brought an event of a channel that belongs to another feed", ("feed", "channel")
+    ),
+    "unknown_withheld": Kind(
+        "warning",
+        "a message of unknown type may be about the account, and its channel is for everybody: it was left out",
+        ("feed", "channel"),
     ),
     # feeds and channels
     "event_marked": Kind(

@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help=f"generated events per second; 0: flat out (default: {DEFAULT_RATE:g}; none with --tape)",
     )
+    parser.add_argument(
+        "--account-rate",
+        type=float,
+        default=0.0,
+        help="generated events of the account per second, beside generated traffic (default: none)",
+    )
     parser.add_argument("--speed", type=float, default=1.0, help="of the tapes; 0: flat out")
     parser.add_argument("--seed", type=int, default=1, help="of generated traffic and random choices")
     parser.add_argument(
@@ -87,6 +93,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         markets=tuple(dict.fromkeys(args.market)) or None,
         tapes=tuple(args.tape),
         rate=rate,
+        account_rate=args.account_rate,
         speed=args.speed,
         seed=args.seed,
         wait=args.wait,
@@ -100,7 +107,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
 def _check(args: argparse.Namespace) -> None:
     mistakes = [
         f"--{name.replace('_', '-')}: expected 0 or more, got {value:g}"
-        for name in ("rate", "speed", "wait", "token_life", "port")
+        for name in ("rate", "account_rate", "speed", "wait", "token_life", "port")
         if (value := getattr(args, name)) is not None and not value >= 0
     ]
     if ALL in args.market:

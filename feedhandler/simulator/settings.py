@@ -81,6 +81,25 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Messages longer than this go out as fragments of this size; 0: never."""
     unknown_types_every_s: Seconds = 0.0
     unsolicited_snapshot_every_s: Seconds = 0.0
+    v1_names: bool = False
+    """Public events and snapshots under V1's names, of which one is that of the account's trades, too."""
+    order_events: Literal["account", "originator"] = "account"
+    """Who gets what a request for an order causes: whoever is subscribed, or the connection that asked."""
+    order_scope: Literal["market", "account"] = "market"
+    """Whether a connection to one market gets the order messages of that market, or of the whole account."""
+    order_market: Literal["never", "all", "always"] = "all"
+    """Whether order messages name their market beside their order: on connections over ``market=ALL`` only, …"""
+    order_status: bool = True
+    order_request_id: bool = True
+    """``clientRequestId`` inside ``data``."""
+    order_request_id_in_order: bool = True
+    """That of the request that made the order, inside ``data.order``."""
+    refusals_show_order: bool = False
+    modify_replies: Literal[3, 4] = 3
+    fills_per_message: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """The most rows of one message of the account's trades."""
+    partial_fill_times: bool = True
+    """Whether rows of partial fills say when they were; otherwise that is 0."""
     subscribed_on_connect: bool = False
     ping_every_s: Seconds = 0.0
     """WebSocket pings of the exchange to its clients; 0: none."""
@@ -188,6 +207,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Played one after another."""
     rate: float | None = None
     """Generated events per second over all markets that no tape plays; 0: flat out; None: none."""
+    account_rate: float = 0.0
+    """Generated events of the account per second, beside those of the markets; 0: none."""
     speed: float = 1.0
     """Of the tapes; 0: flat out."""
     seed: int = 1

@@ -10,7 +10,7 @@ from feedhandler.config import Bounds
 from tests.support.lines import World
 from tests.support.scripts import DISTINCT, REPEATED, Script, play, scripts, steady
 
-TINY = Bounds(window_events=16, window_s=3600)
+TINY = Bounds(window_events=16, settled_events=4, window_s=3600)
 
 CHAOS = ("emit",) * 8 + ("read",) * 7 + ("kill", "connect", "connect", "wait")
 CHANGE = (*CHAOS, "add", "add", "remove")

@@ -13,7 +13,7 @@ from feedhandler.core.arbiter import GHOSTS
 from tests.support.lines import World
 from tests.support.scripts import MOST_LINES, steady
 
-BOUNDS = Bounds(window_events=24, hold_events=12, window_s=3600)
+BOUNDS = Bounds(window_events=24, settled_events=4, hold_events=12, window_s=3600)
 LINES = st.sampled_from("abcdef")
 
 

@@ -10,6 +10,7 @@ import trio.testing
 import trustme
 
 from feedhandler.config import Bounds
+from feedhandler.core.trail import NONE_KNOWN, Frames
 from feedhandler.ingest.connect import open_line, tls_context
 from feedhandler.ingest.dataplane import DataPlaneStream
 from feedhandler.ingest.handshake import Target
@@ -30,7 +31,8 @@ def plane_on(
     return DataPlaneStream(
         stream,
         check=check,
-        deliver=lambda payloads: log.append(tuple(payloads)),
+        deliver=lambda payloads, _frames: log.append(tuple(payloads)),
+        recognise=lambda _rest, _data: NONE_KNOWN,
         rejected=log.append,
         read_bytes=4096,
         max_message_bytes=4096,
@@ -113,7 +115,8 @@ async def test_two_flat_out_lines_share_the_daemon(serve: Serve, authority: trus
         async with open_line(
             target,
             token=None,
-            deliver=lambda _payloads: take(line),
+            deliver=lambda _payloads, _frames: take(line),
+            recognise=lambda _rest, _data: NONE_KNOWN,
             rejected=turns.append,
             ssl_context=context,
             bounds=Bounds(read_kib=16),
@@ -159,7 +162,7 @@ async def test_pings_are_answered_while_data_floods(serve: Serve) -> None:
         answered.set()
         scope.cancel()
 
-    def busy(_payloads: list[bytes]) -> None:
+    def busy(_payloads: list[bytes], _frames: Frames) -> None:
         sum(range(20_000))
 
     target = Target.from_url(f"ws://127.0.0.1:{await serve(flood)}")
@@ -169,6 +172,7 @@ async def test_pings_are_answered_while_data_floods(serve: Serve) -> None:
                 target,
                 token=None,
                 deliver=busy,
+                recognise=lambda _rest, _data: NONE_KNOWN,
                 rejected=lambda _kind: None,
                 ssl_context=tls_context(None),
                 bounds=Bounds(read_kib=16),

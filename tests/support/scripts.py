@@ -55,7 +55,9 @@ def scripts(
         st.sampled_from(words),
         ahead,
     )
-    return st.builds(Script, lines or st.integers(1, 5), st.lists(step, min_size=5, max_size=most))
+    return st.builds(
+        Script, st.integers(1, 5) if lines is None else lines, st.lists(step, min_size=5, max_size=most)
+    )
 
 
 def play(world: World, script: Script, *, clock_steps_ns: int = 0) -> World:

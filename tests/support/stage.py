@@ -3,7 +3,7 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from functools import partial
@@ -159,13 +159,17 @@ class Stage:
     @property
     def truth(self) -> dict[str, list[bytes]]:
         """What the exchange has broadcast, by channel."""
-        self.exchange.truth.flush()
         found: defaultdict[str, list[bytes]] = defaultdict(list)
+        for market, stream, message in self.broadcasts():
+            found[f"{market}/{stream}"].append(message)
+        return dict(found)
+
+    def broadcasts(self) -> Iterator[tuple[str, str, bytes]]:
+        """Yield what the exchange has broadcast, in its order: market, stream and message."""
+        self.exchange.truth.flush()
         for line in self._truth.read_bytes().splitlines():
             one = json.loads(line)
-            message = line[line.index(b',"msg":') + 7 : -1]
-            found[f"{one['market']}/{one['stream']}"].append(message)
-        return dict(found)
+            yield one["market"], one["stream"], line[line.index(b',"msg":') + 7 : -1]
 
     def assert_exact(self) -> None:
         """Assert that the consumer has what the exchange has broadcast, byte for byte, and nothing marked."""
@@ -177,10 +181,13 @@ class Stage:
         assert self.reading.of("gap") == []
         assert {event.get("class", "") for event in self.reading.of("event")} <= {"", "unknown"}
 
-    def follow_book(self, market: str = BTC) -> Follower:
-        """Assert that a book channel is right at every seq, and at its end; return what it consisted of."""
+    def follow_book(self, market: str = BTC, sent: Sequence[bytes] | None = None) -> Follower:
+        """Assert that a book channel is right at every seq, and at its end; return what it consisted of.
+
+        What was ``sent`` is the truth, unless the connections got it in other words (compact ones in any case).
+        """
         channel = f"{market}/publicOrderBook"
-        reference = Reference(self.openings[market], self.truth.get(channel, []))
+        reference = Reference(self.openings[market], self.truth.get(channel, []) if sent is None else sent)
         records = [one for one in self.reading.records if one.get("channel") == channel]
         follower = Follower(reference).check(records)
         assert follower.at_end
@@ -210,6 +217,8 @@ async def staged(
     markets_url: str = "",
     log: Notify = lambda _: None,
     tapes: tuple[Path, ...] = (),
+    account_rate: float = 0.0,
+    host: str = "",
     before: Callable[[simulated.Exchange], None] = lambda _: None,
     **sections: Any,
 ) -> AsyncIterator[Stage]:
@@ -218,13 +227,15 @@ async def staged(
     A daemon that breaks a documented rule of the exchange meanwhile fails the test.
 
     With ``tapes`` the exchange has their markets, and the test plays them. What is done ``before`` the daemon starts
-    belongs to the exchange's past.
+    belongs to the exchange's past. With a ``host`` the exchange listens at all addresses, and is known by that name.
     """
     truth = folder / "truth.jsonl"
     settings = Settings(
+        host="0.0.0.0" if host else "127.0.0.1",
         markets=None if tapes else markets,
         tapes=tapes,
         wait=NEVER if tapes else 0,
+        account_rate=account_rate,
         truth=truth,
         plan=FaultPlan(behaviour=behaviour or Behaviour()),
         start_ms=START_MS,
@@ -234,7 +245,7 @@ async def staged(
         exchange: simulated.Exchange = await nursery.start(partial(serve, settings))
         before(exchange)
         urls = Exchange(
-            websocket_url=exchange.url,
+            websocket_url=exchange.url.replace("0.0.0.0", host),
             token_url=f"{exchange.http_url}/api/v1/token" if token else "",
             markets_url=markets_url or f"{exchange.http_url}/api/v1/markets",
         )
