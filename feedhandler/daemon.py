@@ -6,7 +6,7 @@
         ├── incidents             written in a thread
         ├── the token             renewed before anyone has to wait for it
         ├── the ticker            tells every feed the time
-        ├── the books             follow what was published, a little at a time
+        ├── the books             follow what was published, a little at a time, where anything moves
         ├── signals               SIGTERM and SIGINT end the service, a second one the process; SIGHUP reloads
         └── a feed each
             └── its lines
@@ -34,11 +34,13 @@ from feedhandler.config import Feed as FeedSettings
 from feedhandler.core.budget import Caps
 from feedhandler.core.channels import Channel
 from feedhandler.core.notes import Notify, note
+from feedhandler.cycles import sweep
 from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
 from feedhandler.exchange.markets import fetch_markets
 from feedhandler.exchange.messages import OTHER
 from feedhandler.exchange.requests import ping
 from feedhandler.exchange.token import TokenSource
+from feedhandler.ingest.beat import sleep_in_step
 from feedhandler.ingest.connect import tls_context
 from feedhandler.ingest.feed import TICK_S, Feed, Surroundings
 from feedhandler.ingest.gate import Gate
@@ -49,8 +51,6 @@ from feedhandler.publish.server import Publisher
 MARKETS_RETRY_S: Final = 5.0
 """Between two attempts to learn the markets."""
 
-BOOKS_S: Final = 0.05
-"""How often the books follow what was published."""
 BOOKS_DELTAS: Final = 64
 """Deltas that a book follows at a time; then all other tasks have their turn."""
 
@@ -98,6 +98,13 @@ class Daemon:
         self.feeds: dict[str, Feed] = {}
         self._service = trio.CancelScope()
         self._stopped_s = 0.0
+        self._moving: dict[Feed, None] = {}
+        self._movement = trio.Event()
+        self._moved_s = 0.0
+
+    def moved_s(self) -> float:
+        """Return when anything was released last, to a tick."""
+        return self._moved_s
 
     def _surroundings(self, config: Config) -> Surroundings:
         exchange, limits = config.exchange, config.limits
@@ -188,15 +195,21 @@ class Daemon:
 
     async def _tick(self) -> None:
         while True:
-            await trio.sleep(TICK_S)
-            for feed in tuple(self.feeds.values()):
-                feed.tick()
+            await sleep_in_step(TICK_S)
+            now = trio.current_time()
+            for feed in [feed for feed in self.feeds.values() if feed.is_due(now)]:
+                if feed.tick():
+                    self._moved_s = now
+                self._moving[feed] = None
+                self._movement.set()
 
     async def _follow_books(self) -> None:
         """Keep the books near the head, so that who needs one does not wait for it."""
         while True:
-            await trio.sleep(BOOKS_S)
-            for track in [track for feed in self.feeds.values() for track in feed.recovery.behind()]:
+            await self._movement.wait()
+            self._movement = trio.Event()
+            moving, self._moving = self._moving, {}
+            for track in [track for feed in moving for track in feed.recovery.behind()]:
                 waiting = track.waiting
                 while waiting:
                     waiting = track.catch_up(BOOKS_DELTAS)
@@ -261,6 +274,7 @@ async def run(
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey_signals, signals, daemon, reload, exit_now)
+            nursery.start_soon(sweep, daemon.moved_s)
             await daemon.run()
             nursery.cancel_scope.cancel()
 
