@@ -73,6 +73,11 @@ class Connection:
         """How often something has arrived, pongs included."""
         return self._plane.reads
 
+    @property
+    def read_s(self) -> float:
+        """When the first byte of what is being delivered was read (`time.perf_counter`)."""
+        return self._plane.read_s
+
     async def pump(self) -> str:
         """Let the data flow and wait for the end; return its reason."""
         self._plane.open()

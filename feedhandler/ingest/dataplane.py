@@ -29,6 +29,7 @@ Rules:
 """
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import Final
 
 import trio
@@ -82,6 +83,7 @@ class DataPlaneStream(Stream):
         self._early: bytes | None = None  # what came with the head of the answer, once that is complete
         self.reason = ""
         self.reads = 0
+        self.read_s = 0.0  # when the first byte of what is delivered next was read
 
     def __repr__(self) -> str:
         return f"<DataPlaneStream {self.reason or 'up'}, {self.reads} reads>"
@@ -146,6 +148,7 @@ class DataPlaneStream(Stream):
         size = head.index(HEAD_END) + len(HEAD_END)
         self._check(bytes(head[:size]))
         self._early = bytes(head[size:])
+        self.read_s = perf_counter()
         return bytes(head[:size])
 
     async def _read(self) -> bytes:
@@ -155,6 +158,8 @@ class DataPlaneStream(Stream):
         except trio.BrokenResourceError:
             self.end(RESET)
             raise
+        if not self._splitter.midway:
+            self.read_s = perf_counter()
         self.reads += 1
         if not data:
             self.end(EOF)

@@ -18,8 +18,9 @@ may read.
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter
 from typing import Protocol
 from zlib import crc32
 
@@ -30,6 +31,7 @@ from feedhandler.config import Recovery as RecoverySettings
 from feedhandler.core.arbiter import DOWN, UNKNOWN, Arbiter, Quarantine, Restart
 from feedhandler.core.channels import Channel, split
 from feedhandler.core.health import GOOD, PROBATION
+from feedhandler.core.histogram import LATENCY_S, Histogram
 from feedhandler.core.messages import Gap, Output, Release, Run, Snapshot, State
 from feedhandler.core.notes import Notify, note
 from feedhandler.core.recovery import Recovery
@@ -113,6 +115,8 @@ class Surroundings:
     recovery: RecoverySettings
     account_other: bool
     """Whether messages of unknown type may be about the account: then only its readers get them."""
+    latency: Histogram = field(default_factory=lambda: Histogram(LATENCY_S))
+    """From the reading of an event's first byte to its sending (s). All records of one read are sent at once."""
 
 
 class Feed:
@@ -160,6 +164,10 @@ class Feed:
 
     def __repr__(self) -> str:
         return f"<Feed {self.label} {self.arbiter.state} {list(self.arbiter.lines.values())}>"
+
+    def channels(self) -> list[Channel]:
+        """Return the channels that this feed publishes in."""
+        return [one for one in self._channels.values() if one is not None and one.feed == self.label]
 
     async def run(self) -> None:
         """Keep all lines up until cancelled."""
@@ -350,7 +358,7 @@ class Feed:
         self._moved = True
         now, wall_ns = trio.current_time(), self._around.wall_ns()
         replies = self.arbiter.receive(line, payloads, now, wall_ns, frames)
-        self._carry_out(now, wall_ns)
+        self._carry_out(now, wall_ns, self._lines[line].read_s)
         for reply in replies:
             self._recover(self.recovery.reply(line, reply, now, wall_ns))
         if line in self._unproven:
@@ -406,13 +414,19 @@ class Feed:
 
     # What the arbiter says
 
-    def _carry_out(self, now: float, wall_ns: int) -> None:
-        """Publish the arbiter's output, follow its orders, pass on its notes."""
+    def _carry_out(self, now: float, wall_ns: int, read_s: float = 0.0) -> None:
+        """Publish the arbiter's output, follow its orders, pass on its notes.
+
+        What came with a read counts from the reading of its first byte, ``read_s`` (`time.perf_counter`).
+        """
         self._moved = True  # whatever it was, it may be due sooner now
         arbiter = self.arbiter
         if arbiter.outputs:
             outputs, arbiter.outputs = arbiter.outputs, []
-            self._publish(self.recovery.process(outputs, now, wall_ns))
+            passed = self.recovery.process(outputs, now, wall_ns)
+            self._publish(passed)
+            if read_s:
+                self._around.latency.observe(perf_counter() - read_s, _size(passed))
             self.recovery.catch_up()  # what is on its way to the consumers holds them up no more
         if arbiter.orders:
             orders, arbiter.orders = arbiter.orders, []
@@ -548,3 +562,8 @@ class Feed:
             self.rotation.want(order.line, STALLED)
         else:
             self._lines[order.line].restart(order.reason)
+
+
+def _size(outputs: Sequence[Output]) -> int:
+    """Return how many records are published."""
+    return sum([len(output.payloads) if type(output) is Run else 1 for output in outputs])

@@ -86,6 +86,11 @@ class FrameSplitter:
         self.closed = False
 
     @property
+    def midway(self) -> bool:
+        """Whether the beginning of a message, or of any frame, waits for its rest."""
+        return bool(self._rest) or self._opcode != CONTINUATION
+
+    @property
     def rest(self) -> bytearray:
         """The beginning of a frame that is not complete yet: what comes next follows it."""
         return self._rest

@@ -78,6 +78,16 @@ class Gate:
         """Return how many attempts may begin at once."""
         return self._budget.available(trio.current_time())
 
+    @property
+    def waiting(self) -> int:
+        """How many attempts wait for a slot."""
+        return self._budget.waiting
+
+    @property
+    def limit(self) -> int:
+        """How many attempts may begin in any minute."""
+        return self._budget.connections_per_minute
+
     def paused_s(self) -> float:
         """Return for how long yet nobody tries, since the exchange asked for that."""
         return max(0.0, self._budget.resume_s - trio.current_time())

@@ -165,6 +165,16 @@ class Line:
         return self._outbox is not None
 
     @property
+    def read_s(self) -> float:
+        """When the first byte of what is being delivered was read (`time.perf_counter`); 0 between connections."""
+        return 0.0 if self._connection is None else self._connection.read_s
+
+    @property
+    def requests(self) -> int:
+        """How many requests wait to be sent."""
+        return 0 if self._outbox is None else self._outbox.statistics().current_buffer_used
+
+    @property
     def is_paused(self) -> bool:
         """Whether the line rests until it is told to go on."""
         return self._doing == PAUSED

@@ -2,21 +2,36 @@
 
 A note that is not in here is a bug, and a test finds it; at run time it is a warning, since a line in the log must not
 cost a line of a feed. Names are in past tense. ``key`` names the fields that tell one story apart from another:
-repetitions with the same key are written once a second at most, with their count.
+repetitions with the same key are written once a second at most, with their count. ``metric`` is the one that
+counts the note, logged or not.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
+
+from feedhandler.core.notes import Note
+from feedhandler.observe import metrics
 
 LEVELS: Final = {"": 0, "debug": 10, "info": 20, "warning": 30, "error": 40}
 """How important a note is; one without a level is counted and never logged."""
 
 
 class Kind(NamedTuple):
-    """How one kind of note is treated: its log level ("" for none), its meaning, and the fields that tell apart."""
+    """How one kind of note is treated: its log level ("" for none), its meaning, the fields that tell apart.
+
+    Its ``metric`` has fields of the note for labels, or what is ``fixed``; `metrics.NOTES` counts by the note's name.
+    """
 
     level: str
     meaning: str
     key: tuple[str, ...] = ("feed", "line")
+    metric: metrics.Family = metrics.NOTES
+    fixed: Mapping[str, str] = MappingProxyType({})
+
+    def story(self, one: Note) -> tuple[str, ...]:
+        """Return what a note has in common with those that it repeats."""
+        return (one.name, *(str(one.fields.get(field, "")) for field in self.key))
 
 
 CATALOGUE: Final[dict[str, Kind]] = {
@@ -31,19 +46,36 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "markets_left_out": Kind(
         "error", "the exchange lists more markets than the limits allow lines for; the last ones have no feed"
     ),
-    "config_reloaded": Kind("info", "the configuration was read again and has not changed"),
+    "config_reloaded": Kind(
+        "info",
+        "the configuration was read again and has not changed",
+        metric=metrics.CONFIG_RELOADS,
+        fixed={"result": "applied"},
+    ),
     "config_refused": Kind(
-        "error", "the configuration was read again and has a mistake; the old one stays", ("mistake",)
+        "error",
+        "the configuration was read again and has a mistake; the old one stays",
+        ("mistake",),
+        metric=metrics.CONFIG_RELOADS,
+        fixed={"result": "refused"},
     ),
     "config_needs_restart": Kind("warning", "a changed section takes effect at the next start", ("section",)),
     # lines
     "line_connected": Kind("info", "a line is connected"),
-    "line_lost": Kind("warning", "a line's connection has ended", ("feed", "line", "reason")),
-    "connect_failed": Kind("warning", "an attempt to connect has failed", ("feed", "line", "reason")),
+    "line_lost": Kind(
+        "warning", "a line's connection has ended", ("feed", "line", "reason"), metric=metrics.LINE_RECONNECTS
+    ),
+    "connect_failed": Kind(
+        "warning",
+        "an attempt to connect has failed",
+        ("feed", "line", "reason"),
+        metric=metrics.HANDSHAKE_FAILURES,
+    ),
     "line_restarted": Kind(
         "warning",
         "a line is replaced: it does not keep up with its peers, or is dead",
         ("feed", "line", "reason"),
+        metric=metrics.LINE_RESTARTS,
     ),
     "replacement_begun": Kind(
         "info", "a line is to be replaced: a new one connects beside it, or it begins anew", ("feed", "line")
@@ -66,9 +98,13 @@ CATALOGUE: Final[dict[str, Kind]] = {
         "warning", "the exchange has asked to be left alone for a while; nobody connects", ("status",)
     ),
     "line_quarantined": Kind(
-        "error", "a line disagreed with its peers too often and is kept away for a while"
+        "error",
+        "a line disagreed with its peers too often and is kept away for a while",
+        metric=metrics.LINE_QUARANTINES,
     ),
-    "line_state_changed": Kind("debug", "a line's health has changed", ("feed", "line", "state")),
+    "line_state_changed": Kind(
+        "debug", "a line's health has changed", ("feed", "line", "state"), metric=metrics.LINE_STATE_CHANGES
+    ),
     "line_joined": Kind("debug", "a witness has proven its place in the merged sequence"),
     "line_anchored": Kind(
         "info", "a witness was aligned by decree: the sequence starts with it, or goes on behind a gap"
@@ -76,25 +112,36 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "line_anchored_blindly": Kind(
         "warning", "a line was aligned after a gap although nothing tells how old its events are"
     ),
-    "line_diverged": Kind("warning", "a line missed an event, or brought one that nobody else has"),
-    "divergence_check_switched_off": Kind(
-        "error", "all lines of a feed disagree: the check says nothing any more"
+    "line_diverged": Kind(
+        "warning", "a line missed an event, or brought one that nobody else has", metric=metrics.DIVERGENCES
     ),
-    "event_missed": Kind("info", "a line has not brought an event that others brought"),
+    "divergence_check_switched_off": Kind(
+        "error", "all lines of a feed disagree: the check says nothing any more", metric=metrics.CHECKS_OFF
+    ),
+    "event_missed": Kind(
+        "info", "a line has not brought an event that others brought", metric=metrics.EVENTS_MISSED
+    ),
     "order_contradicted": Kind("warning", "a line has brought an event that it had left out before"),
     "values_compared": Kind(
         "info", "a line brings the same values in other bytes; they are compared by value now"
     ),
-    "failed_over": Kind("info", "the leading line is gone or stalled, and another has taken over"),
+    "failed_over": Kind(
+        "info", "the leading line is gone or stalled, and another has taken over", metric=metrics.FAILOVERS
+    ),
     "garbage_received": Kind(
-        "warning", "a line brought something that is no event", ("feed", "line", "reason")
+        "warning",
+        "a line brought something that is no event",
+        ("feed", "line", "reason"),
+        metric=metrics.GARBAGE,
+    ),
+    "hold_overflowed": Kind(
+        "warning", "a witness brought more than is held; the oldest went", metric=metrics.HOLD_OVERFLOWS
     ),
     "event_misshapen": Kind(
         "warning",
         "a line brought an event that lacks what tells its channel; it went to the messages of unknown type",
         ("feed", "line", "reason"),
     ),
-    "hold_overflowed": Kind("warning", "a witness brought more than is held; the oldest went"),
     "hold_outdated": Kind(
         "info", "events of a witness were left to the gap: they may have been released before it"
     ),
@@ -102,7 +149,10 @@ CATALOGUE: Final[dict[str, Kind]] = {
         "info", "what a dead line had held was forgotten, since others had died after it"
     ),
     "foreign_event": Kind(
-        "warning", "a feed brought an event of a channel that belongs to another feed", ("feed", "channel")
+        "warning",
+        "a feed brought an event of a channel that belongs to another feed",
+        ("feed", "channel"),
+        metric=metrics.FOREIGN_EVENTS,
     ),
     "unknown_withheld": Kind(
         "warning",
@@ -111,65 +161,200 @@ CATALOGUE: Final[dict[str, Kind]] = {
     ),
     # feeds and channels
     "event_marked": Kind(
-        "info", "an event that is late, backfilled or of unknown type was published", ("channel", "kind")
+        "info",
+        "an event that is late, backfilled or of unknown type was published",
+        ("channel", "kind"),
+        metric=metrics.EVENT_CLASSES,
     ),
-    "channel_left_out": Kind("error", "a feed brought an event of one channel too many"),
-    "feed_state_changed": Kind("info", "a feed is live, quiet, syncing or down now", ("feed", "state")),
+    "channel_left_out": Kind(
+        "error", "a feed brought an event of one channel too many", metric=metrics.CHANNELS_LEFT_OUT
+    ),
+    "feed_state_changed": Kind(
+        "info",
+        "a feed is live, quiet, syncing or down now",
+        ("feed", "state"),
+        metric=metrics.FEED_STATE_CHANGES,
+    ),
     "gap_declared": Kind("debug", "nothing proves that a feed is complete here", ("feed", "reason")),
-    "gap_published": Kind("error", "a channel has a gap", ("channel", "reason")),
+    "gap_published": Kind("error", "a channel has a gap", ("channel", "reason"), metric=metrics.GAPS),
     # books and repairs
-    "book_synchronised": Kind("info", "a book is there: a snapshot fits the held events", ("channel",)),
-    "book_audited": Kind("debug", "a book was compared with a fresh snapshot", ("channel", "result")),
-    "book_failed": Kind("error", "a book was wrong in these levels, and two snapshots say so", ("channel",)),
+    "book_synchronised": Kind(
+        "info", "a book is there: a snapshot fits the held events", ("channel",), metric=metrics.RESYNCS
+    ),
+    "book_audited": Kind(
+        "debug", "a book was compared with a fresh snapshot", ("channel", "result"), metric=metrics.AUDITS
+    ),
+    "book_failed": Kind(
+        "error",
+        "a book was wrong in these levels, and two snapshots say so",
+        ("channel",),
+        metric=metrics.BOOKS_FAILED,
+    ),
     "audit_distrusted": Kind(
         "error",
         "audits of a book fail again and again; they cost no more gaps until one passes",
         ("channel",),
     ),
-    "trades_repaired": Kind("info", "trades behind a gap were recovered from a snapshot", ("channel",)),
-    "snapshot_missed": Kind(
-        "warning", "a request for a snapshot had no usable answer", ("channel", "reason")
+    "trades_repaired": Kind(
+        "info",
+        "trades behind a gap were recovered from a snapshot",
+        ("channel",),
+        metric=metrics.TRADES_REPAIRED,
     ),
-    "resync_stuck": Kind("error", "a book cannot be synchronised; it is tried on every line", ("channel",)),
+    "snapshot_missed": Kind(
+        "warning",
+        "a request for a snapshot had no usable answer",
+        ("channel", "reason"),
+        metric=metrics.SNAPSHOTS_MISSED,
+    ),
+    "resync_stuck": Kind(
+        "error",
+        "a book cannot be synchronised; it is tried on every line",
+        ("channel",),
+        metric=metrics.RESYNCS_STUCK,
+    ),
     "repair_overflowed": Kind(
-        "warning", "more came during a repair than is held; a book's oldest went, trades go on", ("channel",)
+        "warning",
+        "more came during a repair than is held; a book's oldest went, trades go on",
+        ("channel",),
+        metric=metrics.REPAIR_OVERFLOWS,
     ),
     "delta_refused": Kind(
         "warning",
         "a delta cannot be read as levels; its book is wrong until the next snapshot",
         ("channel", "reason"),
+        metric=metrics.DELTAS_REFUSED,
     ),
     # tokens
-    "token_renewed": Kind("info", "a token was fetched", ()),
-    "token_refused": Kind("warning", "the token endpoint gave no token", ("state", "status")),
+    "token_renewed": Kind(
+        "info", "a token was fetched", (), metric=metrics.TOKEN_REQUESTS, fixed={"result": "renewed"}
+    ),
+    "token_refused": Kind(
+        "warning",
+        "the token endpoint gave no token",
+        ("state", "status"),
+        metric=metrics.TOKEN_REQUESTS,
+        fixed={"result": "refused"},
+    ),
     "key_refused": Kind(
         "error",
         "the API key and secret are not accepted, or can't be read; they must be seen to",
         ("status",),
+        metric=metrics.TOKEN_REQUESTS,
+        fixed={"result": "bad_key"},
     ),
     # consumers
     "consumer_limit_tight": Kind(
         "warning", "consumers may fall behind by no more than a snapshot and a second of peak output", ()
     ),
-    "consumer_connected": Kind("debug", "a consumer has connected", ("consumer", "pid")),
+    "consumer_connected": Kind(
+        "debug", "a consumer has connected", ("consumer", "pid"), metric=metrics.CONSUMERS_CONNECTED
+    ),
     "consumer_subscribed": Kind("info", "a consumer has subscribed", ("consumer", "pid")),
-    "consumer_left": Kind("info", "a consumer's connection has ended", ("consumer", "pid", "reason")),
+    "consumer_left": Kind(
+        "info",
+        "a consumer's connection has ended",
+        ("consumer", "pid", "reason"),
+        metric=metrics.CONSUMERS_LEFT,
+    ),
     "consumer_conflated": Kind(
-        "warning", "a consumer did not keep up and was taken to the head", ("consumer", "pid")
+        "warning",
+        "a consumer did not keep up and was taken to the head",
+        ("consumer", "pid"),
+        metric=metrics.CONSUMERS_CONFLATED,
     ),
     "consumer_dropped": Kind(
-        "warning", "a consumer did not keep up and was disconnected", ("consumer", "pid")
+        "warning",
+        "a consumer did not keep up and was disconnected",
+        ("consumer", "pid"),
+        metric=metrics.CONSUMERS_DROPPED,
     ),
     "resume_refused": Kind(
-        "info", "a consumer wanted to go on where the backlog cannot", ("consumer", "reason")
+        "info",
+        "a consumer wanted to go on where the backlog cannot",
+        ("consumer", "reason"),
+        metric=metrics.RESUMES_REFUSED,
     ),
-    "request_refused": Kind("warning", "a consumer's request was refused", ("consumer", "code")),
+    "request_refused": Kind(
+        "warning", "a consumer's request was refused", ("consumer", "code"), metric=metrics.REQUESTS_REFUSED
+    ),
     "accept_failed": Kind("error", "a consumer could not be let in", ("error",)),
+    # those who look
+    "answer_failed": Kind("error", "a bug: a request over HTTP could not be answered", ("error",)),
     # files
-    "incident_written": Kind("warning", "an incident file was written", ("file",)),
-    "incident_lost": Kind("error", "an incident file could not be written", ("reason",)),
-    "log_lines_lost": Kind("error", "whoever reads the log did not keep up, and lines were left out", ()),
+    "incident_written": Kind(
+        "warning",
+        "an incident file was written",
+        ("file",),
+        metric=metrics.INCIDENTS,
+        fixed={"result": "written"},
+    ),
+    "incident_lost": Kind(
+        "error",
+        "an incident file could not be written",
+        ("reason",),
+        metric=metrics.INCIDENTS,
+        fixed={"result": "lost"},
+    ),
+    "log_lines_lost": Kind(
+        "error",
+        "whoever reads the log did not keep up, and lines were left out",
+        (),
+        metric=metrics.LOG_LINES_LOST,
+    ),
 }
+
+FIELDS: Final[Mapping[str, str]] = {
+    # of every line in the log
+    "event": "the note's name",
+    "level": "how important it is",
+    "timestamp": "when it came (UTC)",
+    "repeated": "how many notes of this name and key the line stands for; the newest is shown",
+    # of some notes
+    "attempts": "requests in a row without a usable answer",
+    "by": "the line that replaces another",
+    "cause": "what has changed a line's health",
+    "channel": "the channel",
+    "channels": "how many channels",
+    "code": "the code of the error that a consumer was told",
+    "connections": "how many connections the exchange allows",
+    "consumer": "the name that a consumer has given itself",
+    "count": "how many levels of a book differ",
+    "detail": "more about the reason, for people",
+    "error": "what failed, by the system's name for it, or where in the program",
+    "events": "how many events",
+    "feed": "the feed, by its label",
+    "file": "the name of an incident file",
+    "held": "how many events were held until then",
+    "invented": "whether the line brought what nobody else has; otherwise it missed what others brought",
+    "kind": "the class of an event",
+    "levels": "the first levels that differ: side, price, the book's quantity and the snapshot's",
+    "life_s": "how long a token lives",
+    "limit": "the limit that is reached, by its key",
+    "limit_bytes": "how far consumers may fall behind",
+    "line": "the line, by its letter",
+    "lines": "how many log lines",
+    "market": "the market",
+    "markets": "how many markets",
+    "mistake": "what is wrong with a configuration, its path first",
+    "pause_s": "how long nobody connects",
+    "peak_bytes": "the most output that is expected in a second",
+    "pid": "the process of a consumer",
+    "position": "the place in the merged sequence of a feed",
+    "reason": "why, a word of a closed set",
+    "result": "what came of it, a word of a closed set",
+    "retry_s": "how long until the next attempt",
+    "rows": "how many trades",
+    "section": "the changed section of a configuration",
+    "session": "the life of the numbering",
+    "snapshot_bytes": "the largest snapshot of a book",
+    "state": "the new state",
+    "status": "the HTTP status of an answer, 0 where there was none",
+    "uid": "the user of a consumer",
+    "version": "the version of the program",
+    "was": "the state before, or the line that led before",
+}
+"""Every field of a log line and what it says."""
 
 _UNHEARD_OF: Final = Kind("warning", "not in this catalogue: a bug")
 

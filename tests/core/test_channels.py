@@ -135,3 +135,15 @@ def test_a_star_inside_a_part_stands_for_itself() -> None:
     """Parts are no globs: `BTC-*` names a market of that very name."""
     assert fnmatchcase("BTC-USD", "BTC-*")
     assert not Patterns(["BTC-*/publicTrades"]).match("BTC-USD/publicTrades")
+
+
+def test_events_are_counted_without_marks() -> None:
+    """Gaps and snapshots take seqs and are no events; the newest event has its time."""
+    channel = Channel("M/s", number=0, feed="M", account=False)
+    assert (channel.published, channel.last_ns) == (0, -1)
+    channel.snapshot("start", b"{}")
+    channel.event("a", 5, b"{}")
+    channel.gap("outage", 5, 9)
+    channel.event("b", 9, b"{}")
+    channel.snapshot_at(1, "join", b"{}")
+    assert (channel.next, channel.published, channel.last_ns) == (5, 2, 9)

@@ -311,3 +311,21 @@ def unlabelled(world: World) -> tuple[object, ...]:
         if isinstance(one, Release | Gap)
     ]
     return released, world.orders, world.notes, world.states
+
+
+def test_the_clocks_are_compared_by_the_newest_event() -> None:
+    """(15) The exchange's time minus that of the arrival, negative where it is behind; nothing where none is told."""
+    world = World(1)
+    world.connect("a")
+    assert world.arbiter.clock_offset_s() is None
+    world.emit(b"b%d" % 250)
+    world.deliver_all()
+    assert world.arbiter.clock_offset_s() == pytest.approx(0.25 - world.wall / 1e9)
+    world.wall_ns = -(10**9)
+    world.emit(b"b%d" % 300)
+    world.deliver_all()
+    assert world.arbiter.clock_offset_s() == pytest.approx(0.3 - world.wall / 1e9)
+    assert world.wall / 1e9 < 0.3
+    world.emit(b"bx")
+    world.deliver_all()
+    assert world.arbiter.clock_offset_s() is None
