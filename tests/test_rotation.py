@@ -13,6 +13,7 @@ from trio.testing import MockClock
 from feedhandler.config import Bounds, Health, Limits
 from feedhandler.errors import LineNeeded, NoSuchLine
 from feedhandler.simulator.settings import Behaviour, Kind
+from tests.support.names import Names
 from tests.support.stage import BTC, Stage, staged
 
 TOKEN_LIFE_S = 60.0
@@ -303,5 +304,33 @@ async def test_a_line_may_be_paused_while_it_connects(
         assert feed._attempting == set()
         feed.resume("a")
         await stage.talk_until(stage.all_up)
+        await stage.arrived()
+        stage.assert_exact()
+
+
+# Addresses
+
+
+async def test_lines_of_a_feed_are_spread_over_the_addresses_of_the_host(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Three lines, three addresses: each has its own, and so have their successors; one that is gone costs none."""
+    names = Names("exchange.test", ("127.0.0.1", "127.0.0.2", "127.0.0.3"))
+    async with staged(tmp_path, lines=3, host="exchange.test") as stage:
+        feed = stage.daemon.feeds[BTC]
+
+        def hosts() -> list[str]:
+            return sorted(line.peer.rpartition(":")[0] for line in feed.lines.values())
+
+        assert hosts() == sorted(names.addresses)
+        feed.rotate()
+        await stage.talk_until(lambda: len(stage.named("line_replaced")) == 3)
+        await stage.talk_until(lambda: not feed.rotation.busy and len(feed.lines) == 3)
+        assert hosts() == sorted(names.addresses)
+        names.addresses.remove("127.0.0.2")
+        feed.rotate()
+        await stage.talk_until(lambda: len(stage.named("line_replaced")) == 6)
+        await stage.talk_until(lambda: not feed.rotation.busy and len(feed.lines) == 3)
+        assert set(hosts()) == set(names.addresses)
         await stage.arrived()
         stage.assert_exact()

@@ -50,6 +50,7 @@ on data.
 """
 
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 from feedhandler.config import Health as HealthLimits
@@ -113,15 +114,19 @@ class Arbiter(Supervision):
         self._divergences.leave(name)
         self._unknowns.forget(name)
 
-    def can_spare(self, name: str) -> bool:
+    def can_spare(self, name: str, *, settled: float = -inf) -> bool:
         """Tell whether the feed goes on without a line as if nothing had happened.
 
         For each channel in which the line has its place there is a good line that has, too, and keeps nothing aside.
+        Where a channel is silent a line cannot show that: one that is good since before ``settled`` need not, as long
+        as all lines keep one order over all channels.
         """
         line = self.lines[name]
         others = [other for other in self.lines.values() if other is not line and _is_reliable(other)]
         if not others or not line.up:
             return bool(others)
+        if not self._interleaved and any(other.health.since <= settled for other in others):
+            return True
         channels = self.window.newest if line.pinned is None else line.pinned
         return all(any(self._is_in(other, channel) for other in others) for channel in channels)
 

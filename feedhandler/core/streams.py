@@ -19,6 +19,7 @@ unsubscribed, is a **straggler**: it is left out and counted.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import inf
 from typing import Final
 
 from feedhandler.config import Bounds
@@ -141,10 +142,12 @@ class Streams(Arbiter):
             joiner.remove_line(name, now, recv)
             self._collect(stream, joiner)
 
-    def can_spare(self, name: str) -> bool:
+    def can_spare(self, name: str, *, settled: float = -inf) -> bool:
         """Tell whether the feed goes on without a line as if nothing had happened."""
         joiners = [joiner for joiner in self._joiners.values() if joiner.lines[name].connected]
-        return super().can_spare(name) and all(joiner.can_spare(name) for joiner in joiners)
+        return super().can_spare(name, settled=settled) and all(
+            joiner.can_spare(name, settled=settled) for joiner in joiners
+        )
 
     def retune(self, limits: HealthLimits) -> None:
         """Judge lines by other limits from now on."""

@@ -8,8 +8,8 @@ Rules:
 
 - One replacement of a feed is under way at a time; so the lines of a feed never share a fate.
 - Make before break where the limits leave a place for one line more. The old line is let go when the feed loses nothing
-  with it: its successor is good and has its place in every channel. In a channel where nothing happens it cannot have
-  one; after `SETTLE_S` that is no reason to wait any more.
+  with it: a good one has its place in every channel. In a channel where nothing happens it cannot show that; one that
+  is good for `SETTLE_S` need not, unless lines have been seen to mix the channels differently.
 - Break before make where they do not; never the last aligned line, and only where a good one stands in.
 - A replacement that is refused or lost is given up, and so is one that finds no place within `PATIENCE_S` although the
   feed moves. Where nothing moves, it waits.
@@ -36,8 +36,8 @@ PATIENCE_S: Final = 20.0
 """The longest that a replacement may look for its place, and that a good line is waited for that stands in."""
 CHANCES: Final = 16
 """Events that a replacement must hold before it can be said to find no place."""
-SETTLE_S: Final = 30.0
-"""The longest that a good replacement is waited for in channels where it has not brought anything yet."""
+SETTLE_S: Final = 10.0
+"""A line that is good for so long stands in for another in channels where it has not brought anything yet."""
 RETRY_S: Final = 10.0
 """The longest random wait after a replacement that was given up."""
 
@@ -192,9 +192,10 @@ class Rotation:
             return False
         if not arbiter.lines[old].up:
             return True
-        if state.health.state != GOOD:
-            return False
-        return arbiter.can_spare(old) or trio.current_time() - state.health.since >= SETTLE_S
+        return state.health.state == GOOD and self._can_spare(old)
+
+    def _can_spare(self, name: str) -> bool:
+        return self._crew.arbiter.can_spare(name, settled=trio.current_time() - SETTLE_S)
 
     async def _give_up(self, old: str, new: str, reason: str, trouble: str) -> None:
         """Let the replacement go; a stalled line that it was for begins anew, since it brings nothing anyway."""
@@ -211,13 +212,13 @@ class Rotation:
 
     async def _renew(self, name: str, reason: str) -> bool:
         """End a line and let it begin anew, when another stands in for it; tell whether that came about."""
-        arbiter, line = self._crew.arbiter, self._crew.lines[name]
+        line = self._crew.lines[name]
         if reason == STALLED:
             line.restart(reason)
             return True
         with trio.move_on_after(PATIENCE_S):
-            await self._wait_until(lambda: not line.is_open or arbiter.can_spare(name))
-        if not line.is_open or not arbiter.can_spare(name):
+            await self._wait_until(lambda: not line.is_open or self._can_spare(name))
+        if not line.is_open or not self._can_spare(name):
             return False
         self._note("replacement_begun", line=name, by=name, reason=reason)
         line.restart(reason, at_once=True)

@@ -200,6 +200,8 @@ def test_a_line_is_spared_only_where_another_stands_in_for_it() -> None:
     world.wait(6)
     assert world.arbiter.lines["b"].health.state == "good"
     assert not world.arbiter.can_spare("a")
+    assert not world.arbiter.can_spare("a", settled=world.now - 5)
+    assert world.arbiter.can_spare("a", settled=world.now)
     assert world.arbiter.can_spare("b")
     world.emit(b"t6")
     world.deliver_all()
@@ -208,6 +210,26 @@ def test_a_line_is_spared_only_where_another_stands_in_for_it() -> None:
     world.emit(b"b7", b"t8")
     world.deliver_all()
     world.assert_exact()
+
+
+def test_a_silent_channel_needs_its_line_where_lines_mix_channels_differently() -> None:
+    """Where one order over all channels is no proof, time is none either."""
+    world = World(2)
+    world.connect("a", "b")
+    world.emit(b"b1", b"t2", b"b3", b"b4", b"t5", b"b6")
+    world.deliver("a")
+    world.receive("b", b"b1", b"b3", b"b4", b"t2", b"b6", b"t5")
+    world.connections["b"].queue.clear()
+    world.kill("b")
+    world.connect("b")
+    world.emit(b"b7", b"b8", b"b9")
+    world.deliver_all()
+    world.wait(60)
+    assert world.arbiter.lines["b"].health.state == "good"
+    assert not world.arbiter.can_spare("a", settled=world.now)
+    world.emit(b"t10")
+    world.deliver_all()
+    assert world.arbiter.can_spare("a")
 
 
 @settings(steady, max_examples=300)

@@ -644,3 +644,21 @@ def test_health_defaults_do_not_matter_to_the_merge() -> None:
         world, ">> connect a b\n>> a: b1 b2\n<< b1 b2\n>> b: b1 b2\n>> a: b3\n<< b3\n>> wait 1\n== b suspect"
     )
     check_transcript(world, ">> b: b3 b4\n<< b4\n>> wait 0.1\n== b probation")
+
+
+def test_what_is_settled_still_tells_who_owes_a_late_event() -> None:
+    """Rule R3: a line that had its place in a channel owes what comes late there, be all older events forgotten."""
+    world = World(3)
+    world.connect("a", "b", "c")
+    world.emit(b"b1", b"t2", b"b3", b"t4")
+    world.deliver_all()
+    for number in range(10, 30):
+        world.emit(b"b%d" % number)
+        world.deliver_all()
+    assert world.arbiter.window.gone["M/t"] >= max(line.joined_at for line in world.arbiter.lines.values())
+    world.emit(b"tx", lost_on="a")
+    world.emit(b"t100")
+    for name in "acb":
+        world.deliver(name)
+    assert world.output.count(b"tx") == 1
+    assert world.late == [b"tx"]

@@ -306,6 +306,28 @@ async def test_nobody_listens(inbox: Inbox) -> None:
     assert (await failure(port, inbox)).reason == "refused"
 
 
+@pytest.mark.parametrize("answers", [True, False])
+async def test_whether_the_goodbye_was_answered_is_known(
+    serve: Serve, inbox: Inbox, autojump_clock: trio.testing.MockClock, *, answers: bool
+) -> None:
+    """The exchange counts a connection until it has seen its end; and the address at the other end is known."""
+
+    async def script(peer: Any) -> None:
+        await peer.accept()
+        await peer.frame()
+        if answers:
+            await peer.send(b"\x88\x02\x03\xe8")
+        else:
+            await trio.sleep_forever()
+
+    autojump_clock.autojump_threshold = 0.01
+    port = await serve(script)
+    async with opened(port, inbox) as connection:
+        assert connection.peer == f"127.0.0.1:{port}"
+        assert not connection.answered
+    assert connection.answered == answers
+
+
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 64 + ".invalid"])
 async def test_unknown_name(inbox: Inbox, host: str) -> None:
     """A name that does not resolve, or could not, is named as that."""

@@ -224,6 +224,7 @@ async def staged(
     log: Notify = lambda _: None,
     tapes: tuple[Path, ...] = (),
     account_rate: float = 0.0,
+    host: str = "",
     before: Callable[[simulated.Exchange], None] = lambda _: None,
     **sections: Any,
 ) -> AsyncIterator[Stage]:
@@ -232,10 +233,11 @@ async def staged(
     A daemon that breaks a documented rule of the exchange meanwhile fails the test.
 
     With ``tapes`` the exchange has their markets, and the test plays them. What is done ``before`` the daemon starts
-    belongs to the exchange's past.
+    belongs to the exchange's past. With a ``host`` the exchange listens at all addresses, and is known by that name.
     """
     truth = folder / "truth.jsonl"
     settings = Settings(
+        host="0.0.0.0" if host else "127.0.0.1",
         markets=None if tapes else markets,
         tapes=tapes,
         wait=NEVER if tapes else 0,
@@ -249,7 +251,7 @@ async def staged(
         exchange: simulated.Exchange = await nursery.start(partial(serve, settings))
         before(exchange)
         urls = Exchange(
-            websocket_url=exchange.url,
+            websocket_url=exchange.url.replace("0.0.0.0", host),
             token_url=f"{exchange.http_url}/api/v1/token" if token else "",
             markets_url=markets_url or f"{exchange.http_url}/api/v1/markets",
             markets_refresh_s=refresh_s,
