@@ -33,6 +33,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Final
 
+import msgspec
 import trio
 
 from feedhandler import __version__
@@ -70,6 +71,7 @@ from feedhandler.observe.incidents import Incidents
 from feedhandler.observe.progress import Progress
 from feedhandler.observe.service import Observation
 from feedhandler.observe.sight import Log, Sight
+from feedhandler.observe.status import StatusMaker
 from feedhandler.publish.outlet import Outlet
 from feedhandler.publish.server import Publisher
 
@@ -246,13 +248,9 @@ class Daemon:
         self._stopped_s = trio.current_time()
         self._service.cancel()
 
-    async def status(self) -> dict[str, object]:
-        """Return what runs, for operators."""
-        await trio.lowlevel.checkpoint()
-        return {
-            "session": self.publisher.session,
-            "feeds": [feed.status() for feed in self.feeds.values()],
-        }
+    async def status(self) -> msgspec.Raw:
+        """Return the state of everything, for operators: what ``/status`` answers."""
+        return msgspec.Raw(await StatusMaker(self.observation.sight).document())
 
     # The configuration
 

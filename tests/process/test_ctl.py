@@ -26,12 +26,12 @@ async def test_a_running_daemon_is_steered(tmp_path, nursery):
 
             listed = await ctl("list")
             assert listed.process.returncode == 0
-            assert "feed BTC-USD" in listed.output.lines
-            assert any(line.startswith("  lines: a ") for line in listed.output.lines)
+            assert str(tmp_path / "control.sock") in listed.output.lines[0]
+            assert any(line.startswith("BTC-USD/publicTrades ") for line in listed.output.lines)
             listed = await finished("ctl", "--socket", tmp_path / "feed.sock", "--json", "list")
             answer = msgspec.json.decode(str(listed.output))
             assert answer["ok"]
-            assert [feed["feed"] for feed in answer["result"]["feeds"]] == ["BTC-USD"]
+            assert [feed["name"] for feed in answer["result"]["feeds"]] == ["BTC-USD"]
 
             for arguments, note in (
                 (("pause", "BTC-USD", "a"), "line_paused"),
