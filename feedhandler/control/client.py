@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from feedhandler.config import CONTROL
 from feedhandler.control.requests import Op, Request
 from feedhandler.control.server import control_path
 from feedhandler.errors import OperationalError
@@ -92,13 +93,10 @@ def run(args: argparse.Namespace, feed_socket: Path, show_state: Callable[[str, 
 
     ``show_state`` shows the answer to ``list``, and from where it is.
     """
-    path = (
-        args.socket
-        if args.socket is not None and args.socket.name == "control.sock"
-        else control_path(feed_socket)
-    )
+    is_control = feed_socket.name == CONTROL
+    path = feed_socket if is_control else control_path(feed_socket)
     names = {name: getattr(args, name, "") for name in ("feed", "line", "stream", "market")}
-    line = ask(path, Request(args.op, **names))
+    line = ask(path, Request(args.op, **names, socket="" if is_control else feed_socket.name))
     reply = _read(path, line)
     if args.json:
         _say(line.decode().rstrip("\n"))

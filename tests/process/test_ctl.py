@@ -118,8 +118,11 @@ async def test_help_says_how_long_a_change_lasts():
 
 
 async def test_the_control_socket_is_the_owners(tmp_path):
-    """Nobody else may even connect."""
+    """Nobody else may even connect; who names another daemon's feed socket in the same folder steers nothing."""
     async with daemon(write_config(tmp_path, NOWHERE)) as child:
         assert os.stat(tmp_path / "control.sock").st_mode & 0o777 == 0o600
+        other = await finished("ctl", "--socket", tmp_path / "other.sock", "drain")
+        assert other.process.returncode == 1
+        assert other.errors.lines == ["feedhandler: the daemon here serves feed.sock, not other.sock"]
         assert await child.stop() == 0
     assert not (tmp_path / "control.sock").exists()
