@@ -223,7 +223,13 @@ class Daemon:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until `stop`; started when the socket listens."""
-        commands = Commands(self.fleet, status=self.status, reload=self.reload, drain=self.stop)
+        commands = Commands(
+            self.fleet,
+            status=self.status,
+            reload=self.reload,
+            drain=self.stop,
+            is_ending=lambda: self._service.cancel_called,
+        )
         async with trio.open_nursery() as nursery:
             await nursery.start(self.publisher.serve)
             await nursery.start(self.observation.run)

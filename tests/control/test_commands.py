@@ -3,6 +3,7 @@
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,33 @@ async def test_a_file_with_a_mistake_is_refused_with_it(tmp_path: Path, autojump
         await stage.talk(1)
         await stage.arrived()
         stage.assert_exact()
+
+
+async def test_a_daemon_that_ends_is_not_changed_any_more(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """While a consumer is waited for, each command has its answer, and the end comes when it is due."""
+    async with staged(tmp_path, markets=(BTC, ETH), feeds=(Feed(markets=(BTC,)),)) as stage:
+        sock = socket.socket(socket.AF_UNIX)
+        with sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(os.fspath(stage.config.publish.socket))
+            sock.send(b'{"op":"subscribe","channels":["*"]}\n')
+            stage.say(5000)
+            await stage.arrived()
+            assert (await ask(stage, "drain"))["ok"]
+            begun_s = trio.current_time()
+            await trio.sleep(1)
+            for op, names in (
+                ("list", {}), ("restart", {"feed": BTC, "line": "a"}), ("rotate", {"feed": BTC}),
+                ("pause", {"feed": BTC, "line": "a"}), ("resume", {"feed": BTC, "line": "a"}),
+                ("drop-stream", {"feed": BTC, "stream": "publicTrades"}),
+                ("add-stream", {"feed": BTC, "stream": "publicTrades"}),
+                ("add-market", {"market": ETH}), ("drop-market", {"market": BTC}), ("drain", {}),
+            ):  # fmt: skip
+                answer = await ask(stage, op, **names)
+                assert answer["ok"] == (op in {"list", "drain"})
+                assert answer.get("code", "draining") == "draining"
+            await stage.until(lambda: bool(stage.named("daemon_stopped")))
+            assert trio.current_time() - begun_s < stage.config.publish.drain_s + 1
 
 
 async def test_drain_ends_the_daemon(tmp_path: Path, autojump_clock: MockClock) -> None:
