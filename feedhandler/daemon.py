@@ -1,12 +1,13 @@
 """The daemon's nursery tree.
 
     run
+    ├── signals                   SIGTERM and SIGINT end the service, a second one the process; SIGHUP reloads
+    ├── systemd                   hears that all is well, while it is
     ├── the publisher             outlives the feeds: its consumers get what is pending
     └── the service
         ├── incidents             written in a thread
         ├── the ticker            tells every feed the time
         ├── the books             follow what was published, a little at a time
-        ├── signals               SIGTERM and SIGINT end the service, a second one the process; SIGHUP reloads
         └── a feed each
             └── its lines
 
@@ -21,7 +22,7 @@ import signal
 import time
 import uuid
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -32,6 +33,7 @@ from feedhandler.config import ACCOUNT_STREAMS, LISTED, Config, plan, read_crede
 from feedhandler.config import Feed as FeedSettings
 from feedhandler.core.channels import Channel
 from feedhandler.core.notes import Notify, note
+from feedhandler.core.progress import Part
 from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
 from feedhandler.exchange.markets import fetch_markets
 from feedhandler.exchange.requests import ping
@@ -41,6 +43,7 @@ from feedhandler.ingest.feed import TICK_S, Feed, Surroundings
 from feedhandler.ingest.gate import Gate
 from feedhandler.ingest.line import Means
 from feedhandler.observe.incidents import Incidents
+from feedhandler.observe.systemd import Systemd, fan_out
 from feedhandler.publish.server import Publisher
 
 MARKETS_RETRY_S: Final = 5.0
@@ -151,6 +154,17 @@ class Daemon:
         if not changed:
             self._notify(note("config_reloaded"))
 
+    def parts(self) -> Iterator[Part]:
+        """Return the parts of the data path that have to move now; at the end only the consumers do."""
+        if not self._service.cancel_called:
+            for feed in tuple(self.feeds.values()):
+                yield from feed.parts()
+        yield from self.publisher.parts()
+
+    def consumer_count(self) -> int:
+        """Return how many consumers are connected."""
+        return self.publisher.consumer_count
+
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._incidents.run)
@@ -233,22 +247,35 @@ async def run(
     exit_now: Callable[[], object],
 ) -> None:
     """Run the daemon in the foreground, with signals: the first end drains, the second calls ``exit_now``."""
-    daemon = Daemon(config, environ, notify)
+    systemd = Systemd(environ, notify)
+    daemon = Daemon(config, environ, fan_out(notify, systemd.hear))
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey_signals, signals, daemon, reload, exit_now)
-            await daemon.run()
+            nursery.start_soon(_obey_signals, signals, daemon, reload, exit_now, systemd)
+            async with trio.open_nursery() as serving:
+                await serving.start(daemon.run)
+                nursery.start_soon(systemd.run, daemon)
             nursery.cancel_scope.cancel()
 
 
+async def _reload(daemon: Daemon, load: Callable[[], Config], systemd: Systemd) -> None:
+    """Reload, and let systemd know when it begins and when it is over."""
+    with systemd.reloading():
+        await daemon.reload(load)
+
+
 async def _obey_signals(
-    signals: AsyncIterator[int], daemon: Daemon, reload: Callable[[], Config], exit_now: Callable[[], object]
+    signals: AsyncIterator[int],
+    daemon: Daemon,
+    reload: Callable[[], Config],
+    exit_now: Callable[[], object],
+    systemd: Systemd,
 ) -> None:
     stopping = False
     async with trio.open_nursery() as nursery:
         async for number in signals:
             if number == signal.SIGHUP:
-                nursery.start_soon(daemon.reload, reload)
+                nursery.start_soon(_reload, daemon, reload, systemd)
             elif stopping:
                 exit_now()
             else:

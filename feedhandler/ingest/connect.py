@@ -32,7 +32,7 @@ from feedhandler.errors import ConfigError, ConnectionFailed
 from feedhandler.ingest.dataplane import CLOSED, DataPlaneStream
 from feedhandler.ingest.frames import OVERSIZE, PROTOCOL
 from feedhandler.ingest.handshake import Target, check_answer, subprotocol
-from feedhandler.ingest.tcp import TcpStream
+from feedhandler.ingest.tcp import TcpStream, Transport
 from feedhandler.ingest.tls import TlsStream
 
 GOODBYE_S: Final = 1.0
@@ -47,8 +47,6 @@ _LIBRARY_ERRORS: Final = (
     trio_websocket.HandshakeError,
     trio_websocket.ConnectionClosed,
 )
-
-Transport = TcpStream | TlsStream
 
 
 class Connection:
@@ -65,6 +63,10 @@ class Connection:
     def reads(self) -> int:
         """How often something has arrived, pongs included."""
         return self._plane.reads
+
+    def waits(self) -> bool:
+        """Tell whether something has come that has to be read now."""
+        return self._plane.waits()
 
     async def pump(self) -> str:
         """Let the data flow and wait for the end; return its reason."""

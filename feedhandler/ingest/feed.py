@@ -14,7 +14,7 @@ states are those of the feed that opened it.
 """
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -28,6 +28,7 @@ from feedhandler.core.channels import Channel, split
 from feedhandler.core.health import GOOD, PROBATION
 from feedhandler.core.messages import Gap, Output, Release, Snapshot, State
 from feedhandler.core.notes import Notify, note
+from feedhandler.core.progress import Part, always
 from feedhandler.core.recovery import Recovery
 from feedhandler.errors import ConnectionFailed
 from feedhandler.exchange.desk import Desk
@@ -148,6 +149,12 @@ class Feed:
         async with trio.open_nursery() as nursery:
             for line in self._lines.values():
                 nursery.start_soon(line.run)
+
+    def parts(self) -> Iterator[Part]:
+        """Return what has to move of the feed: its ticks, and the reading of each line."""
+        yield Part(self, f"feed {self.label}", self._ticks, always)
+        for line in self._lines.values():
+            yield from line.parts(self.label)
 
     def end(self) -> None:
         """Tell the consumers that nothing more will come of this feed for now."""

@@ -22,7 +22,7 @@ Rules:
 
 import ssl
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +34,7 @@ import trio
 
 from feedhandler.config import Bounds, Health
 from feedhandler.core.backoff import Backoff
+from feedhandler.core.progress import Part
 from feedhandler.errors import ConnectionFailed, HandshakeRefused, TokenRefused
 from feedhandler.exchange.token import TokenSource
 from feedhandler.ingest.connect import Connection, open_line
@@ -110,6 +111,12 @@ class Line:
     def is_open(self) -> bool:
         """Whether a request can be sent (`send`)."""
         return self._outbox is not None
+
+    def parts(self, feed: str) -> Iterator[Part]:
+        """Return the reading of the connection, if there is one."""
+        connection = self._connection
+        if connection is not None:
+            yield Part(connection, f"line {feed} {self.name}", connection.reads, connection.waits, "reading")
 
     async def run(self) -> None:
         """Keep the line up until cancelled."""

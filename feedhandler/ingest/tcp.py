@@ -13,6 +13,8 @@ Rules:
 """
 
 import os
+import select
+from abc import abstractmethod
 from typing import Final
 
 import trio
@@ -22,7 +24,15 @@ LITTLE_BYTES: Final = 16 * 1024
 """Asked for by a read after one that did not get all that it had asked for."""
 
 
-class TcpStream(Stream):
+class Transport(Stream):
+    """A stream that tells whether something has come, without taking it."""
+
+    @abstractmethod
+    def readable(self) -> bool:
+        """Tell whether a read would return at once."""
+
+
+class TcpStream(Transport):
     """A connected TCP socket."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -40,6 +50,15 @@ class TcpStream(Stream):
                 continue
             except OSError as error:
                 raise trio.BrokenResourceError from error
+
+    def readable(self) -> bool:
+        """Tell whether a read would return at once."""
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
+            return False
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(0))
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of it."""

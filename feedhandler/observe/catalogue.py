@@ -36,6 +36,12 @@ CATALOGUE: Final[dict[str, Kind]] = {
         "error", "the configuration was read again and has a mistake; the old one stays", ("mistake",)
     ),
     "config_needs_restart": Kind("warning", "a changed section takes effect at the next start", ("section",)),
+    "progress_stopped": Kind(
+        "error",
+        "a part of the data path stands still with work before it; systemd gets no keep-alive",
+        ("part",),
+    ),
+    "progress_resumed": Kind("warning", "a part of the data path that stood still has gone on", ("part",)),
     # lines
     "line_connected": Kind("info", "a line is connected"),
     "line_lost": Kind("warning", "a line's connection has ended", ("feed", "line", "reason")),
