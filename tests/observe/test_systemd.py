@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001 - the clock works by being asked for
 """What systemd hears, on a datagram socket of the test, while the daemon runs against a simulated exchange."""
 
 import os
@@ -28,8 +29,6 @@ from feedhandler.observe.systemd import (
 from feedhandler.publish.consumer import Consumer
 from feedhandler.simulator.settings import Behaviour
 from tests.support.stage import BTC, ETH, Stage, raw_consumer, staged
-
-in_virtual_time = pytest.mark.usefixtures("autojump_clock")
 
 WATCHDOG_S = 30.0
 REFUSED = 1
@@ -169,8 +168,7 @@ def test_everybody_gets_a_note():
 # Ready
 
 
-@in_virtual_time
-async def test_ready_when_all_feeds_are_covered(tmp_path, ear):
+async def test_ready_when_all_feeds_are_covered(tmp_path, ear, autojump_clock):
     """READY comes once, with a status line, when each feed has a line that is up, and not before."""
     async with watched(tmp_path, markets=(BTC, ETH), wait=False) as (stage, _):
         await trio.sleep(0.05)
@@ -192,8 +190,7 @@ async def test_ready_when_all_feeds_are_covered(tmp_path, ear):
     ],
     ids=["refuses", "is silent"],
 )
-@in_virtual_time
-async def test_ready_when_coverage_is_pending(tmp_path, ear, behaviour, least_s, most_s):
+async def test_ready_when_coverage_is_pending(tmp_path, ear, autojump_clock, behaviour, least_s, most_s):
     """An exchange that refuses is waited for no longer than it takes to know, one that is silent for `PENDING_S`."""
     began = trio.current_time()
     patient = Bounds(handshake_s=3 * PENDING_S)
@@ -205,8 +202,7 @@ async def test_ready_when_coverage_is_pending(tmp_path, ear, behaviour, least_s,
         )
 
 
-@in_virtual_time
-async def test_ready_when_the_markets_are_not_told(tmp_path, ear):
+async def test_ready_when_the_markets_are_not_told(tmp_path, ear, autojump_clock):
     """A daemon that waits for the list of markets is ready once asking for it has failed."""
     away = f"http://127.0.0.1:{REFUSED}/markets"
     async with watched(tmp_path, feeds=(Feed(markets=("*",)),), wait=False, markets_url=away) as (stage, _):
@@ -218,8 +214,7 @@ async def test_ready_when_the_markets_are_not_told(tmp_path, ear):
 # Alive
 
 
-@in_virtual_time
-async def test_keep_alives_while_all_is_well(tmp_path, ear):
+async def test_keep_alives_while_all_is_well(tmp_path, ear, autojump_clock):
     """They come often enough that systemd misses none, and the status line is not repeated."""
     async with watched(tmp_path) as (stage, systemd):
         assert await silence(stage, ear, 4 * WATCHDOG_S) >= 2 * BEATS - 2
@@ -228,8 +223,7 @@ async def test_keep_alives_while_all_is_well(tmp_path, ear):
         assert all(one != other for one, other in pairwise(told))
 
 
-@in_virtual_time
-async def test_silence_of_others_is_not_our_fault(tmp_path, ear):
+async def test_silence_of_others_is_not_our_fault(tmp_path, ear, autojump_clock):
     """An exchange that says nothing and a consumer that reads nothing cost no keep-alive."""
     async with watched(tmp_path, markets=(BTC, ETH)) as (stage, systemd):
         async with raw_consumer(tmp_path / "feed.sock"):
@@ -246,8 +240,7 @@ async def hang(*_: object) -> bytes:
     raise AssertionError
 
 
-@in_virtual_time
-async def test_reading_that_stands_still(tmp_path, ear, monkeypatch):
+async def test_reading_that_stands_still(tmp_path, ear, autojump_clock, monkeypatch):
     """Where nothing reads what has come the keep-alives end, although the loop turns and the lines are given up."""
     async with watched(tmp_path) as (stage, systemd):
         await stage.talk(5)
@@ -265,8 +258,7 @@ async def test_reading_that_stands_still(tmp_path, ear, monkeypatch):
         assert await silence(stage, ear, 2 * WATCHDOG_S) > 0
 
 
-@in_virtual_time
-async def test_one_line_that_stands_still_is_given_up(tmp_path, ear, monkeypatch):
+async def test_one_line_that_stands_still_is_given_up(tmp_path, ear, autojump_clock, monkeypatch):
     """The daemon helps itself before systemd does: the keep-alives go on when the line has been replaced."""
     limits = Health()
     async with watched(tmp_path) as (stage, systemd):
@@ -282,8 +274,7 @@ async def test_one_line_that_stands_still_is_given_up(tmp_path, ear, monkeypatch
         await stage.talk_until(stage.all_up)
 
 
-@in_virtual_time
-async def test_ticks_that_stand_still(tmp_path, ear, monkeypatch):
+async def test_ticks_that_stand_still(tmp_path, ear, autojump_clock, monkeypatch):
     """A feed to which no time is told any more ends the keep-alives, although its lines read on."""
     async with watched(tmp_path, markets=(BTC, ETH)) as (stage, systemd):
         monkeypatch.setattr(stage.daemon.feeds[ETH], "tick", lambda: None)
@@ -291,8 +282,7 @@ async def test_ticks_that_stand_still(tmp_path, ear, monkeypatch):
         assert systemd.still() == ["feed ETH-USD"]
 
 
-@in_virtual_time
-async def test_sending_that_stands_still(tmp_path, ear, monkeypatch):
+async def test_sending_that_stands_still(tmp_path, ear, autojump_clock, monkeypatch):
     """Records that wait for a consumer whose socket would take them end the keep-alives."""
     async with watched(tmp_path) as (stage, systemd):
         monkeypatch.setattr(Consumer, "_send", lambda _: None)
@@ -300,8 +290,7 @@ async def test_sending_that_stands_still(tmp_path, ear, monkeypatch):
         assert [name.rpartition(" ")[0] for name in systemd.still()] == ["consumer test"]
 
 
-@in_virtual_time
-async def test_no_keep_alives_for_another_process(tmp_path, ear):
+async def test_no_keep_alives_for_another_process(tmp_path, ear, autojump_clock):
     """Without a watchdog in the environment none is sent."""
     async with staged(tmp_path) as stage, trio.open_nursery() as nursery:
         systemd = Systemd(environ_for(tmp_path) | {"WATCHDOG_PID": "1"}, lambda _: None)
@@ -315,8 +304,7 @@ async def test_no_keep_alives_for_another_process(tmp_path, ear):
 # Status, reload, end
 
 
-@in_virtual_time
-async def test_the_status_follows_the_feeds(tmp_path, ear):
+async def test_the_status_follows_the_feeds(tmp_path, ear, autojump_clock):
     """What is down is named, gaps are counted, and a refused configuration is told until one is taken."""
     async with watched(tmp_path, markets=(BTC, ETH)) as (stage, systemd):
         stage.strike("outage", line="all", market=ETH, duration_s=20.0)
@@ -337,8 +325,7 @@ async def test_the_status_follows_the_feeds(tmp_path, ear):
         assert "refused" not in ear.heard()[-1]["STATUS"]
 
 
-@in_virtual_time
-async def test_the_end_is_told_and_outlived(tmp_path, ear):
+async def test_the_end_is_told_and_outlived(tmp_path, ear, autojump_clock):
     """STOPPING comes at once, no READY follows it, and only the consumers have to move from then on."""
     async with watched(tmp_path) as (stage, systemd):
         stage.daemon.stop()
