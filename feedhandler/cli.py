@@ -110,6 +110,7 @@ def _run(args: argparse.Namespace) -> int:
                 logs,
                 reload=partial(_load, args),
                 exit_now=partial(os._exit, FAILED),
+                log=logs,
             )
         )
     return DONE

@@ -4,6 +4,7 @@
     ├── signals                   SIGTERM and SIGINT end the service, a second one the process; SIGHUP reloads
     ├── systemd                   hears that all is well, while it is
     ├── the publisher             outlives the feeds: its consumers get what is pending
+    ├── the observation           likewise: metrics, health and status over HTTP (`observe.service`)
     └── the service
         ├── incidents             written in a thread
         ├── the ticker            tells every feed the time
@@ -42,7 +43,12 @@ from feedhandler.ingest.connect import tls_context
 from feedhandler.ingest.feed import TICK_S, Feed, Surroundings
 from feedhandler.ingest.gate import Gate
 from feedhandler.ingest.line import Means
+from feedhandler.observe.counts import Counts
+from feedhandler.observe.history import History
 from feedhandler.observe.incidents import Incidents
+from feedhandler.observe.progress import Progress
+from feedhandler.observe.service import Observation
+from feedhandler.observe.sight import Log, Sight
 from feedhandler.observe.systemd import Systemd, fan_out
 from feedhandler.publish.server import Publisher
 
@@ -79,7 +85,12 @@ class Outlet:
 class Daemon:
     """One running configuration."""
 
-    def __init__(self, config: Config, environ: Mapping[str, str], notify: Notify) -> None:
+    def __init__(
+        self, config: Config, environ: Mapping[str, str], notify: Notify, log: Log | None = None
+    ) -> None:
+        self._counts = Counts(time.time_ns)
+        self._progress = Progress()
+        notify = self._counts.before(notify)
         self.config = config
         self._environ = environ
         self._notify = notify
@@ -92,6 +103,29 @@ class Daemon:
         self.feeds: dict[str, Feed] = {}
         self._service = trio.CancelScope()
         self._stopped_s = 0.0
+        self._listed = False
+        self.observation = Observation(self._sight(log), config.observe.http_address, notify)
+
+    def _sight(self, log: Log | None) -> Sight:
+        """Return what operators may look at."""
+        return Sight(
+            config=lambda: self.config,
+            feeds=self.feeds,
+            publisher=self.publisher,
+            gate=self._around.means.gate,
+            tokens=self._around.means.tokens,
+            latency=self._around.latency,
+            counts=self._counts,
+            history=History(self.feeds),
+            incidents=self._incidents,
+            progress=self._progress,
+            log=log,
+            draining=lambda: self._service.cancel_called,
+            pending=lambda: not self._listed and any(LISTED in feed.markets for feed in self.config.feeds),
+            wall_ns=time.time_ns,
+            now_s=trio.current_time,
+            started_ns=time.time_ns(),
+        )
 
     def _surroundings(self, config: Config) -> Surroundings:
         exchange = config.exchange
@@ -123,6 +157,7 @@ class Daemon:
         self._open_known_feeds()
         async with trio.open_nursery() as nursery:
             await nursery.start(self.publisher.serve)
+            await nursery.start(self.observation.run)
             self._notify(note("daemon_started", version=__version__, session=self.publisher.session))
             task_status.started()
             with self._service:
@@ -132,6 +167,7 @@ class Daemon:
                 feed.end()
             left_s = self._stopped_s + self.config.publish.drain_s - trio.current_time()
             await self.publisher.drain(max(0.0, left_s))
+            self.observation.end()
         self._notify(note("daemon_stopped"))
 
     def stop(self) -> None:
@@ -181,6 +217,7 @@ class Daemon:
             await trio.sleep(TICK_S)
             for feed in tuple(self.feeds.values()):
                 feed.tick()
+            self._progress.beat()
 
     async def _follow_books(self) -> None:
         """Keep the books near the head, so that who needs one does not wait for it."""
@@ -210,6 +247,7 @@ class Daemon:
     async def _open_listed_feeds(self, settings: FeedSettings, nursery: trio.Nursery) -> None:
         """Open a feed for each market that the exchange lists, as far as the limits allow, unless there is one."""
         markets = await self._markets()
+        self._listed = True
         most = self._most_markets(len(markets))
         if most < len(markets):
             limit = plan(self.config, len(markets)).above_limits[0]
@@ -245,10 +283,11 @@ async def run(
     *,
     reload: Callable[[], Config],
     exit_now: Callable[[], object],
+    log: Log | None = None,
 ) -> None:
     """Run the daemon in the foreground, with signals: the first end drains, the second calls ``exit_now``."""
     systemd = Systemd(environ, notify)
-    daemon = Daemon(config, environ, fan_out(notify, systemd.hear))
+    daemon = Daemon(config, environ, fan_out(notify, systemd.hear), log)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey_signals, signals, daemon, reload, exit_now, systemd)

@@ -112,7 +112,7 @@ class BookRepair:
         self._newest = newest
         self._before = before
         self._began = now
-        self._bytes = 0
+        self.bytes = 0
         self._youngest_ms = -1
         self._candidate: _Candidate | None = None
 
@@ -131,12 +131,12 @@ class BookRepair:
         index = self._place(release.before) if release.kind == LATE else len(self.entries)
         in_place = release.kind != LATE or index < len(self.entries)
         self.entries.insert(index, Entry(release, now, time_ms, in_place=in_place))
-        self._bytes += len(release.payload)
+        self.bytes += len(release.payload)
         self._youngest_ms = max(self._youngest_ms, -1 if time_ms is None else time_ms)
-        if len(self.entries) <= self._bounds.repair_events and self._bytes <= self._bounds.repair_bytes:
+        if len(self.entries) <= self._bounds.repair_events and self.bytes <= self._bounds.repair_bytes:
             return 0
         drop = len(self.entries) // 4 + 1
-        self._bytes -= sum(len(entry.release.payload) for entry in self.entries[:drop])
+        self.bytes -= sum(len(entry.release.payload) for entry in self.entries[:drop])
         del self.entries[:drop]
         self.dropped += drop
         self._candidate = None

@@ -92,6 +92,11 @@ class BookTrack:
         return len(self._positions) - self._applied
 
     @property
+    def followed(self) -> Book | None:
+        """The book without what still waits: to be looked at, not to be changed or kept."""
+        return self._book
+
+    @property
     def remembered_bytes(self) -> int:
         """Bytes of the payloads in memory, waiting or applied."""
         return self._settled_bytes + self._waiting_bytes

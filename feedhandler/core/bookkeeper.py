@@ -128,6 +128,11 @@ class BookKeeper:
         """Whether an audit is under way."""
         return self._audit is not None
 
+    @property
+    def held(self) -> tuple[int, int]:
+        """What is held of a repair: events and bytes."""
+        return (len(self._repair.entries), self._repair.bytes) if self._repair is not None else (0, 0)
+
     # Events
 
     def follow(self, release: Release) -> None:

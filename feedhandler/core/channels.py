@@ -43,6 +43,7 @@ class Channel:
         "account",
         "feed",
         "market",
+        "marks",
         "name",
         "name_json",
         "next",
@@ -57,6 +58,7 @@ class Channel:
         self.account = account
         self.market, self.stream = split(name)
         self.next = 1
+        self.marks = 0  # of its records so far, the gaps and snapshots
         self.name_json = _json(name)
         self._event_head = b'{"type":"event","channel":%b,"seq":' % self.name_json
         self._middle = b""
@@ -65,6 +67,16 @@ class Channel:
 
     def __repr__(self) -> str:
         return f"<Channel {self.name} next={self.next}>"
+
+    @property
+    def events(self) -> int:
+        """How many events were published."""
+        return self.next - 1 - self.marks
+
+    @property
+    def last_ns(self) -> int | None:
+        """When the first copy of the newest event arrived (wall clock, ns); None before the first event."""
+        return self._middle_ns if self._middle_ns >= 0 else None
 
     def event(self, line: str, recv_ns: int, payload: bytes, event_class: str = "") -> bytes:
         """Take the next seq for an event and encode it; `event_class` is empty for an ordinary one."""
@@ -78,6 +90,7 @@ class Channel:
         """Take the next seq for a gap and encode it."""
         seq = self.next
         self.next = seq + 1
+        self.marks += 1
         return b'{"type":"gap","channel":%b,"seq":%d,"reason":%b,"since":%d,"until":%d}\n' % (
             self.name_json,
             seq,
@@ -90,6 +103,7 @@ class Channel:
         """Take the next seq for a snapshot in the stream and encode it."""
         seq = self.next
         self.next = seq + 1
+        self.marks += 1
         return self.snapshot_at(seq, reason, message)
 
     def snapshot_at(self, seq: int, reason: str, message: bytes) -> bytes:

@@ -18,6 +18,7 @@ from collections import deque
 from typing import Final
 
 from feedhandler.config import Health as Limits
+from feedhandler.core.histogram import LAG_S, Histogram
 
 CONNECTING: Final = "connecting"
 WITNESS: Final = "witness"
@@ -58,6 +59,7 @@ class LineHealth:
         self._limits = limits
         self.state: str = BACKOFF
         self.since = now
+        self.lags = Histogram(LAG_S)
         self._lags: deque[float] = deque(maxlen=LAG_SAMPLES)
 
     def on(self, event: str, now: float) -> bool:
@@ -77,12 +79,18 @@ class LineHealth:
     def lagged(self, seconds: float) -> None:
         """Record how far behind the winner the line was."""
         self._lags.append(seconds)
+        self.lags.observe(seconds)
 
     def usual_lag(self) -> float:
         """Return the 99th percentile of the recorded lags (s)."""
-        if not self._lags:
-            return 0.0
-        return sorted(self._lags)[(len(self._lags) * 99) // 100 - (len(self._lags) % 100 == 0)]
+        return self.percentiles(99)[0]
+
+    def percentiles(self, *percents: int) -> list[float]:
+        """Return percentiles of the recorded lags (s)."""
+        lags = sorted(self._lags)
+        if not lags:
+            return [0.0] * len(percents)
+        return [lags[(len(lags) * percent - 1) // 100] for percent in percents]
 
     def patience(self) -> float:
         """Return how long the line may stand still behind its peers (s)."""

@@ -74,6 +74,23 @@ class Merge:
         self.failovers = 0
         self.lines = {name: Line(name, LineHealth(limits, now), self._new_hold()) for name in lines}
 
+    @property
+    def disputed(self) -> int:
+        """How many events wait for a verdict (rule R6)."""
+        return len(self._divergences.disputed())
+
+    @property
+    def unknown(self) -> int:
+        """How many messages of unknown type are remembered."""
+        return len(self._unknowns)
+
+    def clock_offset_s(self) -> float | None:
+        """Return the exchange's time of the newest event minus that of its arrival (s); None where it tells none."""
+        if not self.window.payloads:
+            return None
+        time_ms = self._dialect.identify(self.window.payloads[-1]).time_ms
+        return None if time_ms is None else time_ms / 1e3 - self._last_recv / 1e9
+
     def _new_hold(self, floor: int = 0) -> Hold:
         return Hold(self._bounds, self.window, floor)
 

@@ -334,6 +334,23 @@ class Recovery:
         keeper = self._channels.get(channel)
         return keeper.image() if isinstance(keeper, BookKeeper) else None
 
+    def keepers(self) -> list[Keeper]:
+        """Return what keeps the channels that can be repaired."""
+        return self._keepers()
+
+    def keeper(self, channel: str) -> Keeper | None:
+        """Return what keeps a channel; None where it cannot be repaired."""
+        return self._channels.get(channel)
+
+    def state(self, channel: str) -> str:
+        """Return the state of a channel, as it was announced last."""
+        return self._states.get(channel, self._feed_state)
+
+    @property
+    def asking(self) -> int:
+        """How many requests for snapshots are remembered, overdue ones included."""
+        return len(self._asked)
+
     @property
     def busy(self) -> bool:
         """Whether anything is in repair or under way, so that time matters."""

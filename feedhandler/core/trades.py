@@ -145,6 +145,11 @@ class TradeKeeper:
         return bool(self._held)
 
     @property
+    def held(self) -> tuple[int, int]:
+        """What is held of a repair: events and bytes."""
+        return len(self._held), self._held_bytes
+
+    @property
     def auditing(self) -> bool:
         """Whether it is looked into that nobody brings anything."""
         return bool(self._unseen)

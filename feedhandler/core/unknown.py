@@ -15,6 +15,9 @@ class Unknowns:
         self._released: OrderedDict[bytes, int] = OrderedDict()
         self._seen: dict[str, dict[bytes, int]] = {}
 
+    def __len__(self) -> int:
+        return len(self._released)
+
     def admit(self, line: str, payload: bytes) -> bool:
         """Tell whether this copy is the first of its kind and count."""
         seen = self._seen.setdefault(line, {})

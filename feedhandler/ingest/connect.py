@@ -68,6 +68,11 @@ class Connection:
         """Tell whether something has come that has to be read now."""
         return self._plane.waits()
 
+    @property
+    def read_s(self) -> float:
+        """When the first byte of what is being delivered was read (`time.perf_counter`)."""
+        return self._plane.read_s
+
     async def pump(self) -> str:
         """Let the data flow and wait for the end; return its reason."""
         self._plane.open()

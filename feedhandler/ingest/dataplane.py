@@ -27,6 +27,7 @@ Rules:
 """
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import Final
 
 import trio
@@ -69,6 +70,7 @@ class DataPlaneStream(Stream):
         self._early: bytes | None = None  # what came with the head of the answer, once that is complete
         self.reason = ""
         self.reads = 0
+        self.read_s = 0.0
 
     def __repr__(self) -> str:
         return f"<DataPlaneStream {self.reason or 'up'}, {self.reads} reads>"
@@ -137,6 +139,7 @@ class DataPlaneStream(Stream):
         size = head.index(HEAD_END) + len(HEAD_END)
         self._check(bytes(head[:size]))
         self._early = bytes(head[size:])
+        self._stamp()
         return bytes(head[:size])
 
     async def _read(self) -> bytes:
@@ -146,10 +149,16 @@ class DataPlaneStream(Stream):
         except trio.BrokenResourceError:
             self.end(RESET)
             raise
+        self._stamp()
         self.reads += 1
         if not data:
             self.end(EOF)
         return bytes(data)
+
+    def _stamp(self) -> None:
+        """Remember when the first byte of what is delivered next was read."""
+        if not self._splitter.midway:
+            self.read_s = perf_counter()
 
     def _take(self, data: bytes) -> bytes:
         """Deliver the messages of one read; return its control frames. Must not await."""

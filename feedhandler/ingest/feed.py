@@ -15,8 +15,9 @@ states are those of the feed that opened it.
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter
 from typing import Protocol
 
 import trio
@@ -26,6 +27,7 @@ from feedhandler.config import Recovery as RecoverySettings
 from feedhandler.core.arbiter import DOWN, Arbiter, Quarantine, Restart
 from feedhandler.core.channels import Channel, split
 from feedhandler.core.health import GOOD, PROBATION
+from feedhandler.core.histogram import LATENCY_S, Histogram
 from feedhandler.core.messages import Gap, Output, Release, Snapshot, State
 from feedhandler.core.notes import Notify, note
 from feedhandler.core.progress import Part, always
@@ -98,6 +100,8 @@ class Surroundings:
     recovery: RecoverySettings
     account_other: bool
     """Whether messages of unknown type may be about the account: then only its readers get them."""
+    latency: Histogram = field(default_factory=lambda: Histogram(LATENCY_S))
+    """From the reading of an event's first byte to its sending (s). All records of one read are sent at once."""
 
 
 class Feed:
@@ -143,6 +147,15 @@ class Feed:
 
     def __repr__(self) -> str:
         return f"<Feed {self.label} {self.arbiter.state} {list(self.arbiter.lines.values())}>"
+
+    @property
+    def lines(self) -> dict[str, Line]:
+        """The connections behind the arbiter's lines."""
+        return self._lines
+
+    def channels(self) -> list[Channel]:
+        """Return the channels that this feed publishes in."""
+        return [one for one in self._channels.values() if one is not None and one.feed == self.label]
 
     async def run(self) -> None:
         """Keep all lines up until cancelled."""
@@ -209,7 +222,9 @@ class Feed:
         self._moved = True
         now, wall_ns = trio.current_time(), self._around.wall_ns()
         replies = self.arbiter.receive(line, payloads, now, wall_ns)
-        self._carry_out()
+        published = self._carry_out()
+        if published and (read_s := self._lines[line].read_s):
+            self._around.latency.observe(perf_counter() - read_s, published)
         for reply in replies:
             self._recover(self.recovery.reply(line, reply, now, wall_ns))
         if line in self._unproven:
@@ -256,13 +271,16 @@ class Feed:
 
     # What the arbiter says
 
-    def _carry_out(self) -> None:
-        """Publish the arbiter's output, follow its orders, pass on its notes."""
+    def _carry_out(self) -> int:
+        """Publish the arbiter's output, follow its orders, pass on its notes; return how much was published."""
         arbiter = self.arbiter
+        published = 0
         if arbiter.outputs:
             outputs, arbiter.outputs = arbiter.outputs, []
             now, wall_ns = trio.current_time(), self._around.wall_ns()
-            self._publish(self.recovery.process(outputs, now, wall_ns))
+            outputs = self.recovery.process(outputs, now, wall_ns)
+            published = len(outputs)
+            self._publish(outputs)
         if arbiter.orders:
             orders, arbiter.orders = arbiter.orders, []
             for order in orders:
@@ -271,6 +289,7 @@ class Feed:
             notes, arbiter.notes = arbiter.notes, []
             for one in notes:
                 self._around.notify(one)
+        return published
 
     def _recover(self, outputs: Sequence[Output]) -> None:
         """Publish what recovery has to say, ask what it wants to know, replace lines that it found dead."""

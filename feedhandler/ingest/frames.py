@@ -80,6 +80,11 @@ class FrameSplitter:
         self.failure = ""
         self.closed = False
 
+    @property
+    def midway(self) -> bool:
+        """Whether the beginning of a message, or of any frame, waits for its rest."""
+        return bool(self._rest) or self._opcode != CONTINUATION
+
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
         """Take the next bytes; return the text messages that are complete now, and the control frames."""
         if self.failure or self.closed:

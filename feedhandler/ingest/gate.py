@@ -30,6 +30,16 @@ class Gate:
         """Return how many attempts may begin at once."""
         return self._budget.available(trio.current_time())
 
+    @property
+    def waiting(self) -> int:
+        """How many attempts wait for a slot."""
+        return self._budget.waiting
+
+    @property
+    def limit(self) -> int:
+        """How many attempts may begin in any minute."""
+        return self._budget.connections_per_minute
+
     def set_limit(self, connections_per_minute: int) -> None:
         """Change the limit, for the attempts that are yet to begin."""
         self._budget.connections_per_minute = connections_per_minute

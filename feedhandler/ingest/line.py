@@ -118,6 +118,16 @@ class Line:
         if connection is not None:
             yield Part(connection, f"line {feed} {self.name}", connection.reads, connection.waits, "reading")
 
+    @property
+    def read_s(self) -> float | None:
+        """When the first byte of what is being delivered was read (`time.perf_counter`); None between connections."""
+        return None if self._connection is None else self._connection.read_s
+
+    @property
+    def requests(self) -> int:
+        """How many requests wait to be sent."""
+        return 0 if self._outbox is None else self._outbox.statistics().current_buffer_used
+
     async def run(self) -> None:
         """Keep the line up until cancelled."""
         while True:

@@ -2,21 +2,31 @@
 
 A note that is not in here is a bug, and a test finds it; at run time it is a warning, since a line in the log must not
 cost a line of a feed. Names are in past tense. ``key`` names the fields that tell one story apart from another:
-repetitions with the same key are written once a second at most, with their count.
+repetitions with the same key are written once a second at most, with their count. ``metric`` is the one that
+counts the note, logged or not.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
+
+from feedhandler.observe import metrics
 
 LEVELS: Final = {"": 0, "debug": 10, "info": 20, "warning": 30, "error": 40}
 """How important a note is; one without a level is counted and never logged."""
 
 
 class Kind(NamedTuple):
-    """How one kind of note is treated: its log level ("" for none), its meaning, and the fields that tell apart."""
+    """How one kind of note is treated: its log level ("" for none), its meaning, the fields that tell apart.
+
+    Its ``metric`` has fields of the note for labels, or what is ``fixed``; `metrics.NOTES` counts by the note's name.
+    """
 
     level: str
     meaning: str
     key: tuple[str, ...] = ("feed", "line")
+    metric: metrics.Family = metrics.NOTES
+    fixed: Mapping[str, str] = MappingProxyType({})
 
 
 CATALOGUE: Final[dict[str, Kind]] = {
@@ -31,9 +41,18 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "markets_left_out": Kind(
         "error", "the exchange lists more markets than the limits allow lines for; the last ones have no feed"
     ),
-    "config_reloaded": Kind("info", "the configuration was read again and has not changed"),
+    "config_reloaded": Kind(
+        "info",
+        "the configuration was read again and has not changed",
+        metric=metrics.CONFIG_RELOADS,
+        fixed={"result": "applied"},
+    ),
     "config_refused": Kind(
-        "error", "the configuration was read again and has a mistake; the old one stays", ("mistake",)
+        "error",
+        "the configuration was read again and has a mistake; the old one stays",
+        ("mistake",),
+        metric=metrics.CONFIG_RELOADS,
+        fixed={"result": "refused"},
     ),
     "config_needs_restart": Kind("warning", "a changed section takes effect at the next start", ("section",)),
     "progress_stopped": Kind(
@@ -44,17 +63,29 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "progress_resumed": Kind("warning", "a part of the data path that stood still has gone on", ("part",)),
     # lines
     "line_connected": Kind("info", "a line is connected"),
-    "line_lost": Kind("warning", "a line's connection has ended", ("feed", "line", "reason")),
-    "connect_failed": Kind("warning", "an attempt to connect has failed", ("feed", "line", "reason")),
+    "line_lost": Kind(
+        "warning", "a line's connection has ended", ("feed", "line", "reason"), metric=metrics.LINE_RECONNECTS
+    ),
+    "connect_failed": Kind(
+        "warning",
+        "an attempt to connect has failed",
+        ("feed", "line", "reason"),
+        metric=metrics.HANDSHAKE_FAILURES,
+    ),
     "line_restarted": Kind(
         "warning",
         "a line is replaced: it does not keep up with its peers, or is dead",
         ("feed", "line", "reason"),
+        metric=metrics.LINE_RESTARTS,
     ),
     "line_quarantined": Kind(
-        "error", "a line disagreed with its peers too often and is kept away for a while"
+        "error",
+        "a line disagreed with its peers too often and is kept away for a while",
+        metric=metrics.LINE_QUARANTINES,
     ),
-    "line_state_changed": Kind("debug", "a line's health has changed", ("feed", "line", "state")),
+    "line_state_changed": Kind(
+        "debug", "a line's health has changed", ("feed", "line", "state"), metric=metrics.LINE_STATE_CHANGES
+    ),
     "line_joined": Kind("debug", "a witness has proven its place in the merged sequence"),
     "line_anchored": Kind(
         "info", "a witness was aligned by decree: the sequence starts with it, or goes on behind a gap"
@@ -62,20 +93,31 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "line_anchored_blindly": Kind(
         "warning", "a line was aligned after a gap although nothing tells how old its events are"
     ),
-    "line_diverged": Kind("warning", "a line missed an event, or brought one that nobody else has"),
-    "divergence_check_switched_off": Kind(
-        "error", "all lines of a feed disagree: the check says nothing any more"
+    "line_diverged": Kind(
+        "warning", "a line missed an event, or brought one that nobody else has", metric=metrics.DIVERGENCES
     ),
-    "event_missed": Kind("info", "a line has not brought an event that others brought"),
+    "divergence_check_switched_off": Kind(
+        "error", "all lines of a feed disagree: the check says nothing any more", metric=metrics.CHECKS_OFF
+    ),
+    "event_missed": Kind(
+        "info", "a line has not brought an event that others brought", metric=metrics.EVENTS_MISSED
+    ),
     "order_contradicted": Kind("warning", "a line has brought an event that it had left out before"),
     "values_compared": Kind(
         "info", "a line brings the same values in other bytes; they are compared by value now"
     ),
-    "failed_over": Kind("info", "the leading line is gone or stalled, and another has taken over"),
-    "garbage_received": Kind(
-        "warning", "a line brought something that is no event", ("feed", "line", "reason")
+    "failed_over": Kind(
+        "info", "the leading line is gone or stalled, and another has taken over", metric=metrics.FAILOVERS
     ),
-    "hold_overflowed": Kind("warning", "a witness brought more than is held; the oldest went"),
+    "garbage_received": Kind(
+        "warning",
+        "a line brought something that is no event",
+        ("feed", "line", "reason"),
+        metric=metrics.GARBAGE,
+    ),
+    "hold_overflowed": Kind(
+        "warning", "a witness brought more than is held; the oldest went", metric=metrics.HOLD_OVERFLOWS
+    ),
     "hold_outdated": Kind(
         "info", "events of a witness were left to the gap: they may have been released before it"
     ),
@@ -83,62 +125,141 @@ CATALOGUE: Final[dict[str, Kind]] = {
         "info", "what a dead line had held was forgotten, since others had died after it"
     ),
     "foreign_event": Kind(
-        "warning", "a feed brought an event of a channel that belongs to another feed", ("feed", "channel")
+        "warning",
+        "a feed brought an event of a channel that belongs to another feed",
+        ("feed", "channel"),
+        metric=metrics.FOREIGN_EVENTS,
     ),
     # feeds and channels
     "event_marked": Kind(
-        "info", "an event that is late, backfilled or of unknown type was published", ("channel", "kind")
+        "info",
+        "an event that is late, backfilled or of unknown type was published",
+        ("channel", "kind"),
+        metric=metrics.EVENT_CLASSES,
     ),
-    "channel_left_out": Kind("error", "a feed brought an event of one channel too many"),
-    "feed_state_changed": Kind("info", "a feed is live, quiet, syncing or down now", ("feed", "state")),
+    "channel_left_out": Kind(
+        "error", "a feed brought an event of one channel too many", metric=metrics.CHANNELS_LEFT_OUT
+    ),
+    "feed_state_changed": Kind(
+        "info",
+        "a feed is live, quiet, syncing or down now",
+        ("feed", "state"),
+        metric=metrics.FEED_STATE_CHANGES,
+    ),
     "gap_declared": Kind("debug", "nothing proves that a feed is complete here", ("feed", "reason")),
-    "gap_published": Kind("error", "a channel has a gap", ("channel", "reason")),
+    "gap_published": Kind("error", "a channel has a gap", ("channel", "reason"), metric=metrics.GAPS),
     # books and repairs
-    "book_synchronised": Kind("info", "a book is there: a snapshot fits the held events", ("channel",)),
-    "book_audited": Kind("debug", "a book was compared with a fresh snapshot", ("channel", "result")),
-    "book_failed": Kind("error", "a book was wrong in these levels, and two snapshots say so", ("channel",)),
+    "book_synchronised": Kind(
+        "info", "a book is there: a snapshot fits the held events", ("channel",), metric=metrics.RESYNCS
+    ),
+    "book_audited": Kind(
+        "debug", "a book was compared with a fresh snapshot", ("channel", "result"), metric=metrics.AUDITS
+    ),
+    "book_failed": Kind(
+        "error",
+        "a book was wrong in these levels, and two snapshots say so",
+        ("channel",),
+        metric=metrics.BOOKS_FAILED,
+    ),
     "audit_distrusted": Kind(
         "error",
         "audits of a book fail again and again; they cost no more gaps until one passes",
         ("channel",),
     ),
-    "trades_repaired": Kind("info", "trades behind a gap were recovered from a snapshot", ("channel",)),
-    "snapshot_missed": Kind(
-        "warning", "a request for a snapshot had no usable answer", ("channel", "reason")
+    "trades_repaired": Kind(
+        "info",
+        "trades behind a gap were recovered from a snapshot",
+        ("channel",),
+        metric=metrics.TRADES_REPAIRED,
     ),
-    "resync_stuck": Kind("error", "a book cannot be synchronised; it is tried on every line", ("channel",)),
+    "snapshot_missed": Kind(
+        "warning",
+        "a request for a snapshot had no usable answer",
+        ("channel", "reason"),
+        metric=metrics.SNAPSHOTS_MISSED,
+    ),
+    "resync_stuck": Kind(
+        "error",
+        "a book cannot be synchronised; it is tried on every line",
+        ("channel",),
+        metric=metrics.RESYNCS_STUCK,
+    ),
     "repair_overflowed": Kind(
-        "warning", "more came during a repair than is held; a book's oldest went, trades go on", ("channel",)
+        "warning",
+        "more came during a repair than is held; a book's oldest went, trades go on",
+        ("channel",),
+        metric=metrics.REPAIR_OVERFLOWS,
     ),
     "delta_refused": Kind(
         "warning",
         "a delta cannot be read as levels; its book is wrong until the next snapshot",
         ("channel", "reason"),
+        metric=metrics.DELTAS_REFUSED,
     ),
     # tokens
-    "token_renewed": Kind("info", "a token was fetched", ()),
-    "token_refused": Kind("warning", "the token endpoint gave no token", ("status",)),
+    "token_renewed": Kind(
+        "info", "a token was fetched", (), metric=metrics.TOKEN_REQUESTS, fixed={"result": "renewed"}
+    ),
+    "token_refused": Kind(
+        "warning",
+        "the token endpoint gave no token",
+        ("status",),
+        metric=metrics.TOKEN_REQUESTS,
+        fixed={"result": "refused"},
+    ),
     # consumers
     "consumer_limit_tight": Kind(
         "warning", "consumers may fall behind by no more than a snapshot and a second of peak output", ()
     ),
-    "consumer_connected": Kind("debug", "a consumer has connected", ("consumer", "pid")),
+    "consumer_connected": Kind(
+        "debug", "a consumer has connected", ("consumer", "pid"), metric=metrics.CONSUMERS_CONNECTED
+    ),
     "consumer_subscribed": Kind("info", "a consumer has subscribed", ("consumer", "pid")),
-    "consumer_left": Kind("info", "a consumer's connection has ended", ("consumer", "pid", "reason")),
+    "consumer_left": Kind(
+        "info",
+        "a consumer's connection has ended",
+        ("consumer", "pid", "reason"),
+        metric=metrics.CONSUMERS_LEFT,
+    ),
     "consumer_conflated": Kind(
-        "warning", "a consumer did not keep up and was taken to the head", ("consumer", "pid")
+        "warning",
+        "a consumer did not keep up and was taken to the head",
+        ("consumer", "pid"),
+        metric=metrics.CONSUMERS_CONFLATED,
     ),
     "consumer_dropped": Kind(
-        "warning", "a consumer did not keep up and was disconnected", ("consumer", "pid")
+        "warning",
+        "a consumer did not keep up and was disconnected",
+        ("consumer", "pid"),
+        metric=metrics.CONSUMERS_DROPPED,
     ),
     "resume_refused": Kind(
-        "info", "a consumer wanted to go on where the backlog cannot", ("consumer", "reason")
+        "info",
+        "a consumer wanted to go on where the backlog cannot",
+        ("consumer", "reason"),
+        metric=metrics.RESUMES_REFUSED,
     ),
-    "request_refused": Kind("warning", "a consumer's request was refused", ("consumer", "code")),
+    "request_refused": Kind(
+        "warning", "a consumer's request was refused", ("consumer", "code"), metric=metrics.REQUESTS_REFUSED
+    ),
     "accept_failed": Kind("error", "a consumer could not be let in", ("error",)),
+    # those who look
+    "answer_failed": Kind("error", "a bug: a request over HTTP could not be answered", ("error",)),
     # files
-    "incident_written": Kind("warning", "an incident file was written", ("file",)),
-    "incident_lost": Kind("error", "an incident file could not be written", ("reason",)),
+    "incident_written": Kind(
+        "warning",
+        "an incident file was written",
+        ("file",),
+        metric=metrics.INCIDENTS,
+        fixed={"result": "written"},
+    ),
+    "incident_lost": Kind(
+        "error",
+        "an incident file could not be written",
+        ("reason",),
+        metric=metrics.INCIDENTS,
+        fixed={"result": "lost"},
+    ),
     "log_lines_lost": Kind("error", "whoever reads the log did not keep up, and lines were left out", ()),
 }
 

@@ -31,6 +31,11 @@ class Incidents:
         self._notify = notify
         self._send, self._receive = trio.open_memory_channel[dict[str, object]](WAITING)
 
+    @property
+    def waiting(self) -> int:
+        """How many incidents wait to be written."""
+        return self._send.statistics().current_buffer_used
+
     def take(self, incident: dict[str, object]) -> None:
         """Take an incident, at once."""
         if self._folder is None:

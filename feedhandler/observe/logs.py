@@ -53,6 +53,11 @@ class LogWriter:
         """How many lines were left out so far."""
         return self._refused + self._failed
 
+    @property
+    def waiting(self) -> int:
+        """How many lines wait for their reader."""
+        return self._lines.qsize()
+
     def put(self, line: str, patience_s: float = 0.0) -> bool:
         """Queue a line; False where there is no room for it, not even after ``patience_s``."""
         data = line.encode("utf-8", "backslashreplace") + b"\n"
@@ -191,6 +196,16 @@ class Logs:
     def __call__(self, one: Note) -> None:
         """Take a note."""
         self._journal(one)
+
+    @property
+    def lost(self) -> int:
+        """How many log lines were left out so far."""
+        return self._writer.lost
+
+    @property
+    def waiting(self) -> int:
+        """How many log lines wait for their reader."""
+        return self._writer.waiting
 
     def _put(self, line: str) -> None:
         if self._writer.put(line, self._patience_s):

@@ -76,6 +76,19 @@ class Publisher:
         """What the kept records cost."""
         return self._backlog.held_bytes
 
+    @property
+    def backlog_records(self) -> int:
+        """How many records are kept."""
+        return len(self._backlog)
+
+    def channels(self) -> list[Channel]:
+        """Return all channels of the session."""
+        return list(self._channels)
+
+    def connected(self) -> list[Consumer]:
+        """Return who is connected."""
+        return list(self._consumers)
+
     def consumers(self) -> list[ConsumerStatus]:
         """Return who is connected and how far behind."""
         return [consumer.status() for consumer in self._consumers]

@@ -29,6 +29,9 @@ from feedhandler.publish.request import Request, Resume
 
 NEVER = 2**63 - 1
 
+LAG_CHANNELS = 1000
+"""The most channels of which each is looked at to tell how far a consumer is behind."""
+
 
 def records_track(channel: Channel) -> int:
     """Return the track of a channel's numbered records."""
@@ -146,7 +149,14 @@ class Subscription:
         return {channel.name: self._next(channel) for channel in self.channels}
 
     def lag_events(self) -> int:
-        """Return the number of wanted records beyond the cursor; states are not counted."""
+        """Return the number of wanted records beyond the cursor; states are not counted.
+
+        Beyond `LAG_CHANNELS` channels all records are counted, which is more.
+        """
+        if self.cursor >= self._backlog.head:
+            return 0
+        if len(self.channels) > LAG_CHANNELS:
+            return self._backlog.head - self.cursor
         return sum(channel.next - self._next(channel) for channel in self.channels)
 
     def lag_bytes(self) -> int:

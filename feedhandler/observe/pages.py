@@ -1,0 +1,97 @@
+"""What is answered over HTTP, path by path.
+
+| path | answer |
+| --- | --- |
+| ``/metrics`` | the metrics, as OpenMetrics where that is accepted |
+| ``/healthz`` | 200 while the data path comes round, else 503 |
+| ``/readyz`` | 200 when all feeds are ready, else 503, with the reasons |
+| | ``?require=any`` asks for one feed, ``?feed=NAME`` for that one |
+| ``/status`` | the state of everything; ``?history=1``: with the last minutes of each line |
+| ``/`` | a page for people |
+
+Only one picture of everything is made at a time; whoever asks meanwhile waits for its turn. Nothing here writes.
+"""
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Final
+
+import msgspec
+import trio
+
+from feedhandler.observe.collecting import Collector
+from feedhandler.observe.exposition import OPENMETRICS_TYPE, TEXT_TYPE, wants_openmetrics
+from feedhandler.observe.http import HTML, JSON, Answer, Request, bad_request, not_found
+from feedhandler.observe.page import Page
+from feedhandler.observe.readiness import bounded, each, general_reasons, missing, reasons_of
+from feedhandler.observe.sight import Sight
+from feedhandler.observe.slices import in_chunks, in_slices
+from feedhandler.observe.status import StatusMaker
+
+REQUIREMENTS: Final = frozenset({"all", "any"})
+
+
+class Pages:
+    """Answers for one daemon."""
+
+    def __init__(self, sight: Sight) -> None:
+        self._sight = sight
+        self._collector = Collector(sight)
+        self._status = StatusMaker(sight)
+        self._page = Page.load()
+        self._turn = trio.Lock()
+        self._paths: dict[str, Callable[[Request], Awaitable[Answer]]] = {
+            "/metrics": self._metrics,
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/status": self._state,
+            "/": self._for_people,
+        }
+
+    async def __call__(self, request: Request) -> Answer:
+        """Answer a request."""
+        handle = self._paths.get(request.path)
+        return not_found() if handle is None else await handle(request)
+
+    async def _metrics(self, request: Request) -> Answer:
+        openmetrics = wants_openmetrics(request.accept)
+        async with self._turn:
+            chunks = await in_slices(in_chunks(self._collector.scrape(openmetrics=openmetrics)))
+        return Answer([*filter(None, chunks)], OPENMETRICS_TYPE if openmetrics else TEXT_TYPE)
+
+    async def _healthz(self, _: Request) -> Answer:
+        await trio.lowlevel.checkpoint()
+        progress = self._sight.progress
+        if progress.made:
+            return Answer([b"ok\n"])
+        text = f"the data path has not come round for {progress.idle_s:.0f} s\n"
+        return Answer([text.encode()], status=HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def _readyz(self, request: Request) -> Answer:
+        require, name = request.query.get("require", "all"), request.query.get("feed")
+        if require not in REQUIREMENTS:
+            return bad_request()
+        reasons = general_reasons(self._sight)
+        if name is not None:
+            feed = self._sight.feeds.get(name)
+            if feed is None:
+                return not_found()
+            return _readiness(reasons + reasons_of(feed))
+        feeds = await in_slices(each(self._sight))
+        if require == "all" or all(feeds):
+            reasons += [*missing(self._sight), *(reason for of_feed in feeds for reason in of_feed)]
+        return _readiness(reasons)
+
+    async def _state(self, request: Request) -> Answer:
+        async with self._turn:
+            history = request.query.get("history", "") not in {"", "0"}
+            return Answer([await self._status.document(history=history)], JSON)
+
+    async def _for_people(self, _: Request) -> Answer:
+        await trio.lowlevel.checkpoint()
+        return Answer([self._page.body], HTML, policy=self._page.policy)
+
+
+def _readiness(reasons: list[str]) -> Answer:
+    body = msgspec.json.encode({"ready": not reasons, "reasons": bounded(reasons)}) + b"\n"
+    return Answer([body], JSON, HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK)

@@ -1,0 +1,33 @@
+"""Whether the data path makes progress: its ticker says so, and whoever asks is told how long ago that was.
+
+An event loop that stands still answers nobody, and that is answer enough. This is for the other case: the loop runs,
+and the ticker, which tells every feed the time, does not come round any more.
+"""
+
+from typing import Final
+
+import trio
+
+PROGRESS_S: Final = 5.0
+"""The ticker has not come round for so long: the daemon makes no progress."""
+
+
+class Progress:
+    """When the ticker last came round (monotonic, s)."""
+
+    def __init__(self) -> None:
+        self._at = trio.current_time()
+
+    def beat(self) -> None:
+        """Note that every feed was told the time."""
+        self._at = trio.current_time()
+
+    @property
+    def idle_s(self) -> float:
+        """For how long the ticker has not come round."""
+        return trio.current_time() - self._at
+
+    @property
+    def made(self) -> bool:
+        """Whether the daemon makes progress."""
+        return self.idle_s <= PROGRESS_S

@@ -1,0 +1,59 @@
+"""Whether the stream can be relied on, and if not, why: one line for each reason, for people and for probes.
+
+A feed is *covered* when one of its lines at least is connected and aligned. It is ready when it is covered and its
+books are synchronised. The daemon is ready when all feeds are; who asks for ``any`` is content with one.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from feedhandler.ingest.feed import Feed
+from feedhandler.observe.sight import Sight
+
+REASONS: Final = 100
+"""Reasons that are told; of further ones only their number."""
+
+
+def reasons_of(feed: Feed) -> list[str]:
+    """Return why a feed is not ready; nothing where it is."""
+    reasons = []
+    if not is_covered(feed):
+        reasons.append(f"{feed.label}: no line is aligned")
+    synchronised = feed.recovery.synchronised()
+    return reasons + [
+        f"{name}: the book is not synchronised" for name, there in synchronised.items() if not there
+    ]
+
+
+def is_covered(feed: Feed) -> bool:
+    """Tell whether one line of a feed at least is aligned."""
+    return any(line.connected and line.owing is not None for line in feed.arbiter.lines.values())
+
+
+def general_reasons(sight: Sight) -> list[str]:
+    """Return what concerns no feed in particular: nothing is ready with it."""
+    reasons = []
+    if sight.draining():
+        reasons.append("the daemon is ending")
+    if not sight.progress.made:
+        reasons.append(f"the data path has not come round for {sight.progress.idle_s:.0f} s")
+    return reasons
+
+
+def missing(sight: Sight) -> list[str]:
+    """Return why there are not all feeds yet."""
+    if sight.pending():
+        return ["the exchange has not told its markets yet"]
+    return [] if sight.feeds else ["there is no feed"]
+
+
+def bounded(reasons: list[str]) -> list[str]:
+    """Return the first reasons, and how many more there are."""
+    left = len(reasons) - REASONS
+    return reasons if left <= 0 else [*reasons[:REASONS], f"and {left} more"]
+
+
+def each(sight: Sight) -> Iterator[list[str]]:
+    """Return the reasons of each feed, in pieces."""
+    for feed in tuple(sight.feeds.values()):
+        yield reasons_of(feed)
