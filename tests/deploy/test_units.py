@@ -83,7 +83,7 @@ def test_times_fit_the_daemon(name):
 def test_the_template_differs_in_names_only():
     """A market group gets what the single daemon has, under its own name, and never beside it."""
     single, template = (settings(name) for name in UNITS)
-    assert [line.replace("/%i", "") for line in template if "%i" in line] == [
+    assert [re.sub("[/-]%i", "", line) for line in template if "%i" in line] == [
         "Description=Exact market-data feed on a Unix socket (%i)",
         f"ExecStart={INSTALLED} run --config /etc/feedhandler",
         "RuntimeDirectory=feedhandler",
