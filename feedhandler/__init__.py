@@ -25,7 +25,8 @@ The rooms, as data flows through them; what a room calls upward are callables th
     ingest      the bytes of a line, the life of a line, a feed and its lines
     publish     the backlog, the Unix socket, its consumers
     client      reads the socket; knows nothing of the daemon
-    observe     what operators see: the catalogue of notes, logs, incident files
+    observe     what operators see: metrics, health and state over HTTP, the page, `status` and `top`; the catalogue
+                of notes, logs, incident files
     simulator   the exchange that everything is tried against
     demo        all of it on one machine, in front of people
     config, errors; daemon, the nursery tree; cli, the commands

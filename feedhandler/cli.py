@@ -18,6 +18,7 @@ from feedhandler import __version__, daemon, demo
 from feedhandler.client import tail
 from feedhandler.config import Config, describe, load, render
 from feedhandler.errors import ConfigError, FeedHandlerError
+from feedhandler.observe import command as observation
 from feedhandler.observe.logs import Logs
 from feedhandler.simulator import command as simulator
 
@@ -58,6 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "run", "the daemon, in the foreground", _add_config, _run)
     _add(commands, "check", "validate a configuration and show what it means", _add_config, _check)
     _add(commands, "tail", "print the stream of a socket", tail.add_arguments, tail.run)
+    _add(
+        commands,
+        "status",
+        "one look at what daemons do",
+        observation.add_status_arguments,
+        observation.run_status,
+    )
+    _add(
+        commands, "top", "what daemons do, live on a terminal", observation.add_arguments, observation.run_top
+    )
     _add(commands, "simulate", "the simulated exchange alone", simulator.add_arguments, simulator.run)
     return parser
 
@@ -118,7 +129,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _complain(group: BaseExceptionGroup[FeedHandlerError]) -> None:
     for error in _leaves(group):
-        for line in error.mistakes if isinstance(error, ConfigError) else (str(error),):
+        for line in error.mistakes if isinstance(error, ConfigError) else str(error).splitlines():
             print(f"feedhandler: {line}", file=sys.stderr)  # noqa: T201 - a command speaks
 
 

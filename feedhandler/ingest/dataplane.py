@@ -70,7 +70,7 @@ class DataPlaneStream(Stream):
         self._early: bytes | None = None  # what came with the head of the answer, once that is complete
         self.reason = ""
         self.reads = 0
-        self.read_s = 0.0
+        self.read_s = 0.0  # when the first byte of what is delivered next was read
 
     def __repr__(self) -> str:
         return f"<DataPlaneStream {self.reason or 'up'}, {self.reads} reads>"
@@ -139,7 +139,7 @@ class DataPlaneStream(Stream):
         size = head.index(HEAD_END) + len(HEAD_END)
         self._check(bytes(head[:size]))
         self._early = bytes(head[size:])
-        self._stamp()
+        self.read_s = perf_counter()
         return bytes(head[:size])
 
     async def _read(self) -> bytes:
@@ -149,16 +149,12 @@ class DataPlaneStream(Stream):
         except trio.BrokenResourceError:
             self.end(RESET)
             raise
-        self._stamp()
+        if not self._splitter.midway:
+            self.read_s = perf_counter()
         self.reads += 1
         if not data:
             self.end(EOF)
         return bytes(data)
-
-    def _stamp(self) -> None:
-        """Remember when the first byte of what is delivered next was read."""
-        if not self._splitter.midway:
-            self.read_s = perf_counter()
 
     def _take(self, data: bytes) -> bytes:
         """Deliver the messages of one read; return its control frames. Must not await."""

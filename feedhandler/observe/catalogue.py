@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from feedhandler.core.notes import Note
 from feedhandler.observe import metrics
 
 LEVELS: Final = {"": 0, "debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -27,6 +28,10 @@ class Kind(NamedTuple):
     key: tuple[str, ...] = ("feed", "line")
     metric: metrics.Family = metrics.NOTES
     fixed: Mapping[str, str] = MappingProxyType({})
+
+    def story(self, one: Note) -> tuple[str, ...]:
+        """Return what a note has in common with those that it repeats."""
+        return (one.name, *(str(one.fields.get(field, "")) for field in self.key))
 
 
 CATALOGUE: Final[dict[str, Kind]] = {
@@ -260,8 +265,62 @@ CATALOGUE: Final[dict[str, Kind]] = {
         metric=metrics.INCIDENTS,
         fixed={"result": "lost"},
     ),
-    "log_lines_lost": Kind("error", "whoever reads the log did not keep up, and lines were left out", ()),
+    "log_lines_lost": Kind(
+        "error",
+        "whoever reads the log did not keep up, and lines were left out",
+        (),
+        metric=metrics.LOG_LINES_LOST,
+    ),
 }
+
+FIELDS: Final[Mapping[str, str]] = {
+    # of every line in the log
+    "event": "the note's name",
+    "level": "how important it is",
+    "timestamp": "when it came (UTC)",
+    "repeated": "how many notes of this name and key the line stands for; the newest is shown",
+    # of some notes
+    "attempts": "requests in a row without a usable answer",
+    "bad_key": "whether the endpoint does not accept the key",
+    "cause": "what has changed a line's health",
+    "channel": "the channel",
+    "channels": "how many channels",
+    "code": "the code of the error that a consumer was told",
+    "consumer": "the name that a consumer has given itself",
+    "count": "how many levels of a book differ",
+    "detail": "more about the reason, for people",
+    "error": "what failed, by the system's name for it, or where in the program",
+    "events": "how many events",
+    "feed": "the feed, by its label",
+    "file": "the name of an incident file",
+    "held": "how many events were held until then",
+    "invented": "whether the line brought what nobody else has; otherwise it missed what others brought",
+    "kind": "the class of an event",
+    "levels": "the first levels that differ: side, price, the book's quantity and the snapshot's",
+    "life_s": "how long a token lives",
+    "limit": "the limit that is reached, by its key",
+    "limit_bytes": "how far consumers may fall behind",
+    "line": "the line, by its letter",
+    "lines": "how many log lines",
+    "markets": "how many markets",
+    "mistake": "what is wrong with a configuration, its path first",
+    "peak_bytes": "the most output that is expected in a second",
+    "pid": "the process of a consumer",
+    "position": "the place in the merged sequence of a feed",
+    "reason": "why, a word of a closed set",
+    "result": "what came of it, a word of a closed set",
+    "retry_s": "how long until the next attempt",
+    "rows": "how many trades",
+    "section": "the changed section of a configuration",
+    "session": "the life of the numbering",
+    "snapshot_bytes": "the largest snapshot of a book",
+    "state": "the new state",
+    "status": "the HTTP status of an answer, 0 where there was none",
+    "uid": "the user of a consumer",
+    "version": "the version of the program",
+    "was": "the state before, or the line that led before",
+}
+"""Every field of a log line and what it says."""
 
 _UNHEARD_OF: Final = Kind("warning", "not in this catalogue: a bug")
 

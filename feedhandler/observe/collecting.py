@@ -29,7 +29,7 @@ from feedhandler.core.line import Line
 from feedhandler.core.recovery import Keeper
 from feedhandler.ingest.feed import Feed
 from feedhandler.observe.exposition import Block, buckets, exposition, labels, sample
-from feedhandler.observe.metrics import COUNTERS, KNOWN_VALUES, Family, counter, gauge
+from feedhandler.observe.metrics import COUNTERS, KNOWN_VALUES, LOG_LINES_LOST, Family, counter, gauge
 from feedhandler.observe.sight import Sight
 
 CONSUMER_NAMES: Final = 32
@@ -63,6 +63,7 @@ LATENCY: Final = histogram(
 )
 BOUND: Final = gauge("bound", "What the configuration allows, by the bound's name there.", "bound")
 BUILD: Final = gauge("build_info", "1, with the versions of the program and of Python.", "version", "python")
+HTTP_CONNECTIONS: Final = gauge("http_connections", "Connections of those who look, over HTTP.")
 CONSUMER_LAG: Final = gauge(
     "consumer_lag_events", "Events that the consumers of a name are behind, the slowest of them.", "consumer"
 )
@@ -210,7 +211,7 @@ DAEMON_VALUES: Final[tuple[tuple[Family, Callable[[Sight], Number]], ...]] = (
         lambda sight: sight.log.waiting if sight.log else None,
     ),
     (
-        counter("log_lines_lost", "Log lines that were left out, for their reader did not keep up."),
+        LOG_LINES_LOST,
         lambda sight: sight.log.lost if sight.log else None,
     ),
     (
@@ -240,7 +241,7 @@ BOUNDS: Final[Mapping[str, str]] = {
 """Each bound of something that fills up, and the gauge that says how full it is."""
 
 FAMILIES: Final[tuple[Family, ...]] = (
-    *(LINE_STATE, FEED_STATE, LINE_LAG, LATENCY, BOUND, BUILD, CONSUMER_LAG),
+    *(LINE_STATE, FEED_STATE, LINE_LAG, LATENCY, BOUND, BUILD, HTTP_CONNECTIONS, CONSUMER_LAG),
     *(family for family, _ in LINE_VALUES),
     *(family for family, _ in FEED_VALUES),
     *(family for family, _ in CHANNEL_VALUES),
@@ -288,8 +289,9 @@ def _resident_bytes() -> int:
 class Collector:
     """Makes scrapes of one daemon."""
 
-    def __init__(self, sight: Sight) -> None:
+    def __init__(self, sight: Sight, connections: Callable[[], int]) -> None:
         self._sight = sight
+        self._connections = connections
         self._names: dict[str, None] = {}
 
     def scrape(self, *, openmetrics: bool) -> Iterator[str]:
@@ -319,6 +321,7 @@ class Collector:
             yield Block(family, [_value(family, "", read(self._sight))])
         yield Block(LATENCY, [buckets(LATENCY.name, "", self._sight.latency)])
         yield Block(BOUND, [self._bounds()])
+        yield Block(HTTP_CONNECTIONS, [_value(HTTP_CONNECTIONS, "", self._connections())])
         yield Block(
             FEED_STATE, (_states(FEED_STATE, one.text, one.feed.arbiter.state, FEED_STATES) for one in feeds)
         )

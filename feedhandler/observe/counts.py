@@ -7,11 +7,10 @@ A family has at most `SERIES` series; what comes beyond is counted in one whose 
 from outside makes the metrics grow without end. What is counted of a feed, line or channel that is gone is forgotten
 with it (`forget`).
 
-For people, the last reason of each line, the last failover of each feed and the last `NEWS` notes that are warnings or
-worse are kept with their time.
+For people, the last reason of each line, the last failover of each feed and the last `NEWS` stories that are warnings
+or worse are kept with their time.
 """
 
-from collections import deque
 from collections.abc import Callable, Container, Mapping
 from typing import Final, NamedTuple
 
@@ -33,7 +32,7 @@ SERIES: Final = 20_000
 OTHER: Final = "other"
 
 NEWS: Final = 50
-"""Notes that are kept for people; the oldest go."""
+"""Stories that are kept for people; the oldest go."""
 
 REASONS: Final = frozenset({"line_lost", "connect_failed"})
 """Notes that tell why a line is not connected."""
@@ -43,10 +42,11 @@ _FIELDS: Final = {"class": "kind"}
 
 
 class Remembered(NamedTuple):
-    """A note and when it came (wall clock, ns)."""
+    """A note, when it came last (wall clock, ns), and how often."""
 
     at_ns: int
     note: Note
+    times: int = 1
 
 
 class Counts:
@@ -55,7 +55,7 @@ class Counts:
     def __init__(self, wall_ns: Callable[[], int]) -> None:
         self._wall_ns = wall_ns
         self._values: dict[str, dict[tuple[str, ...], int]] = {family.name: {} for family in COUNTERS}
-        self.news: deque[Remembered] = deque(maxlen=NEWS)
+        self._news: dict[tuple[str, ...], Remembered] = {}  # the oldest first
         self.reasons: dict[tuple[str, str], Remembered] = {}
         self.failovers: dict[str, Remembered] = {}
         self.reload_succeeded = True
@@ -63,15 +63,28 @@ class Counts:
     def __call__(self, one: Note) -> None:
         """Count a note."""
         kind = kind_of(one.name)
-        self._add(kind.metric, _key(one, kind))
+        if kind.metric.name in self._values:
+            self._add(kind.metric, _key(one, kind))
         if LEVELS[kind.level] >= LEVELS["warning"]:
-            self.news.append(Remembered(self._wall_ns(), one))
+            self._tell(one, kind.story(one))
         if one.name in REASONS:
             self.reasons[str(one.fields["feed"]), str(one.fields["line"])] = Remembered(self._wall_ns(), one)
         elif one.name == "failed_over":
             self.failovers[str(one.fields["feed"])] = Remembered(self._wall_ns(), one)
         elif kind.metric is CONFIG_RELOADS:
             self.reload_succeeded = kind.fixed["result"] == "applied"
+
+    def _tell(self, one: Note, story: tuple[str, ...]) -> None:
+        """Keep a note for people; of a story that goes on there is one, the newest."""
+        before = self._news.pop(story, None)
+        self._news[story] = Remembered(self._wall_ns(), one, 1 if before is None else before.times + 1)
+        if len(self._news) > NEWS:
+            del self._news[next(iter(self._news))]
+
+    @property
+    def news(self) -> list[Remembered]:
+        """The last stories that are warnings or worse, the oldest first."""
+        return list(self._news.values())
 
     def before(self, notify: Notify) -> Notify:
         """Return what counts a note and then hands it on."""

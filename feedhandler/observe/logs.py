@@ -125,7 +125,7 @@ class Journal:
         kind = kind_of(one.name)
         if LEVELS[kind.level] < self._least:
             return
-        key = (one.name, *(str(one.fields.get(field, "")) for field in kind.key))
+        key = kind.story(one)
         story = self._stories.get(key)
         if story is not None:
             story.newest = one

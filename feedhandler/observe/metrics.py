@@ -127,6 +127,11 @@ COUNTERS: Final = tuple(
 )
 """Every family that counts notes."""
 
+LOG_LINES_LOST: Final = counter(
+    "log_lines_lost", "Log lines that were left out, for their reader did not keep up."
+)
+"""Counted by the log itself: where its reader does not keep up, a note could not tell."""
+
 KNOWN_VALUES: Final[dict[str, tuple[str, ...]]] = {
     FAILOVERS.name: (),
     DIVERGENCES.name: (),

@@ -32,11 +32,11 @@ REQUIREMENTS: Final = frozenset({"all", "any"})
 
 
 class Pages:
-    """Answers for one daemon."""
+    """Answers for one daemon, over so many ``connections`` at the moment."""
 
-    def __init__(self, sight: Sight) -> None:
+    def __init__(self, sight: Sight, connections: Callable[[], int]) -> None:
         self._sight = sight
-        self._collector = Collector(sight)
+        self._collector = Collector(sight, connections)
         self._status = StatusMaker(sight)
         self._page = Page.load()
         self._turn = trio.Lock()
@@ -62,7 +62,7 @@ class Pages:
     async def _healthz(self, _: Request) -> Answer:
         await trio.lowlevel.checkpoint()
         progress = self._sight.progress
-        if progress.made:
+        if progress.made or self._sight.draining():  # the end has a bound of its own
             return Answer([b"ok\n"])
         text = f"the data path has not come round for {progress.idle_s:.0f} s\n"
         return Answer([text.encode()], status=HTTPStatus.SERVICE_UNAVAILABLE)

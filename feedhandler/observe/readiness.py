@@ -32,12 +32,11 @@ def is_covered(feed: Feed) -> bool:
 
 def general_reasons(sight: Sight) -> list[str]:
     """Return what concerns no feed in particular: nothing is ready with it."""
-    reasons = []
     if sight.draining():
-        reasons.append("the daemon is ending")
+        return ["the daemon is ending"]
     if not sight.progress.made:
-        reasons.append(f"the data path has not come round for {sight.progress.idle_s:.0f} s")
-    return reasons
+        return [f"the data path has not come round for {sight.progress.idle_s:.0f} s"]
+    return []
 
 
 def missing(sight: Sight) -> list[str]:

@@ -14,7 +14,9 @@ class Observation:
     def __init__(self, sight: Sight, address: tuple[str, int] | None, notify: Notify) -> None:
         self.sight = sight
         self._scope = trio.CancelScope()
-        self.server = None if address is None else HttpServer(*address, Pages(sight), notify)
+        self.server = (
+            None if address is None else HttpServer(*address, Pages(sight, self._connections), notify)
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `end`; started when the address listens, if there is one."""
@@ -25,6 +27,9 @@ class Observation:
                     nursery.start_soon(self.sight.history.run)
                 task_status.started()
                 await trio.sleep_forever()
+
+    def _connections(self) -> int:
+        return 0 if self.server is None else self.server.connections
 
     def end(self) -> None:
         """End the service."""

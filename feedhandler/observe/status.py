@@ -37,6 +37,10 @@ TOP_LEVELS: Final = 20_000
 """The most levels of a book whose top is looked for: it takes a look at each of them."""
 
 
+UNNEEDED: Final = "none"
+"""The state of the token where none is needed."""
+
+
 class LineStatus(msgspec.Struct, frozen=True):
     """One line: who it is, how it does, what it has done since the start."""
 
@@ -140,9 +144,10 @@ class BacklogStatus(msgspec.Struct, frozen=True):
 
 
 class NewsItem(msgspec.Struct, frozen=True):
-    """A note for people: a warning or worse."""
+    """A note for people, a warning or worse, and how often it came with the same key."""
 
     at_ns: int
+    times: int
     name: str
     level: str
     meaning: str
@@ -318,11 +323,11 @@ def _budget(sight: Sight) -> BudgetStatus:
 
 def _token(sight: Sight) -> TokenStatus:
     if sight.tokens is None:
-        return TokenStatus("none", None)
+        return TokenStatus(UNNEEDED, None)
     age_s = sight.tokens.age_s
     return TokenStatus("missing" if age_s is None else "held", age_s)
 
 
 def _news(one: Remembered) -> NewsItem:
     kind = kind_of(one.note.name)
-    return NewsItem(one.at_ns, one.note.name, kind.level, kind.meaning, one.note.fields)
+    return NewsItem(one.at_ns, one.times, one.note.name, kind.level, kind.meaning, one.note.fields)

@@ -10,6 +10,7 @@ import trio.testing
 import trustme
 
 from feedhandler.config import Bounds
+from feedhandler.ingest import dataplane
 from feedhandler.ingest.connect import open_line, tls_context
 from feedhandler.ingest.dataplane import DataPlaneStream
 from feedhandler.ingest.handshake import Target
@@ -178,3 +179,29 @@ async def test_pings_are_answered_while_data_floods(serve: Serve) -> None:
             nursery.start_soon(connection.pump)
             await answered.wait()
     assert pongs == pings
+
+
+async def test_the_first_byte_of_what_is_delivered_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes in pieces counts from its first piece, the next message from its own read."""
+    now = 0.0
+    monkeypatch.setattr(dataplane, "perf_counter", lambda: now)
+    times: list[float] = []
+    ours, theirs = trio.testing.memory_stream_pair()
+    plane = plane_on(ours, [])
+    plane._deliver = lambda _: times.append(plane.read_s)
+    whole, part = text(b"a" * 50), b"\x01\x01b"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drain, plane)
+        plane.open()
+        for data in (HEAD + whole, whole, whole[:10], whole[10:], part, b"\x80\x01c", whole):
+            now += 1
+            await theirs.send_all(data)
+            await trio.testing.wait_all_tasks_blocked()
+        await theirs.send_eof()
+    assert times == [1, 2, 3, 5, 7]
+
+
+async def drain(plane: DataPlaneStream) -> None:
+    """Read to the end, as the library does."""
+    while await plane.receive_some():
+        pass

@@ -5,7 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import feedhandler
-from feedhandler.observe.catalogue import CATALOGUE, LEVELS, kind_of
+from feedhandler.observe.catalogue import CATALOGUE, FIELDS, LEVELS, kind_of
+from feedhandler.observe.collecting import FAMILIES
+from feedhandler.observe.metrics import NOTES
+from feedhandler.observe.reference import reference
 
 PACKAGE = Path(feedhandler.__file__).parent
 NOTERS = {"note", "_note"}
@@ -46,6 +49,37 @@ def test_fields_do_not_hide_what_a_line_says_itself() -> None:
     """No note has a field that a log line has already."""
     for call in calls():
         assert not TAKEN.intersection(keyword.arg or "" for keyword in call.keywords), ast.unparse(call)
+
+
+def test_every_field_is_described() -> None:
+    """What a log line may hold is described, and nothing else is; the consumer's fields are put in by itself."""
+    used = {keyword.arg for call in calls() for keyword in call.keywords if keyword.arg}
+    assert set(FIELDS) == used | TAKEN | {"consumer", "pid", "uid"}
+    assert all(FIELDS.values())
+
+
+def test_labels_are_fields_of_their_note() -> None:
+    """Each label of a note's metric is a field that every note of that name carries, or fixed."""
+    by_default = {"feed", "line", "consumer", "pid"}  # put in by the arbiter and by consumers
+    for call in calls():
+        given = {keyword.arg for keyword in call.keywords} | by_default
+        for name in words(call.args[0]) & set(CATALOGUE):
+            kind = CATALOGUE[name]
+            if kind.metric is not NOTES and None not in given:
+                needed = {"kind" if label == "class" else label for label in kind.metric.labels}
+                assert needed - set(kind.fixed) <= given, ast.unparse(call)
+
+
+def test_the_reference_names_everything() -> None:
+    """Each metric, note and field has its row in the reference, with what it says."""
+    text = reference()
+    for name, kind in CATALOGUE.items():
+        assert f"| `{name}` | {kind.level} | {kind.meaning} | `feedhandler_{kind.metric.name}` |" in text
+    for name, meaning in FIELDS.items():
+        assert f"| `{name}` | {meaning} |" in text
+    for family in FAMILIES:
+        shown = f"{{{','.join(family.labels)}}}" if family.labels else ""
+        assert f"| `feedhandler_{family.name}{shown}` | {family.kind} | {family.help} |" in text
 
 
 def test_every_kind_has_a_level_and_a_meaning() -> None:
