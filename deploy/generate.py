@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from feedhandler.observe.catalogue import CATALOGUE
-from feedhandler.observe.collecting import FAMILIES
-from feedhandler.observe.metrics import PREFIX
+from feedhandler.observe.reference import reference
 
 DEPLOY: Final = Path(__file__).parent
 RUNBOOK: Final = DEPLOY / "RUNBOOK.md"
@@ -237,28 +235,8 @@ def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
 
 def runbook(text: str) -> str:
     """Return the runbook with its tables as they have to be."""
-    return _between("notes", list(_notes()), _between("metrics", list(_metrics()), text))
-
-
-def _between(name: str, lines: list[str], text: str) -> str:
-    table = "\n".join(lines)
-    pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
-    return re.sub(pattern, lambda found: f"{found[1]}{table}\n{found[2]}", text, flags=re.DOTALL)
-
-
-def _metrics() -> Iterator[str]:
-    yield "| metric | type | what it says |"
-    yield "| --- | --- | --- |"
-    for family in sorted(FAMILIES, key=lambda one: one.name):
-        labels = f"{{{', '.join(family.labels)}}}" if family.labels else ""
-        yield f"| `{PREFIX}{family.name}{labels}` | {family.kind} | {family.help} |"
-
-
-def _notes() -> Iterator[str]:
-    yield "| name | level | what has happened | counted in |"
-    yield "| --- | --- | --- | --- |"
-    for name, kind in sorted(CATALOGUE.items()):
-        yield f"| `{name}` | {kind.level or 'none'} | {kind.meaning} | `{PREFIX}{kind.metric.name}` |"
+    pattern = r"(<!-- reference -->\n).*?(<!-- end of reference -->)"
+    return re.sub(pattern, lambda found: f"{found[1]}{reference()}{found[2]}", text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -304,6 +304,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "lines": "how many log lines",
     "markets": "how many markets",
     "mistake": "what is wrong with a configuration, its path first",
+    "part": "a part of the data path: a feed's ticks, a line's reading, the sending to a consumer",
     "peak_bytes": "the most output that is expected in a second",
     "pid": "the process of a consumer",
     "position": "the place in the merged sequence of a feed",
