@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
@@ -40,13 +40,13 @@ AT_ONCE = 5
 """Plays on stage at the same time."""
 
 HURRY = {
-    r"\[1m\]": "[3s]", r"\[5m\]": "[4s]", r"\[10m\]": "[5s]", r"\[15m\]": "[20s]", r"\[1h\]": "[5s]",
-    r"offset \w+": "offset 5s", r"for: \w+": "for: 1s", r"> 1740": "> 12",
+    r"\[1m\]": "[5s]", r"\[5m\]": "[6s]", r"\[10m\]": "[8s]", r"\[15m\]": "[40s]", r"\[1h\]": "[8s]",
+    r"offset \w+": "offset 8s", r"for: \w+": "for: 1s", r"> 1740": "> 12",
 }  # fmt: skip
 """What is shortened; the last is the age of a token, whose life is shortened alike."""
 
 PROMETHEUS = """
-global: {{scrape_interval: 500ms, scrape_timeout: 400ms, evaluation_interval: 500ms}}
+global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 500ms}}
 rule_files: [{rules}]
 scrape_configs:
   - job_name: feedhandler
@@ -125,7 +125,8 @@ class Play:
     def __init__(self, folder: Path, port: int, watch: "Watch", nursery: trio.Nursery) -> None:
         self.folder = folder
         self.port = port
-        self._watch = watch
+        self.instance = f"127.0.0.1:{port}"
+        self.watch = watch
         self._nursery = nursery
         self._exchange_scope = trio.CancelScope()
         self.exchange: simulated.Exchange
@@ -171,24 +172,24 @@ class Play:
 
     async def running(self) -> None:
         """Wait until Prometheus sees that all lines are up."""
-        query = (
-            f'sum(feedhandler_line_state{{instance="127.0.0.1:{self.port}", state=~"good|probation"}}) == 2'
-        )
-        await self.until(lambda: self._watch.has(query))
+        query = f'sum(feedhandler_line_state{{instance="{self.instance}", state=~"good|probation"}}) == 2'
+        await self.until(lambda: self.watch.has(query))
 
-    async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
-        """Wait until something is so."""
+    async def until(self, condition: Callable[[], Awaitable[bool]], left: Collection[str] = ()) -> None:
+        """Wait until something is so; ``left`` says what is still missing."""
         with trio.move_on_after(PATIENCE_S) as patience:
             while not await condition():
                 await trio.sleep(POLL_S)
         if patience.cancelled_caught:
             log = (self.folder / "log").read_text(errors="replace")[-3000:]
-            pytest.fail(f"{self.folder.name}: waited in vain; firing: {await self.firing()}\n{log}")
+            pytest.fail(
+                f"{self.folder.name}: waited in vain {left or ''}; firing: {await self.firing()}\n{log}"
+            )
 
     async def firing(self) -> set[str]:
         """Return the names of the alerts about this daemon."""
-        alerts = await self._watch.get("alerts")
-        mine = [one for one in alerts["alerts"] if one["labels"].get("instance") == f"127.0.0.1:{self.port}"]
+        alerts = await self.watch.get("alerts")
+        mine = [one for one in alerts["alerts"] if one["labels"].get("instance") == self.instance]
         return {one["labels"]["alertname"] for one in mine if one["state"] == "firing"}
 
     async def fires(self, *names: str, again: Callable[[], object] = lambda: None) -> None:
@@ -200,7 +201,7 @@ class Play:
             left.difference_update(await self.firing())
             return not left
 
-        await self.until(fired)
+        await self.until(fired, left)
 
     async def clears(self, *names: str) -> None:
         """Wait until none of these alerts fires."""
@@ -279,12 +280,16 @@ async def the_daemon_is_killed(play: Play) -> None:
     await play.daemon.kill()
     await play.fires("FeedhandlerDown")
     for _ in range(4):
-        await play.daemon.start()
-        await play.running()
         await play.daemon.kill()
-    await play.daemon.start()
+        began = time.time()
+        await play.daemon.start()
+        await play.until(lambda began=began: _started_after(play, began))
     await play.fires("FeedhandlerRestarting")
     await play.clears("FeedhandlerDown", "FeedhandlerRestarting")
+
+
+async def _started_after(play: Play, began: float) -> bool:
+    return await play.watch.has(f'feedhandler_start_time_seconds{{instance="{play.instance}"}} > {began}')
 
 
 async def the_data_path_freezes(play: Play) -> None:
@@ -301,13 +306,25 @@ async def the_data_path_freezes(play: Play) -> None:
 
 
 async def the_exchange_is_away(play: Play) -> None:
-    """All lines go; the feed is down, its book with it; when it comes back there is a gap."""
-    names = ("FeedhandlerFeedDown", "FeedhandlerBookNotSynchronised", "FeedhandlerGap")
+    """All lines go, and the feed is down; when it comes back there is a gap."""
+    names = ("FeedhandlerFeedDown", "FeedhandlerGap")
     await play.open()
     await play.running()
-    play.strike("outage", duration_s=6.0)
+    play.strike("outage", duration_s=12.0)
     await play.fires(*names)
     await play.clears(*names)
+
+
+async def snapshots_are_no_good(play: Play) -> None:
+    """Behind a gap, the exchange has no book to tell."""
+    await play.open()
+    await play.running()
+    desk = play.exchange._desk
+    answer, desk.book_snapshot = desk.book_snapshot, lambda *_: b'{"resultType":"busy"}'
+    play.strike("outage", duration_s=1.0)
+    await play.fires("FeedhandlerBookNotSynchronised")
+    desk.book_snapshot = answer
+    await play.clears("FeedhandlerBookNotSynchronised")
 
 
 async def a_delta_is_lost_on_all_lines(play: Play) -> None:
@@ -331,7 +348,7 @@ async def one_line_is_left(play: Play) -> None:
     """The other line is refused for a while."""
     await play.open()
     await play.running()
-    play.strike("refuse", duration_s=6.0)
+    play.strike("refuse", duration_s=10.0)
     play.strike("close", line=1)
     await play.fires("FeedhandlerNoRedundancy")
     await play.clears("FeedhandlerNoRedundancy")
@@ -365,15 +382,15 @@ async def all_lines_miss_events(play: Play) -> None:
 
 
 async def _lines_up(play: Play, count: int) -> bool:
-    states = f'feedhandler_line_state{{instance="127.0.0.1:{play.port}", state="good"}}'
-    return await play._watch.has(f"sum({states}) == {count}")
+    states = f'feedhandler_line_state{{instance="{play.instance}", state="good"}}'
+    return await play.watch.has(f"sum({states}) == {count}")
 
 
 async def the_exchange_refuses(play: Play) -> None:
     """The key is no good any more, for a while."""
     await play.open()
     await play.running()
-    play.strike("refuse", status=403, duration_s=10.0)
+    play.strike("refuse", status=403, duration_s=15.0)
     play.strike("close")
     await play.fires("FeedhandlerRefusedByExchange")
     await play.clears("FeedhandlerRefusedByExchange")
@@ -474,6 +491,7 @@ PLAYS = (
     attempts_are_used_up,
     the_data_path_freezes,
     the_exchange_is_away,
+    snapshots_are_no_good,
     a_delta_is_lost_on_all_lines,
     unknown_messages_come,
     one_line_is_left,
