@@ -7,6 +7,7 @@
     ├── the observation           likewise: metrics, health and status over HTTP (`observe.service`)
     └── the service
         ├── incidents             written in a thread
+        ├── the token             renewed before anyone has to wait for it
         ├── the ticker            tells every feed the time
         ├── the books             follow what was published, a little at a time
         └── a feed each
@@ -24,19 +25,22 @@ import time
 import uuid
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
 from typing import Final
 
 import msgspec
 import trio
 
 from feedhandler import __version__
-from feedhandler.config import ACCOUNT_STREAMS, LISTED, Config, plan, read_credentials
+from feedhandler.config import ACCOUNT_STREAMS, LISTED, Config, have_files, plan, read_credentials
 from feedhandler.config import Feed as FeedSettings
+from feedhandler.core.budget import Caps
 from feedhandler.core.channels import Channel
 from feedhandler.core.notes import Notify, note
 from feedhandler.core.progress import Part
 from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
 from feedhandler.exchange.markets import fetch_markets
+from feedhandler.exchange.messages import OTHER
 from feedhandler.exchange.requests import ping
 from feedhandler.exchange.token import TokenSource
 from feedhandler.ingest.connect import tls_context
@@ -68,6 +72,7 @@ class Outlet:
         self._publisher = publisher
         self._channels: dict[str, Channel] = {}
         self.publish = publisher.publish
+        self.publish_run = publisher.publish_run
         self.gap = publisher.gap
         self.snapshot = publisher.snapshot
         self.offer_book = publisher.offer_book
@@ -96,7 +101,12 @@ class Daemon:
         self._notify = notify
         self._ssl = tls_context(config.exchange.ca_file)
         self.publisher = Publisher(
-            config.publish, config.bounds, session=str(uuid.uuid4()), clock=time.time_ns, notify=notify
+            config.publish,
+            config.bounds,
+            session=str(uuid.uuid4()),
+            clock=time.time_ns,
+            notify=notify,
+            account_streams=self._account_streams,
         )
         self._incidents = Incidents(config.observe.incidents, config.bounds.incident_files, notify)
         self._around = self._surroundings(config)
@@ -128,14 +138,19 @@ class Daemon:
         )
 
     def _surroundings(self, config: Config) -> Surroundings:
-        exchange = config.exchange
+        exchange, limits = config.exchange, config.limits
+        caps = Caps(limits.connections_per_market, limits.connections_total, limits.connections_agnostic)
         tokens = None
         if exchange.token_url:
             tokens = TokenSource(
-                exchange.token_url, lambda: read_credentials(config, self._environ), self._ssl, self._notify
+                exchange.token_url,
+                partial(read_credentials, config, self._environ),
+                self._ssl,
+                self._notify,
+                in_thread=have_files(config, self._environ),
             )
         means = Means(
-            gate=Gate(config.limits.connections_per_minute),
+            gate=Gate(limits.connections_per_minute, caps, self._notify),
             tokens=tokens,
             ssl_context=self._ssl,
             health=config.health,
@@ -149,8 +164,16 @@ class Daemon:
             wall_ns=time.time_ns,
             incident=self._incidents.take,
             recovery=config.recovery,
-            account_other=any(ACCOUNT_STREAMS.intersection(feed.streams) for feed in config.feeds),
+            account_other=self._has_account(),
         )
+
+    def _has_account(self) -> bool:
+        """Tell whether any feed is about the account."""
+        return any(ACCOUNT_STREAMS.intersection(feed.streams) for feed in self.config.feeds)
+
+    def _account_streams(self) -> frozenset[str]:
+        """Return the streams that are for the account's readers: with a feed about it unknown messages, too."""
+        return ACCOUNT_STREAMS | {OTHER} if self._has_account() else ACCOUNT_STREAMS
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until `stop`; started when the socket listens."""
@@ -206,6 +229,8 @@ class Daemon:
             nursery.start_soon(self._incidents.run)
             nursery.start_soon(self._tick)
             nursery.start_soon(self._follow_books)
+            if self._around.means.tokens is not None:
+                nursery.start_soon(self._around.means.tokens.run)
             for feed in self.feeds.values():
                 nursery.start_soon(feed.run)
             for settings in self.config.feeds:

@@ -4,6 +4,8 @@
     ├── ConfigError               the configuration or the command line is wrong (exit code 2)
     └── OperationalError          the world is not as needed at run time (exit code 1)
         ├── SocketInUse           another live process serves the socket path
+        ├── NoSuchLine            a feed has no line of this name
+        ├── LineNeeded            a feed would be without an aligned line
         └── ConnectionFailed      one attempt to open a line failed; the line backs off and tries again
             ├── HandshakeRefused  the exchange answered the handshake with an HTTP status
             └── TokenRefused      the token endpoint gave no token
@@ -33,6 +35,20 @@ class OperationalError(FeedHandlerError):
 
 class SocketInUse(OperationalError):
     """Another live process serves the socket path."""
+
+
+class NoSuchLine(OperationalError):
+    """A feed has no line of the name that somebody gave."""
+
+    def __init__(self, feed: str, line: str) -> None:
+        super().__init__(f"feed {feed} has no line {line}")
+
+
+class LineNeeded(OperationalError):
+    """What somebody asked for would leave a feed without an aligned line."""
+
+    def __init__(self, feed: str, line: str) -> None:
+        super().__init__(f"line {line} is the last aligned one of feed {feed}")
 
 
 class ConnectionFailed(OperationalError):

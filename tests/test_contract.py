@@ -28,14 +28,20 @@ IMPURE = {
 }  # fmt: skip
 WAY_IN: list[Callable[..., Any]] = [
     DataPlaneStream._take,
+    Feed.recognise,
     Feed.received,
     Feed._carry_out,
     Feed._publish,
+    Feed._publish_run,
+    Arbiter.recognise,
     Arbiter.receive,
     Channel.event,
+    Channel.events,
     Publisher.publish,
+    Publisher.publish_run,
     Publisher.flush,
     Backlog.append,
+    Backlog.extend,
     Consumer.flush,
     Consumer._send,
 ]

@@ -14,7 +14,7 @@ A mistake is one line, its path first (``feed[0].lines: expected 1..8, got 0``),
 reported at once in one `ConfigError`. Key and secret never become part of a `Config`.
 """
 
-from feedhandler.config.credentials import Credentials, read_credentials
+from feedhandler.config.credentials import Credentials, have_files, read_credentials
 from feedhandler.config.loading import load
 from feedhandler.config.model import (
     ACCOUNT_STREAMS,
@@ -54,6 +54,7 @@ __all__ = [
     "Publish",
     "Recovery",
     "describe",
+    "have_files",
     "is_tight",
     "load",
     "plan",

@@ -42,6 +42,12 @@ def read_credentials(config: Config, environ: Mapping[str, str]) -> Credentials 
     return credentials
 
 
+def have_files(config: Config, environ: Mapping[str, str]) -> bool:
+    """Tell whether key or secret may come from a file, so that reading them can block."""
+    exchange = config.exchange
+    return bool(exchange.api_key_file or exchange.api_secret_file or environ.get("CREDENTIALS_DIRECTORY"))
+
+
 def _read(name: str, file: Path | None, environ: Mapping[str, str], mistakes: list[str]) -> str:
     path = f"exchange.{name}_file"
     credential = name.replace("_", "-")

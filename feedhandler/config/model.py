@@ -184,6 +184,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Missed or unconfirmed events within an hour that quarantine a line."""
     quarantine_s: Annotated[float, Real(0, 86_400)] = 60.0
     """Time that a quarantined line stays disconnected."""
+    connection_max_age_s: Annotated[float, Real(0, 604_800)] = 0.0
+    """Age before which a connection is replaced, whatever its token allows; 0: no such age."""
 
 
 class Recovery(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,6 +212,11 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """Size of the window of a feed; likewise."""
     window_s: Annotated[float, Real(1, 86_400)] = 60.0
     """Age of the events in the window of a feed; likewise."""
+    settled_events: Annotated[int, Whole(16, 100_000_000)] = 8192
+    """Events of the window that every line has delivered already; the oldest go first."""
+    trail_mib: Annotated[int, Whole(0, 65_536)] = 1
+    """Size of the newest reads of a feed, with which lines behind are compared whole; the oldest go first, and a line
+    further behind is compared event by event; 0: every line is."""
     hold_events: Annotated[int, Whole(1, 100_000_000)] = 65_536
     """Events held for a witness; when reached, the oldest quarter goes, and the line joins later."""
     hold_mib: Annotated[int, Whole(1, 65_536)] = 32
@@ -253,6 +260,11 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     def window_bytes(self) -> int:
         """``window_mib`` in bytes."""
         return self.window_mib * MIB
+
+    @property
+    def trail_bytes(self) -> int:
+        """``trail_mib`` in bytes."""
+        return self.trail_mib * MIB
 
     @property
     def hold_bytes(self) -> int:

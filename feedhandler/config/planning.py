@@ -8,12 +8,16 @@ What is legal and still doubtful is said here, too.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from math import ceil
 
 import msgspec
 
-from feedhandler.config.model import ALL, LISTED, MIB, Config, Limits
+from feedhandler.config.model import ACCOUNT_STREAMS, ALL, LISTED, MIB, Config, Limits
 from feedhandler.config.rules import is_tight
+
+NAMELESS_UID = 65_534
+"""The uid of peers from user namespaces whose users have no number in the daemon's (``overflowuid``)."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +31,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Lines of the market that has most of them."""
     busiest: str
     """That market."""
+    sharing: tuple[tuple[str, int], ...]
+    """The feeds on that market and the lines of each."""
     total: int
     """Lines of all per-market feeds together."""
     agnostic: int
@@ -83,12 +89,14 @@ def plan(config: Config, markets: int | None = None) -> Plan:
     for feed in named:
         lines.update(dict.fromkeys(feed.markets, feed.lines))
     busiest, most = max(lines.items(), key=lambda item: item[1], default=(LISTED if listed else "", 0))
+    sharing = [feed for feed in config.feeds if feed in listed or busiest in feed.markets]
     return Plan(
         limits=config.limits,
         markets=markets if listed else None,
         feeds=sum(len(feed.markets) for feed in named) + len(agnostic) + len(listed) * (markets or 0),
         per_market=most + listed_lines,
         busiest=busiest,
+        sharing=tuple((feed.label(busiest), feed.lines) for feed in sharing),
         total=sum(lines.values()) + listed_lines * (markets or 0),
         agnostic=sum(feed.lines for feed in agnostic),
         listed_feeds=len(listed),
@@ -104,8 +112,7 @@ def describe(config: Config, markets: int | None = None) -> list[str]:
     if found.listed_feeds and found.markets is None:
         lines[0] += f", and {_count(found.listed_lines, 'line')} for each market that the exchange lists"
     if found.per_market:
-        market = "each listed one" if found.busiest == LISTED else found.busiest
-        lines.append(f"  one market: {found.per_market} of {limits.connections_per_market} ({market})")
+        lines.append(f"  one market: {found.per_market} of {limits.connections_per_market} ({_where(found)})")
         lines.append(
             f"  per-market feeds together: {found.total} of {limits.connections_total or 'no limit'}"
         )
@@ -115,14 +122,45 @@ def describe(config: Config, markets: int | None = None) -> list[str]:
     return [*lines, *_doubts(config)]
 
 
+def _where(found: Plan) -> str:
+    """Name the market with most lines, and where there are several the feeds that share it."""
+    market = "each listed one" if found.busiest == LISTED else found.busiest
+    if len(found.sharing) < 2:
+        return market
+    return f"{market}: " + ", ".join(f"{label} {lines}" for label, lines in found.sharing)
+
+
 def _doubts(config: Config) -> list[str]:
     """Say what is legal, and probably not meant."""
+    return [f"doubtful: {text}" for text in (*_mixed(config), *_strangers(config), *_tightness(config))]
+
+
+def _mixed(config: Config) -> Iterator[str]:
+    for index, feed in enumerate(config.feeds):
+        account = [stream for stream in feed.streams if stream in ACCOUNT_STREAMS]
+        if account and len(account) < len(feed.streams):
+            yield (
+                f"feed[{index}].streams: {', '.join(account)} share their lines with public streams; "
+                "expected a feed of their own"
+            )
+
+
+def _strangers(config: Config) -> Iterator[str]:
+    if NAMELESS_UID in (config.publish.account_uids or ()):
+        yield (
+            f"publish.account_uids: {NAMELESS_UID} may be anybody: "
+            "the kernel calls every user so who has no number here"
+        )
+
+
+def _tightness(config: Config) -> Iterator[str]:
     publish, bounds = config.publish, config.bounds
-    if not is_tight(publish, bounds):
-        return []
-    limit, least = publish.consumer_bytes / MIB, bounds.snapshot_mib + publish.peak_mib_s
-    fall = f"publish.backlog_mib: a consumer may fall {limit:g} MiB behind, three quarters of it"
-    return [f"doubtful: {fall}; expected more than {least} (bounds.snapshot_mib + publish.peak_mib_s)"]
+    if is_tight(publish, bounds):
+        limit, least = publish.consumer_bytes / MIB, bounds.snapshot_mib + publish.peak_mib_s
+        yield (
+            f"publish.backlog_mib: a consumer may fall {limit:g} MiB behind, three quarters of it; "
+            f"expected more than {least} (bounds.snapshot_mib + publish.peak_mib_s)"
+        )
 
 
 def _times(found: Plan) -> list[str]:

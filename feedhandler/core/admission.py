@@ -7,20 +7,31 @@ from feedhandler.core.canonical import canonical
 from feedhandler.core.holding import Held
 from feedhandler.core.line import Line
 from feedhandler.core.merge import UNKNOWN, VALUE_SEARCH_EVENTS
-from feedhandler.core.messages import Event, Garbage, Release, Reply, Unknown
+from feedhandler.core.messages import Event, Garbage, Release, Reply, Run, Unknown
 from feedhandler.core.owing import Owing
 from feedhandler.core.pinning import Pinning
+from feedhandler.core.trail import Frames
 
 
 class Admission(Pinning):
     """The merge, with the judgement of each message."""
 
     def _receive_aligned(
-        self, line: Line, owing: Owing, payloads: Sequence[bytes], now: float, recv: int, replies: list[Reply]
+        self,
+        line: Line,
+        owing: Owing,
+        payloads: Sequence[bytes],
+        frames: Frames,
+        now: float,
+        recv: int,
+        replies: list[Reply],
     ) -> None:
         """Take one read of an aligned line; runs that continue the window are compared whole."""
         window = self.window
         index, count, first = 0, len(payloads), owing.position
+        if frames.known:
+            owing.position += frames.known
+            line.duplicates += frames.known
         while index < count:
             if owing.position < window.head and line.owing is not None and not line.aside:
                 run = owing.deliver_run(payloads, index)
@@ -29,7 +40,7 @@ class Admission(Pinning):
                     index += run
                     continue
             elif line.owing is owing and not line.aside:
-                run = self._lead_on(line, owing, payloads, index, now, recv)
+                run = self._lead_on(line, owing, payloads, index, frames, now, recv)
                 if run:
                     index += run
                     continue
@@ -42,37 +53,50 @@ class Admission(Pinning):
                 line.health.lagged(now - window.released_at(last))
 
     def _lead_on(
-        self, line: Line, owing: Owing, payloads: Sequence[bytes], start: int, now: float, recv: int
+        self,
+        line: Line,
+        owing: Owing,
+        payloads: Sequence[bytes],
+        start: int,
+        frames: Frames,
+        now: float,
+        recv: int,
     ) -> int:
         """Release a run of events of a line that owes nothing; return how many messages that were.
 
         This is the hot path of rule R3.3: nobody has brought these, and nothing stands against their place.
         """
-        if owing.count or owing.passed or owing.fence is not None:
+        if owing.open or owing.passed or owing.fence is not None:
             return 0
-        classify, pinned = self._dialect.classify, line.pinned
+        given = payloads[start:] if start else payloads
+        channels, published = self._read_run(given, line.pinned)
+        count = len(channels)
+        if not count:
+            return 0
+        if count < len(given):
+            given = given[:count]
+        position = self.window.extend(given, channels, line.name, now)
+        owing.position = position + count
+        if frames.ends and len(self.lines) > 1:
+            self._trail.add(position, frames, start, count)
+        self.outputs.append(Run(channels, published, line.name, recv, position))
+        self._led(line, count, now, recv)
+        return count
+
+    def _read_run(
+        self, payloads: Sequence[bytes], pinned: set[str] | None
+    ) -> tuple[Sequence[str], Sequence[bytes]]:
+        """Return the channels of the events that messages begin with, and what is published of each."""
+        channels = self._dialect.ordinary(payloads)
+        if channels is not None and (pinned is None or pinned.issuperset(channels)):
+            return channels, payloads
         events: list[Event] = []
-        for payload in payloads[start:] if start else payloads:
-            message = classify(payload)
+        for payload in payloads:
+            message = self._dialect.classify(payload)
             if not isinstance(message, Event) or (pinned is not None and message.channel not in pinned):
                 break
             events.append(message)
-        if events:
-            self._release_run(line, payloads[start : start + len(events)], events, now, recv)
-            owing.position = self.window.head
-        return len(events)
-
-    def _release_run(
-        self, line: Line, payloads: Sequence[bytes], events: Sequence[Event], now: float, recv: int
-    ) -> None:
-        """Admit a run of new events at the head."""
-        name = line.name
-        position = self.window.extend(payloads, [event.channel for event in events], name, now)
-        self.outputs += [
-            Release(event.channel, event.payload, name, recv, "", place)
-            for place, event in enumerate(events, position)
-        ]
-        self._led(line, len(events), now, recv)
+        return [event.channel for event in events], [event.payload for event in events]
 
     def _receive_one(self, line: Line, payload: bytes, now: float, recv: int, replies: list[Reply]) -> None:
         """Read one message that is not owed as it stands, or whose line cannot tell yet."""
@@ -82,6 +106,8 @@ class Admission(Pinning):
         elif isinstance(message, Reply):
             replies.append(message)
         elif isinstance(message, Unknown):
+            if message.fault:
+                self._note("event_misshapen", line=line.name, reason=message.fault)
             if self._unknowns.admit(line.name, payload):
                 self.outputs.append(Release(message.channel, message.payload, line.name, recv, UNKNOWN))
         else:

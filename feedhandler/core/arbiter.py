@@ -37,18 +37,25 @@ What nobody can tell apart, and what is done then:
 How to use it
 -------------
 ``connecting``, ``connected``, ``receive``, ``lost`` say what happened; ``tick`` lets time pass, ten times a second or
-so. Each says so at once, in order, with the time handed in (``now``: monotonic, s; ``recv``: wall clock, ns, a label
-only). After any of them the caller takes away what came of it: ``outputs`` to publish, ``orders`` to carry out,
-``notes`` to count. Nothing here waits, reads a clock, or raises on data.
+so; ``add_line`` and ``remove_line`` change who takes part. Each says so at once, in order, with the time handed in
+(``now``: monotonic, s; ``recv``: wall clock, ns, a label only). After any of them the caller takes away what came of
+it: ``outputs`` to publish, ``orders`` to carry out, ``notes`` to count. Nothing here waits, reads a clock, or raises
+on data.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
+from feedhandler.core.health import GOOD, LineHealth
 from feedhandler.core.joining import GHOSTS
 from feedhandler.core.line import Line, Order, Quarantine, Restart
 from feedhandler.core.merge import DIVERGENCE, DOWN, LATE, LIVE, OUTAGE, QUIET, SYNCING, UNKNOWN, UNPROVEN
 from feedhandler.core.messages import Reply
 from feedhandler.core.supervision import Supervision
+from feedhandler.core.trail import NO_FRAMES, NONE_KNOWN, Frames, Known
+
+SETTLE_SHARE: Final = 4
+"""Settled events are dropped when the window has grown by one part in so many of their bound."""
 
 __all__ = [
     "DIVERGENCE",
@@ -72,6 +79,39 @@ __all__ = [
 class Arbiter(Supervision):
     """The merge of one feed's lines: say what happens, take away what comes of it."""
 
+    def add_line(self, name: str, now: float) -> None:
+        """Let one more line take part; its name is no other's at the time."""
+        if name in self.lines:
+            raise ValueError(name)
+        line = self.lines[name] = Line(name, LineHealth(self._limits, now), self._new_hold())
+        line.added_at = self.window.head
+
+    def remove_line(self, name: str, now: float, recv: int) -> None:
+        """Let a line go for good: what it brought stays, and nothing counts for or against its name any more."""
+        if self.lines[name].connected:
+            self.lost(name, now, recv)
+        del self.lines[name]
+        self._divergences.leave(name)
+        self._unknowns.forget(name)
+
+    def can_spare(self, name: str) -> bool:
+        """Tell whether the feed goes on without a line as if nothing had happened.
+
+        For each channel in which the line has its place there is a good line that has, too, and keeps nothing aside.
+        """
+        line = self.lines[name]
+        others = [other for other in self.lines.values() if other is not line and _is_reliable(other)]
+        if not others or not line.up:
+            return bool(others)
+        channels = self.window.newest if line.pinned is None else line.pinned
+        return all(any(self._is_in(other, channel) for other in others) for channel in channels)
+
+    def _is_in(self, line: Line, channel: str) -> bool:
+        """Tell whether a line has its place in a channel, be it that nothing new has come there to show it."""
+        if line.pinned is None or channel in line.pinned:
+            return True
+        return line.owing is not None and self._has_delivered(line, line.owing, channel)
+
     def connecting(self, name: str, now: float) -> None:
         """Note that a line tries to connect: whatever it will bring, nobody has released it so far."""
         self.lines[name].floor = self.window.head
@@ -93,28 +133,60 @@ class Arbiter(Supervision):
         self._settle(now)
         self._change_state(recv, now)
 
-    def receive(self, name: str, payloads: Sequence[bytes], now: float, recv: int) -> list[Reply]:
-        """Take what one read of a line brought, in order; return the replies among it."""
+    def recognise(self, name: str, rest: bytes | bytearray, data: bytes) -> Known:
+        """Return what a read of a line begins with of what the line owes, as far as its bytes tell; changes nothing.
+
+        ``rest`` is the beginning of a frame that earlier reads have left, ``data`` is read now. The caller passes on
+        to ``receive``, before anything else happens, how many messages that were, and the messages behind them.
+        """
         line = self.lines[name]
-        line.messages += len(payloads)
+        owing = line.owing
+        if not self._trail or owing is None or line.aside or owing.open or owing.early:
+            return NONE_KNOWN
+        end = self.window.head if owing.fence is None else owing.fence
+        return self._trail.match(owing.position, end, rest, data)
+
+    def receive(
+        self, name: str, payloads: Sequence[bytes], now: float, recv: int, frames: Frames = NO_FRAMES
+    ) -> list[Reply]:
+        """Take what one read of a line brought, in order; return the replies among it.
+
+        ``frames`` says how it came, and of how many messages before it that was recognised.
+        """
+        line = self.lines[name]
+        line.messages += frames.known + len(payloads)
         head = self.window.head
         replies: list[Reply] = []
         if line.owing is not None and not line.aside:
-            self._receive_aligned(line, line.owing, payloads, now, recv, replies)
+            self._receive_aligned(line, line.owing, payloads, frames, now, recv, replies)
         else:
             for payload in payloads:
                 self._receive_one(line, payload, now, recv, replies)
         if self._unsettled(line, head):
             self._settle(now)
+        if len(self.window.payloads) > self._settle_due:
+            self._forget_settled()
         return replies
 
     def _unsettled(self, line: Line, head: int) -> bool:
         """Tell whether what a line brought, the head having been at ``head``, may settle anything that is kept."""
-        if line.waiting or not line.up:
+        if line.waiting or not line.up or (self.ghosts and self.window.head > head):
             return True
-        return self.window.head > head and (
-            bool(self.ghosts) or any(other.waiting for other in self.lines.values())
-        )
+        if self.window.head > head:
+            for (
+                other
+            ) in self.lines.values():  # a generator would cost a read of one event more than all else here
+                if other.waiting:
+                    return True
+        return False
+
+    def _forget_settled(self) -> None:
+        """Drop what every line has delivered, and try again when there may be a batch of it."""
+        window = self.window
+        if window.settle(self._settled_before()):
+            self._divergences.forget(window.base)
+        settled_events = self._bounds.settled_events
+        self._settle_due = max(settled_events, len(window.payloads)) + settled_events // SETTLE_SHARE
 
     def lost(self, name: str, now: float, recv: int) -> None:
         """Note that a line's connection has ended; all that it brought was received."""
@@ -149,3 +221,8 @@ class Arbiter(Supervision):
         for ghost in [ghost for ghost in self.ghosts if self._is_past(ghost, now)]:
             self._lay(ghost, now)
         self._change_state(recv, now)
+
+
+def _is_reliable(line: Line) -> bool:
+    """Tell whether a line has kept up for a while, and nothing of it waits to be judged."""
+    return line.up and line.placed and line.health.state == GOOD

@@ -108,9 +108,13 @@ class BookTrack:
 
     def append(self, position: int, payload: bytes) -> None:
         """Take the channel's next delta, of a position above all before it; nothing is decoded yet."""
-        self._positions.append(position)
-        self._payloads.append(payload)
-        self._waiting_bytes += len(payload)
+        self.extend((position,), (payload,))
+
+    def extend(self, positions: Sequence[int], payloads: Sequence[bytes]) -> None:
+        """Take the channel's next deltas, of rising positions above all before them; likewise."""
+        self._positions += positions
+        self._payloads += payloads
+        self._waiting_bytes += _size(payloads)
         if self._waiting_bytes > WAITING_BYTES:
             self._relieve()
 

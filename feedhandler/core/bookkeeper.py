@@ -31,7 +31,7 @@ from feedhandler.core.book import Book
 from feedhandler.core.book_repair import KNOWN_AFTER_S, LAG_MOST_S, LATE, BookDesk, BookRepair, Entry
 from feedhandler.core.book_track import BookTrack
 from feedhandler.core.levels import Broken
-from feedhandler.core.messages import Gap, Output, Release, Snapshot
+from feedhandler.core.messages import Gap, Output, Release, Run, Snapshot
 from feedhandler.core.notes import Notify, note
 
 START: Final = "start"
@@ -135,10 +135,15 @@ class BookKeeper:
 
     # Events
 
-    def follow(self, release: Release) -> None:
-        """Take an ordinary event that goes out as it is."""
-        self._newest = release
-        self.track.append(release.position, release.payload)
+    def follow(self, passing: Release | Run) -> None:
+        """Take an ordinary event that goes out as it is, or those of the channel in a run."""
+        if isinstance(passing, Run):
+            positions, payloads = passing.of(self.channel)
+            self._newest = Release(self.channel, payloads[-1], passing.line, passing.recv, "", positions[-1])
+            self.track.extend(positions, payloads)
+        else:
+            self._newest = passing
+            self.track.append(passing.position, passing.payload)
 
     def take(self, release: Release, now: float) -> Iterable[Output]:
         """Take any event; return what goes out."""

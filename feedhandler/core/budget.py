@@ -1,4 +1,4 @@
-"""Attempts to connect as a budget: how many in any minute, and who goes first.
+"""Connections as a budget: attempts in any minute, connections at once, and who goes first.
 
 The exchange counts new connections of the last minute and bans who goes above its limit. It counts an
 attempt at some moment between our decision and its end, so an attempt keeps its slot while it lasts and for
@@ -10,16 +10,41 @@ lines waits is less urgent from then on. For the same reason a chosen request is
 is chosen.
 
     waiting ──grant──▶ under way ──finish──▶ (counted for a minute more)
-       └─────withdraw──▶ forgotten
+       │                  │
+       └──withdraw        └─▶ opened ──▶ open ──release──▶ (the exchange may still count it for a moment)
+                                                                  a place among the connections, from grant to there
+
+**Places.** The exchange limits how many connections are open at once: of one market, of all markets together, and
+over ``market=ALL``. A place is taken from the moment of the choice until the exchange must have seen the end.
+Every line **claims** a place for as long as there is such a line, connected or not. A replacement that overlaps its
+predecessor may claim one more only where all lines together leave one free, so that it never keeps a lost line out.
+
+**What is learnt.** The limits may be lower than the configuration says; browsers share them. A refusal for no other
+reason, while others of the market are connected, teaches a **cap**: as many as are connected. Who waits above it
+goes on waiting; one more is tried every `CAP_RETRY_S`, and a success raises the cap. A feed without any line is let
+through in any case: what was learnt may be wrong, and a learnt cap must not take a feed's last line.
+
+**Pauses.** ``Retry-After`` of a refusal is meant for the client as a whole: nobody tries before it is over, and the
+first attempt after it goes alone.
 
 Time is handed in (monotonic, seconds).
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
-WINDOW_S: Final = 60.0
+from feedhandler.config import ALL
+from feedhandler.core.backoff import RETRY_AFTER_MAX_S
+
+WINDOW_S: Final = 60.5
+"""A minute, and a little, since the exchange's clock is another one."""
+
+CAP_RETRY_S: Final = 300.0
+"""How long a learnt cap holds before one connection more is tried."""
+
+EVERY: Final = "*"
+"""The scope of all per-market connections together; the other scopes are markets, ``ALL`` among them."""
 
 NO_LINE: Final = 0
 """Priority of a feed without any line."""
@@ -28,26 +53,62 @@ ONE_LINE: Final = 1
 REDUNDANCY: Final = 2
 """Priority of everything else."""
 
+RATE: Final = "rate"
+"""What a request waits for: that an attempt of the last minute is forgotten."""
+PAUSE: Final = "pause"
+"""... that a ``Retry-After`` is over."""
+CAP: Final = "cap"
+"""... that a connection ends, or that the exchange allows more."""
+
+
+class Caps(NamedTuple):
+    """The most connections at once: of one market, of all markets together, over ``market=ALL``; 0: no limit."""
+
+    per_market: int = 0
+    total: int = 0
+    agnostic: int = 0
+
+    def of(self, scope: str) -> float:
+        """Return the limit of a scope."""
+        limit = self.total if scope == EVERY else self.agnostic if scope == ALL else self.per_market
+        return limit or float("inf")
+
+
+class Learnt(NamedTuple):
+    """A cap that the exchange has taught, and when one more is tried."""
+
+    connections: int
+    retry_s: float
+
 
 class Request:
     """One wish to connect; ``granted`` once it may."""
 
-    __slots__ = ("granted", "on_grant", "priority")
+    __slots__ = ("granted", "market", "on_grant", "priority")
 
-    def __init__(self, priority: Callable[[], int], on_grant: Callable[[], None]) -> None:
+    def __init__(self, priority: Callable[[], int], on_grant: Callable[[], None], market: str = "") -> None:
         self.priority = priority
         self.on_grant = on_grant
+        self.market = market
         self.granted = False
 
 
 class Budget:
-    """At most ``connections_per_minute`` attempts in any minute."""
+    """At most ``connections_per_minute`` attempts in any minute, and ``caps`` connections at once."""
 
-    def __init__(self, connections_per_minute: int) -> None:
+    def __init__(self, connections_per_minute: int, caps: Caps = Caps()) -> None:  # noqa: B008 it can't change
         self.connections_per_minute = connections_per_minute
+        self.caps = caps
         self._waiting: list[Request] = []
         self._under_way = 0
         self._counted_until: deque[float] = deque()
+        self._taken: Counter[str] = Counter()
+        self._open: Counter[str] = Counter()
+        self._claims: Counter[str] = Counter()
+        self._leaving: list[tuple[float, str]] = []
+        self._learnt: dict[str, Learnt] = {}
+        self._resume_s = 0.0
+        self._alone = False
 
     def __repr__(self) -> str:
         return (
@@ -55,22 +116,33 @@ class Budget:
             f"{self._under_way} under way, {len(self._counted_until)} counted>"
         )
 
+    # Attempts
+
     @property
     def waiting(self) -> int:
         """How many requests wait."""
         return len(self._waiting)
 
+    @property
+    def resume_s(self) -> float:
+        """When the last pause ends or has ended."""
+        return self._resume_s
+
     def available(self, now_s: float) -> int:
-        """Return how many attempts may begin at once."""
+        """Return how many attempts may begin at once, as far as the minute and pauses tell."""
         while self._counted_until and self._counted_until[0] <= now_s:
             self._counted_until.popleft()
-        return max(0, self.connections_per_minute - self._under_way - len(self._counted_until))
+        if now_s < self._resume_s or (self._alone and self._under_way):
+            return 0
+        left = max(0, self.connections_per_minute - self._under_way - len(self._counted_until))
+        return min(left, 1) if self._alone else left
 
     def next_s(self, now_s: float) -> float:
-        """Return a time before which no further slot gets free."""
-        if self.available(now_s) > 0:
-            return now_s
-        return self._counted_until[0] if self._counted_until else now_s + WINDOW_S
+        """Return a time before which nobody who waits has more of a chance, `grant` having served the others."""
+        times = [until_s for until_s, _ in self._leaving]
+        times += [learnt.retry_s for learnt in self._learnt.values()]
+        times += [self._resume_s, *list(self._counted_until)[:1]]
+        return min((time_s for time_s in times if time_s > now_s), default=now_s + WINDOW_S)
 
     def ask(self, request: Request) -> None:
         """Let a request wait for its turn."""
@@ -83,10 +155,14 @@ class Budget:
     def grant(self, now_s: float) -> list[Request]:
         """Give the free slots to the most urgent requests, which are under way from now on."""
         granted: list[Request] = []
-        while self._waiting and self.available(now_s) > 0:
-            request = min(self._waiting, key=lambda waiting: waiting.priority())
+        self._free(now_s)
+        while self.available(now_s) > 0:
+            request = min(self._admissible(now_s), key=_priority, default=None)
+            if request is None:
+                break
             self._waiting.remove(request)
             self._under_way += 1
+            self._count(self._taken, request.market, 1)
             request.granted = True
             request.on_grant()
             granted.append(request)
@@ -95,4 +171,122 @@ class Budget:
     def finish(self, now_s: float) -> None:
         """End an attempt, whatever came of it: it is counted for a minute more."""
         self._under_way -= 1
+        self._alone = self._alone and now_s < self._resume_s
         self._counted_until.append(now_s + WINDOW_S)
+
+    def pause(self, now_s: float, seconds: float) -> None:
+        """Begin no attempt for so long."""
+        self._resume_s = max(self._resume_s, now_s + min(max(seconds, 0.0), RETRY_AFTER_MAX_S))
+        self._alone = True
+
+    def _admissible(self, now_s: float) -> list[Request]:
+        return [request for request in self._waiting if self._has_place(request, now_s)]
+
+    def waits_for(self, request: Request, now_s: float) -> str:
+        """Return what a request waits for: `RATE`, `PAUSE` or `CAP`."""
+        if not self._has_place(request, now_s):
+            return CAP
+        return PAUSE if now_s < self._resume_s else RATE
+
+    # Places
+
+    def claim(self, market: str) -> None:
+        """Count one more line of a market: a place is kept free for it."""
+        self._count(self._claims, market, 1)
+
+    def claim_spare(self, market: str) -> bool:
+        """Likewise for a line more than there are to be; False where the limits do not leave a place for it."""
+        if not self.has_spare(market):
+            return False
+        self.claim(market)
+        return True
+
+    def has_spare(self, market: str) -> bool:
+        """Tell whether all lines together leave a place."""
+        return all(self._claims[scope] < self._most(scope) for scope in _scopes(market))
+
+    def unclaim(self, market: str) -> None:
+        """Count a line out that is no more."""
+        self._count(self._claims, market, -1)
+
+    def opened(self, market: str, now_s: float) -> int | None:
+        """Note that an attempt has become a connection; return the market's learnt cap where that has raised it."""
+        self._count(self._open, market, 1)
+        learnt = self._learnt.get(market)
+        if learnt is None or self._open[market] <= learnt.connections:
+            return None
+        return self._learn(market, now_s)
+
+    def closed(self, market: str) -> None:
+        """Note that a connection has ended; its place is free when it is released."""
+        self._count(self._open, market, -1)
+
+    def release(self, market: str, now_s: float, hold_s: float = 0.0) -> None:
+        """Give a place back, in so many seconds."""
+        self._leaving.append((now_s + hold_s, market))
+        self._free(now_s)
+
+    def refused(self, market: str, now_s: float) -> int | None:
+        """Learn from a refusal that was for no other reason than a limit; return a cap that is new.
+
+        With nobody else of the market connected, or with one of whom the exchange may not know that it has left,
+        a refusal teaches nothing.
+        """
+        self._free(now_s)
+        if not self._open[market] or any(left == market for _, left in self._leaving):
+            return None
+        known = self._learnt.get(market)
+        cap = self._learn(market, now_s)
+        return None if known and known.connections == cap else cap
+
+    def learnt(self) -> dict[str, int]:
+        """Return the caps that the exchange has taught, by market."""
+        return {market: learnt.connections for market, learnt in self._learnt.items()}
+
+    def _learn(self, market: str, now_s: float) -> int:
+        """Take as many connections as there are for the cap of a market, unless the configuration allows no more."""
+        connections = self._open[market]
+        if connections >= self.caps.of(market):
+            self._learnt.pop(market, None)
+        else:
+            self._learnt[market] = Learnt(connections, now_s + CAP_RETRY_S)
+        return connections
+
+    def _most(self, scope: str) -> float:
+        """Return the most connections of a scope, as far as is known."""
+        learnt = self._learnt.get(scope)
+        return min(self.caps.of(scope), learnt.connections if learnt else float("inf"))
+
+    def _has_place(self, request: Request, now_s: float) -> bool:
+        if any(self._taken[scope] >= self.caps.of(scope) for scope in _scopes(request.market)):
+            return False
+        return not self._is_full(request.market, now_s) or request.priority() == NO_LINE
+
+    def _is_full(self, market: str, now_s: float) -> bool:
+        """Tell whether a learnt cap is reached, and it is too early to try one more."""
+        learnt = self._learnt.get(market)
+        if learnt is None:
+            return False
+        return self._taken[market] >= learnt.connections + (now_s >= learnt.retry_s)
+
+    def _free(self, now_s: float) -> None:
+        """Free the places whose connections the exchange must have seen the end of."""
+        for until_s, market in self._leaving:
+            if until_s <= now_s:
+                self._count(self._taken, market, -1)
+        self._leaving = [(until_s, market) for until_s, market in self._leaving if until_s > now_s]
+
+    def _count(self, counter: Counter[str], market: str, step: int) -> None:
+        for scope in _scopes(market):
+            counter[scope] += step
+            if not counter[scope]:
+                del counter[scope]
+
+
+def _scopes(market: str) -> tuple[str, ...]:
+    """Return what a connection counts for."""
+    return (market,) if market == ALL else (market, EVERY)
+
+
+def _priority(request: Request) -> int:
+    return request.priority()

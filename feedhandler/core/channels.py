@@ -14,11 +14,14 @@ Patterns choose channels: `*` stands for a whole part (`*/publicTrades`, `BTC-US
 everything. Choosing costs the same however many patterns there are.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 
 import msgspec
 
 _json = msgspec.json.encode
+_digits = b"%d".__mod__
+_END = b"}\n"
 
 
 def split(name: str) -> tuple[str, str]:
@@ -69,14 +72,14 @@ class Channel:
         return f"<Channel {self.name} next={self.next}>"
 
     @property
-    def events(self) -> int:
+    def published(self) -> int:
         """How many events were published."""
         return self.next - 1 - self.marks
 
     @property
-    def last_ns(self) -> int | None:
-        """When the first copy of the newest event arrived (wall clock, ns); None before the first event."""
-        return self._middle_ns if self._middle_ns >= 0 else None
+    def last_ns(self) -> int:
+        """When its last event arrived (wall clock, ns); -1 where none has come yet."""
+        return self._middle_ns
 
     def event(self, line: str, recv_ns: int, payload: bytes, event_class: str = "") -> bytes:
         """Take the next seq for an event and encode it; `event_class` is empty for an ordinary one."""
@@ -85,6 +88,15 @@ class Channel:
         seq = self.next
         self.next = seq + 1
         return b"%b%d%b%b}\n" % (self._event_head, seq, self._middle, payload)
+
+    def events(self, line: str, recv_ns: int, payloads: Sequence[bytes]) -> Iterator[bytes]:
+        """Take the next seqs for ordinary events that came at once and encode them, whoever takes them all."""
+        if recv_ns != self._middle_ns or line != self._middle_line or self._middle_class:
+            self._set_middle(line, recv_ns, "")
+        seqs = range(self.next, self.next + len(payloads))
+        self.next = seqs.stop
+        heads = map(self._event_head.__add__, map(_digits, seqs))
+        return map(b"".join, zip(heads, repeat(self._middle), payloads, repeat(_END), strict=False))
 
     def gap(self, reason: str, since_ns: int, until_ns: int) -> bytes:
         """Take the next seq for a gap and encode it."""

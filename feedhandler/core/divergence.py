@@ -51,6 +51,14 @@ class Divergences:
         """Drop disputes over what the window has dropped."""
         self._disputes = {position: lines for position, lines in self._disputes.items() if position >= base}
 
+    def leave(self, line: str) -> None:
+        """Drop what stands against a line that is no more; that it missed an event stays true under no line's name."""
+        self._blame.pop(line, None)
+        for missers in self._disputes.values():
+            if line in missers:
+                missers.remove(line)
+                missers.add(f"former {line}")
+
     def judge(self, position: int, bringer: str, others: Collection[str]) -> Verdict | None:
         """Give the verdict on a position that all ``others`` (without the bringer) are past; end the dispute."""
         missers = self._disputes.pop(position)

@@ -38,7 +38,7 @@ class Line:
         self.head_at_start = 0
         self.floor = 0
         self.owing: Owing | None = None
-        self.joined_at = 0
+        self.added_at = self.joined_at = 0
         self.pinned: set[str] | None = None
         self.guessed: set[str] = set()
         self.aside: list[Held] = []

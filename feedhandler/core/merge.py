@@ -19,9 +19,10 @@ from feedhandler.core.divergence import Divergences
 from feedhandler.core.health import LineHealth
 from feedhandler.core.holding import Held, Hold
 from feedhandler.core.line import Line, Order
-from feedhandler.core.messages import Dialect, Event, Output, Release
+from feedhandler.core.messages import Dialect, Event, Output, Release, Run
 from feedhandler.core.notes import Note, note
 from feedhandler.core.owing import Owing
+from feedhandler.core.trail import Trail
 from feedhandler.core.unknown import Unknowns
 from feedhandler.core.window import Window
 
@@ -52,6 +53,7 @@ class Merge:
     ) -> None:
         self.feed = feed
         self.window = Window(bounds)
+        self._trail = Trail(bounds.trail_bytes)
         self.outputs: list[Output] = []
         self.orders: list[Order] = []
         self.notes: list[Note] = []
@@ -66,6 +68,7 @@ class Merge:
         self._last_recv = 0
         self._last_release = now
         self.state = DOWN
+        self._settle_due = 0
         self._outage = False
         self._begun = False
         self._alone_since = now
@@ -73,6 +76,11 @@ class Merge:
         self._leader_gone = False
         self.failovers = 0
         self.lines = {name: Line(name, LineHealth(limits, now), self._new_hold()) for name in lines}
+
+    @property
+    def trail_bytes(self) -> int:
+        """Bytes of the reads that are kept for comparison."""
+        return self._trail.bytes
 
     @property
     def disputed(self) -> int:
@@ -141,8 +149,13 @@ class Merge:
         if before is not None:
             self._skip_where_past(line, position, before, now)
         self._led(line, 1, now, recv)
-        kind, place = (LATE if late else ""), (-1 if before is None else before)
-        self.outputs.append(Release(event.channel, event.payload, line.name, recv, kind, position, place))
+        if before is None:
+            self.outputs.append(Run((event.channel,), (event.payload,), line.name, recv, position))
+        else:
+            kind = LATE if late else ""
+            self.outputs.append(
+                Release(event.channel, event.payload, line.name, recv, kind, position, before)
+            )
 
     def _led(self, line: Line, count: int, now: float, recv: int) -> None:
         """Note that a line was the first with so many events."""
@@ -222,6 +235,8 @@ class Merge:
         channel = window.channel(before)
         if channel != window.channel(position):
             return not owing.owes(before)
+        if window.gone.get(channel, -1) >= line.joined_at:
+            return False
         start = max(line.joined_at, window.base)
         return not any(window.channel(p) == channel and p not in window.late for p in range(start, before))
 

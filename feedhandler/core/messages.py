@@ -4,6 +4,8 @@ The core knows nothing of the exchange's message types: it is handed a `Dialect`
 The exchange's own dialect is `feedhandler.exchange.messages.Dialect`.
 """
 
+from collections.abc import Sequence
+from itertools import compress
 from typing import Protocol
 
 import msgspec
@@ -25,10 +27,14 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unknown(msgspec.Struct, frozen=True, gc=False):
-    """A JSON object of a type that nobody described (channel MARKET/other): neither evidence nor contradiction."""
+    """A JSON object of a type that nobody described (channel MARKET/other): neither evidence nor contradiction.
+
+    ``fault`` says what is wrong with one of a known type, for those who count such things.
+    """
 
     channel: str
     payload: bytes
+    fault: str = ""
 
 
 class Garbage(msgspec.Struct, frozen=True, gc=False):
@@ -53,12 +59,18 @@ class Dialect(Protocol):
     def classify(self, payload: bytes) -> Message:
         """Tell what ``payload`` is; never raises."""
 
+    def ordinary(self, payloads: Sequence[bytes]) -> Sequence[str] | None:
+        """Return the channels of messages that are all events and go out as they are; None where one may be no such.
+
+        What it returns is what `classify` would say of each; where it is None, `classify` says it.
+        """
+
     def identify(self, payload: bytes) -> Identity:
         """Tell whether an event has an identity (rule R1) and its time; never raises."""
 
 
 class Release(msgspec.Struct, frozen=True, gc=False):
-    """An event to publish: who brought it, when (wall clock, ns), and its class ("" for an ordinary one).
+    """One event to publish: who brought it, when (wall clock, ns), and its class ("" for an ordinary one).
 
     ``position`` is its place in the merged sequence; a late event belongs ``before`` another one.
     """
@@ -70,6 +82,36 @@ class Release(msgspec.Struct, frozen=True, gc=False):
     kind: str
     position: int = -1
     before: int = -1
+
+
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """Ordinary events that one line brought at once; in the merged sequence they stand from ``position`` on.
+
+    It says in columns what as many `Release`s would. Whoever needs them one by one has them by `releases`.
+    """
+
+    channels: Sequence[str]
+    payloads: Sequence[bytes]
+    line: str
+    recv: int
+    position: int
+
+    def releases(self) -> list[Release]:
+        """Return the events one by one."""
+        return [
+            Release(channel, payload, self.line, self.recv, "", position)
+            for position, (channel, payload) in enumerate(
+                zip(self.channels, self.payloads, strict=True), self.position
+            )
+        ]
+
+    def of(self, channel: str) -> tuple[Sequence[int], Sequence[bytes]]:
+        """Return the positions and the payloads of a channel's events."""
+        places = range(self.position, self.position + len(self.payloads))
+        if len(places) == 1 or self.channels.count(channel) == len(places):
+            return places, self.payloads
+        own = [name == channel for name in self.channels]
+        return list(compress(places, own)), list(compress(self.payloads, own))
 
 
 class Gap(msgspec.Struct, frozen=True, gc=False):
@@ -103,4 +145,4 @@ class State(msgspec.Struct, frozen=True, gc=False):
     channel: str = ""
 
 
-Output = Release | Gap | Snapshot | State
+Output = Run | Release | Gap | Snapshot | State

@@ -36,7 +36,7 @@ from feedhandler.core.book_repair import LAG_MOST_S, BookDesk
 from feedhandler.core.book_track import BookTrack
 from feedhandler.core.bookkeeper import AUDIT, BEHIND, BOOK, BookKeeper
 from feedhandler.core.channels import split
-from feedhandler.core.messages import Gap, Output, Release, Reply, State
+from feedhandler.core.messages import Gap, Output, Release, Reply, Run, State
 from feedhandler.core.notes import Notify
 from feedhandler.core.trades import TRADES, TradeDesk, TradeKeeper
 
@@ -125,6 +125,7 @@ class Recovery:
         self._states: dict[str, str] = {}
         self._feed_state = DOWN
         self._begun = False
+        self._published: Run | None = None  # its keepers have not heard of it yet
         self.asks: list[tuple[str, str]] = []
         """Requests to be sent: line and text."""
         self.dead = False
@@ -158,25 +159,29 @@ class Recovery:
             )
         return None
 
-    def process(self, outputs: Sequence[Output], now: float, recv: int) -> list[Output]:
-        """Return what is to be published for what the arbiter released; channels are opened by their first event."""
-        channels = self._channels
+    def process(self, outputs: Sequence[Output], now: float, recv: int) -> Sequence[Output]:
+        """Return what is to be published for what the arbiter released; channels are opened by their first event.
+
+        What goes out as it is may go out first of all: its keepers hear of it with the next call, `catch_up` at best.
+        """
         result: list[Output] = []
         unusual = False
-        self._pulse.beats += type(outputs[-1]) is Release
+        self.catch_up()
+        if len(outputs) == 1 and self._begun and type(outputs[0]) is Run and self._passes(outputs[0]):
+            self._pulse.beats += 1
+            self._published = outputs[0]
+            return outputs
+        self._pulse.beats += type(outputs[-1]) in {Run, Release}
         for output in outputs:
-            if type(output) is Release:
-                if output.channel not in channels:
-                    result += self.open(output.channel, recv)
-                keeper = channels.get(output.channel)
-                if keeper is None:
+            if type(output) is Run:
+                if self._passes(output):
+                    self._follow(output)
                     result.append(output)
-                elif keeper.passing and not output.kind:
-                    keeper.follow(output)
-                    result.append(output)
-                else:
-                    unusual = True
-                    result += keeper.take(output, now)
+                    continue
+                for release in output.releases():
+                    unusual |= self._process_release(release, now, recv, result)
+            elif type(output) is Release:
+                unusual |= self._process_release(output, now, recv, result)
             else:
                 unusual = True
                 self._process_mark(output, now, result)
@@ -186,6 +191,42 @@ class Recovery:
         if unusual or not self._begun:
             self._announce(recv, result)
         return result
+
+    def catch_up(self) -> None:
+        """Let the keepers follow what was to be published first of all (`process`)."""
+        if self._published is not None:
+            run, self._published = self._published, None
+            self._follow(run)
+
+    def _passes(self, run: Run) -> bool:
+        """Tell whether a run goes out as it is: all its channels are open, and none is in repair or owes a book."""
+        channels = self._channels
+        for name in run.channels if len(run.channels) == 1 else set(run.channels):
+            keeper = channels.get(name)
+            if not (name in channels if keeper is None else keeper.passing):
+                return False
+        return True
+
+    def _follow(self, run: Run) -> None:
+        for name in run.channels if len(run.channels) == 1 else set(run.channels):
+            keeper = self._channels[name]
+            if keeper is not None:
+                keeper.follow(run)
+
+    def _process_release(self, release: Release, now: float, recv: int, result: list[Output]) -> bool:
+        """Let its keeper see to one event; tell whether anything else than to let it out was to do."""
+        if release.channel not in self._channels:
+            result += self.open(release.channel, recv)
+        keeper = self._channels.get(release.channel)
+        if keeper is None:
+            result.append(release)
+        elif keeper.passing and not release.kind:
+            keeper.follow(release)
+            result.append(release)
+        else:
+            result += keeper.take(release, now)
+            return True
+        return False
 
     def _process_mark(self, output: Output, now: float, result: list[Output]) -> None:
         if isinstance(output, Gap):
@@ -215,6 +256,7 @@ class Recovery:
 
     def tick(self, now: float, recv: int) -> list[Output]:
         """Let time pass: ask for what is wanted, do without what does not come."""
+        self.catch_up()
         result: list[Output] = []
         for request_id, asked in list(self._asked.items()):
             if now - asked.at >= LAG_MOST_S:
@@ -289,6 +331,7 @@ class Recovery:
 
     def reply(self, line: str, reply: Reply, now: float, recv: int) -> list[Output]:
         """Take a reply of a line; one that nobody asked for changes nothing."""
+        self.catch_up()
         request_id = self._request_of(line, reply)
         if not request_id:
             return []
@@ -331,6 +374,7 @@ class Recovery:
 
     def image(self, channel: str) -> bytes | None:
         """Return the book of a channel after all that was published; None where there is none."""
+        self.catch_up()
         keeper = self._channels.get(channel)
         return keeper.image() if isinstance(keeper, BookKeeper) else None
 

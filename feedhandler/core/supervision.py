@@ -44,6 +44,26 @@ class Supervision(Anchoring):
         ):
             self._try_values(line)
 
+    def _settled_before(self) -> int:
+        """Return the position before which every line has delivered all, and that no line can ask for any more.
+
+        A line without a place, or without one in some channel, may bring what was released since it began to connect.
+        """
+        lines = [
+            line for line in self.lines.values() if line.connected or line.health.state == states.CONNECTING
+        ]
+        needs = [self._needs_from(line) for line in (*lines, *self.ghosts)]
+        return min(self.window.head, *needs, *self._divergences.disputed())
+
+    def _needs_from(self, line: Line) -> int:
+        """Return the first position that a line may still deliver or have to be compared with."""
+        owing = line.owing
+        is_unpinned = line.pinned is not None and not line.pinned.issuperset(self.window.newest)
+        if owing is None or line.aside or is_unpinned:
+            return line.floor
+        first = owing.first()
+        return min(owing.position if first is None else first, *owing.passed, owing.position)
+
     def _has_company(self, line: Line) -> bool:
         """Tell whether another line can carry the feed: the last one goes on as best it can."""
         return any(other.connected and other is not line for other in self.lines.values())
@@ -105,13 +125,15 @@ class Supervision(Anchoring):
                 self._blame(verdict.line, position, now, recv, invented=verdict.invented)
 
     def _blame(self, name: str, position: int, now: float, recv: int, *, invented: bool) -> None:
-        self._note("line_diverged", line=name, invented=invented)
         if invented:
             self.outputs.append(Gap(self.window.channel(position), DIVERGENCE, self._last_recv, recv))
+        line = self.lines.get(name)
+        if line is None or line.added_at > position:
+            return  # whose fault it was is no more, or another has its name
+        self._note("line_diverged", line=name, invented=invented)
         self._divergences.blame(name, now)
         off = self._divergences.switched_off
         if self._divergences.to_quarantine(name, list(self.lines), now):
-            line = self.lines[name]
             if line.connected:
                 self.orders.append(Quarantine(name, self._incident(line, position)))
                 self._health(line, "quarantined", now)

@@ -34,7 +34,7 @@ from typing import Final, NamedTuple, Protocol
 
 from feedhandler.config import Bounds, Recovery
 from feedhandler.core.audit import Pulse
-from feedhandler.core.messages import Gap, Output, Release
+from feedhandler.core.messages import Gap, Output, Release, Run
 from feedhandler.core.notes import Notify, note
 
 BACKFILLED: Final = "backfilled"
@@ -156,9 +156,12 @@ class TradeKeeper:
 
     # Events
 
-    def follow(self, release: Release) -> None:
-        """Take an ordinary event that goes out as it is."""
-        self._recent.append(release.payload)
+    def follow(self, passing: Release | Run) -> None:
+        """Take an ordinary event that goes out as it is, or those of the channel in a run."""
+        if isinstance(passing, Run):
+            self._recent.extend(passing.of(self.channel)[1])
+        else:
+            self._recent.append(passing.payload)
 
     def take(self, release: Release, now: float) -> Iterable[Output]:
         """Take any event; return what goes out."""

@@ -2,7 +2,8 @@
 
 Every released event stands here under its **position**, counted from the feed's first event and never reused. The
 window is bounded in events, bytes and age; the oldest go first, in batches, so that appending costs the same
-always. A few events stay whatever their age, so that a line can join a quiet market.
+always. A few events stay whatever their age, so that a line can join a quiet market. What every line has delivered,
+and no line that joins can ask for, is **settled**: of that ``bounds.settled_events`` stay, and no more.
 
 Looking an event up by its content is the slow path: the index is built when first asked for and then follows the
 head, so that lines in step never pay for it. It maps a key to the positions that hold it, in order. The key is the
@@ -28,7 +29,8 @@ class Window:
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self.base = 0
+        self.base = self.head = 0
+        """The oldest position, and the next one."""
         self.gaps: list[int] = []
         self.payloads: list[bytes] = []
         self.channels: list[str] = []
@@ -38,14 +40,11 @@ class Window:
         self.bytes = 0
         self.ordinary: dict[str, int] = {}
         self.newest: dict[str, int] = {}
+        self.gone: dict[str, int] = {}
+        """The newest ordinary event of each channel that is no longer here."""
         self.canonical = False
         self._index: dict[bytes, list[int]] = {}
         self._indexed = 0
-
-    @property
-    def head(self) -> int:
-        """The next position."""
-        return self.base + len(self.payloads)
 
     def append(
         self, payload: bytes, channel: str, line: str, now: float, *, before: int | None = None
@@ -54,7 +53,8 @@ class Window:
 
         A late event belongs ``before`` the position of an ordinary one of its channel.
         """
-        position = self.base + len(self.payloads)
+        position = self.head
+        self.head += 1
         self.payloads.append(payload)
         self.channels.append(channel)
         self.released.append(now)
@@ -69,7 +69,11 @@ class Window:
 
     def extend(self, payloads: Sequence[bytes], channels: Sequence[str], line: str, now: float) -> int:
         """Add a run of ordinary events at the head; return the position of the first."""
-        position, count = self.head, len(payloads)
+        count = len(payloads)
+        if count == 1:
+            return self.append(payloads[0], channels[0], line, now)
+        position = self.head
+        self.head += count
         self.payloads += payloads
         self.channels += channels
         self.released += [now] * count
@@ -142,9 +146,21 @@ class Window:
     def trim(self, now: float) -> bool:
         """Drop what is over the bounds; tell whether anything went."""
         drop = self._excess(now)
-        if not drop:
-            return False
+        if drop:
+            self.drop(drop)
+        return drop > 0
+
+    def settle(self, before: int) -> bool:
+        """Drop what is settled, which is all before a position, up to its bound; tell whether anything went."""
+        drop = min(before, self.head - self._bounds.settled_events) - self.base
+        if drop > 0:
+            self.drop(drop)
+        return drop > 0
+
+    def drop(self, drop: int) -> None:
+        """Drop so many of the oldest events."""
         end = self.base + drop
+        self._note_gone(drop)
         for position in range(self.base, min(end, self._indexed)):
             key = self.key(self.payloads[position - self.base])
             positions = self._index.get(key)
@@ -157,7 +173,17 @@ class Window:
         self.gaps = [position for position in self.gaps if position > end]
         if self.late:
             self.late = {position: before for position, before in self.late.items() if position >= end}
-        return True
+
+    def _note_gone(self, drop: int) -> None:
+        """Note which is the newest ordinary event of each channel among the oldest ``drop``."""
+        left = {channel for channel, position in self.ordinary.items() if position >= self.base}
+        for index in range(drop - 1, -1, -1):
+            if not left:
+                break
+            channel = self.channels[index]
+            if channel in left and self.base + index not in self.late:
+                self.gone[channel] = self.base + index
+                left.discard(channel)
 
     def _excess(self, now: float) -> int:
         """Count the oldest events that have to go: none until a worthwhile batch is due."""

@@ -11,15 +11,24 @@ not lose an event.
 | --- | --- | --- |
 | ``publicOrderBookDelta``, ``orderBookDelta`` (before 2026) | object | event of ``publicOrderBook`` |
 | ``publicCompletedOrdersDelta`` | object | event of ``publicTrades`` |
-| ``completedOrdersDelta`` | object | event of ``publicTrades`` (V1's name) |
-| ``completedOrdersDelta`` | list | event of ``trades``, which cover the whole account: channel ``ALL/trades`` |
+| ``completedOrdersDelta`` | object, ``orders`` | event of ``publicTrades`` (V1's name) |
+| ``completedOrdersDelta`` | list, or ``orders`` with an ``orderId`` | event of ``trades``: channel ``ALL/trades`` |
 | ``createOrder``, ``cancelOrder``, ``modifyOrder``, ``rejectOrder`` | object | event of ``orders`` |
 | ``pong``, ``subscribed``, ``unsubscribed``, snapshots | object | reply |
 | an own request's id, or a failing ``statusCode`` with no ``order`` | object | reply |
 | anything else | | unknown |
+
+**Whose request caused it.** No line ever sends an order. So what an order request causes, its acknowledgements and its
+refusals included, answers somebody else, came here because the account's connections all get it, and is an event:
+whatever id it carries, and whether it shows the order or not. Of other types the id decides: ours is a reply. A failure
+with another's id, where the account is listened to, is unknown, since an order request of a type that no document names
+may have caused it; elsewhere it is a reply that was given up.
+
+**What the account says is not for everybody.** A message with an ``orderId`` in its rows is the account's, and one that
+is in neither known form of trades is unknown: neither ever reaches a public channel.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -38,6 +47,7 @@ _EVENTS = {
     "orderBookDelta": PUBLIC_BOOK,
     "publicCompletedOrdersDelta": PUBLIC_TRADES,
 }
+OLD_TRADES = "completedOrdersDelta"
 _ORDER_EVENTS = frozenset({"createOrder", "cancelOrder", "modifyOrder", "rejectOrder"})
 _REPLIES = frozenset(
     {
@@ -56,6 +66,10 @@ _LF = ord("\n")  # as a number: it is found in bytes several times as fast as in
 _CR = ord("\r")
 FAILED = 400
 """From this ``statusCode`` on a message without an order is the answer to a request that failed."""
+CONFIRMED = 200
+"""The ``statusCode`` of a new state of an order; others acknowledge or refuse a request and change nothing."""
+NAMELESS = "market"
+"""The fault of a public message over ``market=ALL`` that does not name its market."""
 
 
 class _Object(msgspec.Struct, gc=False):
@@ -76,16 +90,45 @@ class _Header(msgspec.Struct, gc=False):
     market: str = ""
 
 
-class _Order(msgspec.Struct, gc=False):
-    market: str = ""
+class _Odd(msgspec.Struct, gc=False):
+    """A header whose market is no string."""
+
+    result_type: str = msgspec.field(name="resultType")
+    data: msgspec.Raw
 
 
 class _Answer(msgspec.Struct, gc=False):
-    """What ``data`` of a reply or an order notification may say."""
+    """What ``data`` of a reply or an order notification may say; what is of another type says nothing."""
 
-    request_id: str = msgspec.field(name="clientRequestId", default="")
-    status: int = msgspec.field(name="statusCode", default=200)
-    order: _Order | None = None
+    request: object = msgspec.field(name="clientRequestId", default="")
+    status: object = msgspec.field(name="statusCode", default=200)
+    order: object = None
+
+    @property
+    def request_id(self) -> str:
+        return self.request if isinstance(self.request, str) else ""
+
+    @property
+    def market(self) -> str:
+        """The market of the order, if there is one."""
+        market = self.order.get("market") if isinstance(self.order, dict) else None
+        return market if isinstance(market, str) else ""
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether a request failed, as far as no order shows that it was one for an order."""
+        failed = isinstance(self.status, int) and self.status >= FAILED
+        return failed and not isinstance(self.order, dict)
+
+
+class _OldRow(msgspec.Struct, gc=False):
+    order_id: object = msgspec.field(name="orderId", default=None)
+
+
+class _OldRows(msgspec.Struct, gc=False):
+    """Trades under V1's name: with ids of orders they are the account's."""
+
+    orders: list[_OldRow]
 
 
 class _Row(msgspec.Struct, gc=False):
@@ -97,6 +140,7 @@ class _Row(msgspec.Struct, gc=False):
 class _Rows(msgspec.Struct, gc=False):
     orders: list[_Row] = []
     ts: int | None = None
+    order: object = None
 
 
 class _Dated(msgspec.Struct, gc=False):
@@ -110,6 +154,7 @@ class _OrderState(msgspec.Struct, gc=False):
 
 class _OrderData(msgspec.Struct, gc=False):
     order: _OrderState
+    status: int = msgspec.field(name="statusCode", default=0)
 
 
 class _OrderEvent(msgspec.Struct, gc=False):
@@ -118,7 +163,9 @@ class _OrderEvent(msgspec.Struct, gc=False):
 
 _usual = msgspec.json.Decoder(_Usual).decode
 _header = msgspec.json.Decoder(_Header).decode
+_odd = msgspec.json.Decoder(_Odd).decode
 _answer = msgspec.json.Decoder(_Answer).decode
+_old_rows = msgspec.json.Decoder(_OldRows).decode
 _dated = msgspec.json.Decoder(_Dated).decode
 _order_event = msgspec.json.Decoder(_OrderEvent).decode
 _anything = msgspec.json.Decoder().decode
@@ -136,12 +183,19 @@ class Dialect:
     """How the messages of one feed's lines are read.
 
     ``market`` is the connection's parameter; ``is_own_request`` tells whether an id belongs to a request that one of
-    the feed's lines has sent.
+    the feed's lines has sent; ``hears_account``, whether they are subscribed to anything of the account.
     """
 
-    def __init__(self, market: str, is_own_request: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(
+        self,
+        market: str,
+        is_own_request: Callable[[str], bool] = lambda _: False,
+        *,
+        hears_account: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._market = market
         self._is_own_request = is_own_request
+        self._hears_account = hears_account
         self._names: dict[tuple[str, str], str] = {}
         self._public: dict[str, dict[str, str]] = {kind: {} for kind in _EVENTS}
         """The names of known channels of public events, by ``resultType`` and ``market``."""
@@ -158,12 +212,26 @@ class Dialect:
         clean = _one_line(payload)
         return Garbage("utf8") if clean is None else Event(name, clean)
 
+    def ordinary(self, payloads: Sequence[bytes]) -> list[str] | None:
+        """Return the channels of messages that are all events of known channels and go out as they are, else None."""
+        public = self._public
+        try:
+            channels = [public[header.result_type][header.market] for header in map(_usual, payloads)]
+        except _NOT_USUAL:
+            return None
+        text = b"".join(payloads)
+        return channels if text.isascii() and _LF not in text and _CR not in text else None
+
     def _classify(self, payload: bytes) -> Message:
         """Tell what any message is."""
         try:
             header = _header(payload)
         except _BROKEN:
             return self._tolerate(payload)
+        return self._told(header, payload)
+
+    def _told(self, header: _Header, payload: bytes) -> Message:
+        """Tell what a message with a header is."""
         stream = _EVENTS.get(header.result_type)
         if stream is None or memoryview(header.data)[0] != _OBJECT:
             return self._rarer(header, payload)
@@ -176,38 +244,46 @@ class Dialect:
         """Tell apart all but the plain public events."""
         kind, market = header.result_type, header.market
         shape = memoryview(header.data)[0]
-        if kind == "completedOrdersDelta" and shape == _LIST:
-            return self._event(ALL, TRADES, payload)
+        if kind == OLD_TRADES:
+            return self._old_trades(header, shape, payload)
         if shape != _OBJECT:
             return self._unknown(market, payload)
-        if kind == "completedOrdersDelta":
-            return self._event(market, PUBLIC_TRADES, payload)
         answer = _read_answer(header.data)
-        if kind in _REPLIES:
+        if kind in _REPLIES or self._is_own(answer):
             return Reply(kind, answer.request_id, payload)
-        if kind in _ORDER_EVENTS and answer.order is not None:
-            return self._event(market or answer.order.market, ORDERS, payload)
-        if self._is_reply(answer):
+        if kind in _ORDER_EVENTS:
+            return self._event(market or answer.market, ORDERS, payload)
+        if answer.is_failure and not (answer.request_id and self._hears_account()):
             return Reply(kind, answer.request_id, payload)
         return self._unknown(market, payload)
 
-    def _is_reply(self, answer: _Answer) -> bool:
-        if answer.request_id and self._is_own_request(answer.request_id):
-            return True
-        return answer.status >= FAILED and answer.order is None
+    def _old_trades(self, header: _Header, shape: int, payload: bytes) -> Message:
+        """Tell whose trades these are: the name was the public ones' first, and is the account's now."""
+        if shape == _LIST:
+            return self._event(ALL, TRADES, payload)
+        try:
+            rows = _old_rows(header.data).orders
+        except _BROKEN:
+            return self._unknown(header.market, payload)
+        if any(row.order_id is not None for row in rows):
+            return self._event(ALL, TRADES, payload)
+        return self._event(header.market, PUBLIC_TRADES, payload)
+
+    def _is_own(self, answer: _Answer) -> bool:
+        return bool(answer.request_id) and self._is_own_request(answer.request_id)
 
     def _event(self, market: str, stream: str, payload: bytes) -> Message:
         market = market or self._market
         if market == ALL and stream in {PUBLIC_BOOK, PUBLIC_TRADES}:
-            return self._unknown("", payload)  # over ALL a public message names its market
+            return self._unknown("", payload, NAMELESS)
         clean = _one_line(payload)
         return Garbage("utf8") if clean is None else Event(self._name(market, stream), clean)
 
-    def _unknown(self, market: str, payload: bytes) -> Message:
+    def _unknown(self, market: str, payload: bytes, fault: str = "") -> Message:
         clean = _one_line(payload)
         if clean is None:
             return Garbage("utf8")
-        return Unknown(self._name(market or self._market, OTHER), clean)
+        return Unknown(self._name(market or self._market, OTHER), clean, fault)
 
     def _name(self, market: str, stream: str) -> str:
         name = self._names.get((market, stream))
@@ -227,25 +303,28 @@ class Dialect:
             return Garbage("json" if _is_utf8(payload) else "utf8")
         if not isinstance(value, dict):
             return Garbage("object")
-        kind, data = value.get("resultType"), value.get("data")
-        stream = _EVENTS.get(kind) if isinstance(kind, str) and isinstance(data, dict) else None
-        if stream is not None:
-            return self._event("", stream, payload)
-        return self._unknown("", payload)
+        try:
+            odd = _odd(payload)
+        except _BROKEN:
+            return self._unknown("", payload)
+        return self._told(_Header(odd.result_type, odd.data), payload)
 
     def identify(self, payload: bytes) -> Identity:
-        """Tell whether an event has an identity: every trade row a ``matchId``, a delta a ``ts``; and its time (ms)."""
+        """Tell whether an event has an identity, and its time (ms).
+
+        Every trade row has to have its ``matchId``, a delta its ``ts``, an order its id and the time of its state.
+        """
         try:
             data = _dated(payload).data
         except _BROKEN:
             return _NO_IDENTITY
         if isinstance(data, list):
             return _by_rows(data)
+        if data.order is not None:
+            return _by_order(payload)
         if data.ts is not None:
             return Identity(distinct=True, time_ms=data.ts)
-        if data.orders:
-            return _by_rows(data.orders)
-        return _by_order(payload)
+        return _by_rows(data.orders)
 
 
 MOST_NAMES = 100_000
@@ -253,18 +332,24 @@ MOST_NAMES = 100_000
 
 
 def _by_rows(rows: list[_Row]) -> Identity:
-    times = [
-        time for row in rows if (time := row.updated if row.updated is not None else row.filled) is not None
-    ]
+    """Rows of trades; an account's order that is not filled yet may say 0 for the time at which it was."""
+    times = [time for row in rows if (time := row.filled or None if row.updated is None else row.updated)]
     distinct = bool(rows) and all(row.match_id for row in rows)
     return Identity(distinct=distinct, time_ms=max(times, default=None))
 
 
 def _by_order(payload: bytes) -> Identity:
-    """Order notifications: one state of one order at one time."""
+    """Order notifications: one state of one order at one time.
+
+    An acknowledgement or a refusal shows the order as it was and when that was; asked again, the exchange says the same
+    again. So neither the content nor the time is its own; and where no status tells what it is, nobody knows.
+    """
     try:
-        order = _order_event(payload).data.order
+        data = _order_event(payload).data
     except _BROKEN:
+        return _NO_IDENTITY
+    order = data.order
+    if data.status != CONFIRMED:
         return _NO_IDENTITY
     return Identity(distinct=bool(order.order_id and order.updated is not None), time_ms=order.updated)
 

@@ -8,10 +8,11 @@ httpx2 holds the request with its headers, so none of them leaves this file, not
 
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from time import time as wall_clock
-from typing import Final, NamedTuple
+from typing import Final
 
 import httpx2
 import trio
@@ -26,11 +27,19 @@ STEPS: Final = 3
 leaves the socket of one open that is cancelled from outside."""
 
 
-class Answer(NamedTuple):
-    """What an endpoint answered; ``retry_after_s`` if it named a time."""
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """The value of a header; it shows in no representation."""
+
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an endpoint answered; ``retry_after_s`` if it named a time. The body may hold a token and does not show."""
 
     status: int
-    body: bytes
+    body: bytes = field(repr=False)
     retry_after_s: float | None = None
 
 
@@ -38,7 +47,7 @@ async def ask(
     method: str,
     url: str,
     *,
-    headers: Mapping[str, str],
+    headers: Mapping[str, Secret],
     ssl_context: ssl.SSLContext,
     timeout_s: float,
 ) -> Answer:
@@ -65,9 +74,9 @@ def retry_after_s(value: str, wall_s: float) -> float | None:
 
 
 async def _ask(
-    method: str, url: str, headers: Mapping[str, str], ssl_context: ssl.SSLContext, step_s: float
+    method: str, url: str, headers: Mapping[str, Secret], ssl_context: ssl.SSLContext, step_s: float
 ) -> Answer:
-    sent = {name.encode(): value.encode() for name, value in headers.items()}
+    sent = {name.encode(): secret.value.encode() for name, secret in headers.items()}
     sent[b"Accept-Encoding"] = b"identity"
     async with (
         httpx2.AsyncClient(verify=ssl_context, trust_env=False, timeout=step_s) as client,

@@ -10,7 +10,7 @@ Whatever ends a connection, its other side is told with a close frame and given 
 exchange counts open connections, and a slot that it believes taken is missing at the next attempt. That
 moment is shielded from cancellation and bounded; then the socket is closed in any case.
 
-TCP goes to the first address that answers (happy eyeballs) and does not delay small writes (trio's default).
+TCP goes to the address that is the line's turn, or to the next that answers (`tcp`), and does not delay small writes.
 """
 
 import socket
@@ -29,10 +29,11 @@ from wsproto.utilities import LocalProtocolError, ProtocolError
 
 from feedhandler.config import Bounds
 from feedhandler.errors import ConfigError, ConnectionFailed
-from feedhandler.ingest.dataplane import CLOSED, DataPlaneStream
+from feedhandler.exchange.token import Token
+from feedhandler.ingest.dataplane import CLOSED, DataPlaneStream, Deliver, Recognise
 from feedhandler.ingest.frames import OVERSIZE, PROTOCOL
 from feedhandler.ingest.handshake import Target, check_answer, subprotocol
-from feedhandler.ingest.tcp import TcpStream, Transport
+from feedhandler.ingest.tcp import TcpStream, Transport, dial
 from feedhandler.ingest.tls import TlsStream
 
 GOODBYE_S: Final = 1.0
@@ -52,12 +53,18 @@ _LIBRARY_ERRORS: Final = (
 class Connection:
     """One open connection of a line."""
 
-    def __init__(self, library: trio_websocket.WebSocketConnection, plane: DataPlaneStream) -> None:
+    def __init__(
+        self, library: trio_websocket.WebSocketConnection, plane: DataPlaneStream, peer: str
+    ) -> None:
         self._library = library
         self._plane = plane
+        self.peer = peer
+        """The address at the other end."""
+        self.answered = False
+        """Whether the other side has answered the goodbye, so that it counts this connection no more."""
 
     def __repr__(self) -> str:
-        return f"<Connection {self._plane!r}>"
+        return f"<Connection to {self.peer} {self._plane!r}>"
 
     @property
     def reads(self) -> int:
@@ -91,7 +98,9 @@ class Connection:
 
     async def say_goodbye(self) -> None:
         """Send a close frame and wait for the answer; the caller bounds it."""
+        began_s = trio.current_time()
         await self._library.aclose(CLOSE_CODES.get(self._plane.reason, NORMAL_CLOSE))
+        self.answered = trio.current_time() < began_s + GOODBYE_S
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:
@@ -108,24 +117,27 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
 async def open_line(
     target: Target,
     *,
-    token: str | None,
-    deliver: Callable[[list[bytes]], None],
+    token: Token | None,
+    deliver: Deliver,
+    recognise: Recognise,
     rejected: Callable[[str], None],
     ssl_context: ssl.SSLContext,
     bounds: Bounds,
+    path: int = 0,
 ) -> AsyncIterator[Connection]:
     """Open a connection, and say goodbye to it in the end; raise ``ConnectionFailed`` where it does not open.
 
-    ``deliver`` gets the messages of each read and ``rejected`` the kind of each message that is no text, both
-    between `Connection.pump` and its return only.
+    ``path`` says which of the host's addresses is tried first (`tcp`).
+    ``deliver`` gets the messages of each read, except those that ``recognise`` knows already, and ``rejected`` the
+    kind of each message that is no text, all between `Connection.pump` and its return only.
     """
     deadline_s = trio.current_time() + bounds.handshake_s
-    transport = await _transport(target, ssl_context, deadline_s)
-    offered = None if token is None else subprotocol(token)
+    transport, peer = await _transport(target, path, ssl_context, deadline_s)
     plane = DataPlaneStream(
         transport,
-        check=partial(_check, offered),
+        check=partial(_check, token),
         deliver=deliver,
+        recognise=recognise,
         rejected=rejected,
         read_bytes=bounds.read_bytes,
         max_message_bytes=bounds.message_bytes,
@@ -139,7 +151,8 @@ async def open_line(
             reader_home = await nursery.start(_keep_reader, reading, leaving)
             reading.shield = True  # not before: a start that is cancelled takes the reader's home with it
             try:
-                connection = await _shake_hands(reader_home, plane, target, offered, deadline_s)
+                library = await _shake_hands(reader_home, plane, target, token, deadline_s)
+                connection = Connection(library, plane, peer)
                 yield connection
             finally:
                 leaving.set()
@@ -182,21 +195,24 @@ async def _leave(connection: Connection | None, reading: trio.CancelScope) -> No
     await connection.say_goodbye()
 
 
-def _check(offered: str | None, head: bytes) -> None:
-    check_answer(head, offered, time.time())
+def _check(token: Token | None, head: bytes) -> None:
+    check_answer(head, None if token is None else subprotocol(token.text), time.time())
 
 
-async def _transport(target: Target, ssl_context: ssl.SSLContext, deadline_s: float) -> Transport:
-    """Connect to the exchange, with TLS where the target asks for it."""
+async def _transport(
+    target: Target, path: int, ssl_context: ssl.SSLContext, deadline_s: float
+) -> tuple[Transport, str]:
+    """Connect to the exchange, with TLS where the target asks for it; return the address, too."""
     with trio.CancelScope(deadline=deadline_s):
-        stream = await _dial(target)
-        return await _secure(stream, target, ssl_context) if target.tls else stream
+        stream = await _dial(target, path)
+        peer = stream.peer
+        return (await _secure(stream, target, ssl_context) if target.tls else stream), peer
     raise ConnectionFailed("timeout", f"no connection to {target.authority} in time")
 
 
-async def _dial(target: Target) -> TcpStream:
+async def _dial(target: Target, path: int) -> TcpStream:
     try:
-        return TcpStream(await trio.open_tcp_stream(target.host, target.port))
+        return await dial(target.host, target.port, path)
     except (OSError, UnicodeError) as error:
         failure = _dial_failure(target, error)
     raise failure
@@ -222,18 +238,17 @@ async def _secure(stream: TcpStream, target: Target, ssl_context: ssl.SSLContext
 
 
 async def _shake_hands(
-    nursery: trio.Nursery, plane: DataPlaneStream, target: Target, offered: str | None, deadline_s: float
-) -> Connection:
+    nursery: trio.Nursery, plane: DataPlaneStream, target: Target, token: Token | None, deadline_s: float
+) -> trio_websocket.WebSocketConnection:
     """Start the library and wait until its handshake is done."""
     with trio.CancelScope(deadline=deadline_s):
-        library = await trio_websocket.wrap_client_stream(
+        return await trio_websocket.wrap_client_stream(
             nursery,
             plane,  # type: ignore[arg-type] # any stream will do
             target.authority,
             target.resource,
-            subprotocols=[] if offered is None else [offered],
+            subprotocols=[] if token is None else [subprotocol(token.text)],
         )
-        return Connection(library, plane)
     raise ConnectionFailed("timeout", f"{target.authority} did not answer the handshake in time")
 
 

@@ -1,6 +1,7 @@
 """The stream between the WebSocket library and the socket, which takes the data out of the library's way.
 
     socket ──▶ DataPlaneStream ──▶ control frames and the handshake ──▶ WebSocket library
+                      ├──────────▶ all that a read begins with ──▶ ``recognise``: other lines have brought it
                       └──────────▶ text messages, a list for each read ──▶ ``deliver``
     socket ◀── DataPlaneStream ◀── all that the library sends
 
@@ -15,7 +16,8 @@ Rules:
   to `connect`.
 - Then nothing is read until ``open``: who is told of the data is told of the connection first.
 - **No await between a read and the end of its delivery.** One read is one call of ``deliver``, before the
-  library gets the control frames of that read.
+  library gets the control frames of that read. What was recognised of it is not split; ``deliver`` hears of it in
+  the same call.
 - A read yields to the other tasks however much there is to read: the streams beneath have a checkpoint in every
   ``receive_some`` (`tcp`, `tls`).
 - The end has one reason, the first that is seen: ``closed`` (a close frame), ``eof`` (without one),
@@ -33,6 +35,7 @@ from typing import Final
 import trio
 from trio.abc import Stream
 
+from feedhandler.core.trail import NO_FRAMES, NONE_KNOWN, Frames, Known
 from feedhandler.errors import ConnectionFailed
 from feedhandler.ingest.frames import FrameSplitter
 from feedhandler.ingest.tcp import Transport
@@ -41,9 +44,18 @@ HEAD_MAX_BYTES: Final = 16 * 1024
 """The longest head of an answer to a handshake; a longer one fails the attempt."""
 HEAD_END: Final = b"\r\n\r\n"
 
+COMPARED_BYTES: Final = 1024
+"""From so many bytes on a read is compared with what other lines have brought; less is split at no higher cost."""
+
 CLOSED: Final = "closed"
 EOF: Final = "eof"
 RESET: Final = "reset"
+
+Deliver = Callable[[list[bytes], Frames], None]
+"""Takes the messages of one read, and how they came."""
+
+Recognise = Callable[[bytes | bytearray, bytes], Known]
+"""Says, without any effect, what of a read needs no splitting: it is given the rest of earlier reads, and the data."""
 
 
 class DataPlaneStream(Stream):
@@ -54,7 +66,8 @@ class DataPlaneStream(Stream):
         stream: Transport,
         *,
         check: Callable[[bytes], None],
-        deliver: Callable[[list[bytes]], None],
+        deliver: Deliver,
+        recognise: Recognise,
         rejected: Callable[[str], None],
         read_bytes: int,
         max_message_bytes: int,
@@ -62,6 +75,7 @@ class DataPlaneStream(Stream):
         self._stream = stream
         self._check = check
         self._deliver = deliver
+        self._recognise = recognise
         self._rejected = rejected
         self._read_bytes = read_bytes
         self._splitter = FrameSplitter(max_message_bytes)
@@ -159,10 +173,15 @@ class DataPlaneStream(Stream):
     def _take(self, data: bytes) -> bytes:
         """Deliver the messages of one read; return its control frames. Must not await."""
         splitter = self._splitter
-        payloads, control = splitter.feed(data)
+        known, frames = NONE_KNOWN, NO_FRAMES
+        if len(data) >= COMPARED_BYTES and splitter.is_between and not self.reason:
+            known = self._recognise(splitter.rest, data)
+        payloads, control = splitter.feed(data, known.size)
         if not self.reason:
-            if payloads:
-                self._deliver(payloads)
+            if len(data) >= COMPARED_BYTES:
+                frames = Frames(known.events, *splitter.frames())
+            if payloads or known.events:
+                self._deliver(payloads, frames)
             for kind in splitter.take_rejected():
                 self._rejected(kind)
             if splitter.failure or splitter.closed:

@@ -2,7 +2,8 @@
 
     feed ── line a ── line b ── line c        one task tree each (`ingest.line`)
       ├── the arbiter (`core.arbiter`)        pure; this module hands it the time and carries out what it says
-      └── recovery (`core.recovery`)          likewise: what is released goes through it to the consumers
+      ├── recovery (`core.recovery`)          likewise: what is released goes through it to the consumers
+      └── rotation (`ingest.rotation`)        replaces the lines, one at a time
 
 What a line reads is judged, numbered and on its way to the consumers before the line's next read: `received` is
 called from within the read, and nothing in it awaits.
@@ -10,29 +11,32 @@ called from within the read, and nothing in it awaits.
 A feed's channels are opened when it starts, as far as they are known then; others with their first event, up to
 `CHANNELS` of them. A channel belongs to the feed that opened it. What another feed brings of it is no news there: it
 is counted and left out, or it would come out twice. Only `MARKET/other`, which promises nothing, may be shared; its
-states are those of the feed that opened it.
+states are those of the feed that opened it. What a feed of the account says there is left out of one that everybody
+may read.
 """
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Protocol
+from zlib import crc32
 
 import trio
 
 from feedhandler.config import ALL, Bounds, Health
 from feedhandler.config import Recovery as RecoverySettings
-from feedhandler.core.arbiter import DOWN, Arbiter, Quarantine, Restart
+from feedhandler.core.arbiter import DOWN, UNKNOWN, Arbiter, Quarantine, Restart
 from feedhandler.core.channels import Channel, split
 from feedhandler.core.health import GOOD, PROBATION
 from feedhandler.core.histogram import LATENCY_S, Histogram
-from feedhandler.core.messages import Gap, Output, Release, Snapshot, State
+from feedhandler.core.messages import Gap, Output, Release, Run, Snapshot, State
 from feedhandler.core.notes import Notify, note
 from feedhandler.core.progress import Part, always
 from feedhandler.core.recovery import Recovery
-from feedhandler.errors import ConnectionFailed
+from feedhandler.core.trail import NO_FRAMES, Frames, Known
+from feedhandler.errors import ConnectionFailed, LineNeeded, NoSuchLine
 from feedhandler.exchange.desk import Desk
 from feedhandler.exchange.messages import (
     ACCOUNT_STREAMS,
@@ -45,6 +49,7 @@ from feedhandler.exchange.messages import (
 from feedhandler.exchange.requests import connection_url
 from feedhandler.ingest.handshake import Target
 from feedhandler.ingest.line import Line, Means
+from feedhandler.ingest.rotation import BY_HAND, STALLED, Rotation
 
 TICK_S = 0.1
 """How often the arbiter of a feed that has work to do is told the time."""
@@ -58,7 +63,8 @@ SETTLED = frozenset({GOOD, PROBATION})
 CHANNELS = 10_000
 """Channels that a feed knows; events of further ones are counted and left out."""
 
-LINE_NAMES = "abcdefgh"
+LINE_NAMES = "abcdefghijklmnop"
+"""A line has the first letter that is free: those that are to be, a replacement, and who is about to leave."""
 
 
 class Outlet(Protocol):
@@ -71,6 +77,11 @@ class Outlet(Protocol):
         self, channel: Channel, line: str, recv_ns: int, payload: bytes, event_class: str = ""
     ) -> None:
         """Keep an event for the consumers, under its number."""
+
+    def publish_run(
+        self, channels: Sequence[Channel], line: str, recv_ns: int, payloads: Sequence[bytes]
+    ) -> None:
+        """Keep ordinary events for the consumers, each under the next number of its channel."""
 
     def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
         """Keep a gap, under its number."""
@@ -114,17 +125,18 @@ class Feed:
         self.market = market
         self.streams = tuple(streams)
         self._around = around
-        self._dialect = Dialect(market, self._is_own_request)
+        self._dialect = Dialect(market, self._is_own_request, hears_account=self._hears_account)
         bounds: Bounds = around.means.bounds
         health: Health = around.means.health
         names = LINE_NAMES[:lines]
         self.arbiter = Arbiter(
             label, names, self._dialect, bounds=bounds, limits=health, now=trio.current_time()
         )
-        target = Target.from_url(connection_url(url, market, streams))
-        self._lines = {
-            name: Line(name, target, self, around.means, priority=self._priority) for name in names
-        }
+        self._target = Target.from_url(connection_url(url, market, streams))
+        path = crc32(label.encode())
+        self._lines = {name: self._line(name, path + index) for index, name in enumerate(names)}
+        self._nursery: trio.Nursery | None = None
+        self.rotation = Rotation(self, around.notify)
         self.recovery = Recovery(
             label,
             Desk(market, self._dialect),
@@ -148,20 +160,113 @@ class Feed:
     def __repr__(self) -> str:
         return f"<Feed {self.label} {self.arbiter.state} {list(self.arbiter.lines.values())}>"
 
-    @property
-    def lines(self) -> dict[str, Line]:
-        """The connections behind the arbiter's lines."""
-        return self._lines
-
     def channels(self) -> list[Channel]:
         """Return the channels that this feed publishes in."""
         return [one for one in self._channels.values() if one is not None and one.feed == self.label]
 
     async def run(self) -> None:
         """Keep all lines up until cancelled."""
+        gate = self._around.means.gate
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             for line in self._lines.values():
-                nursery.start_soon(line.run)
+                gate.claim(self.market)
+                nursery.start_soon(self._keep, line)
+            await self.rotation.run()
+
+    def _line(self, name: str, path: int) -> Line:
+        return Line(
+            name,
+            self._target,
+            self,
+            self._around.means,
+            priority=self._priority,
+            market=self.market,
+            path=path,
+        )
+
+    async def _keep(self, line: Line) -> None:
+        """Let a line live, and then see it off."""
+        try:
+            await line.run()
+        finally:
+            self._around.means.gate.unclaim(self.market)
+        self._attempting.discard(line.name)
+        self._unproven.pop(line.name, None)
+        del self._lines[line.name]
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.remove_line(line.name, now, wall_ns)
+        self._carry_out(now, wall_ns)
+        self.rotation.look()
+
+    # Lines that come and go
+
+    @property
+    def lines(self) -> Mapping[str, Line]:
+        """The lines by their names; those that are about to leave are among them."""
+        return self._lines
+
+    def hire(self, old: str) -> str | None:
+        """Add a line that is to replace another; None where the limits leave no place for it."""
+        free = next((name for name in LINE_NAMES if name not in self._lines), None)
+        if free is None or self._nursery is None or not self._around.means.gate.claim_spare(self.market):
+            return None
+        line = self._lines[free] = self._line(free, self._lines[old].path)
+        self.arbiter.add_line(free, trio.current_time())
+        self._nursery.start_soon(self._keep, line)
+        return free
+
+    def dismiss(self, line: str, reason: str) -> None:
+        """Let a line go for good."""
+        self._find(line).retire(reason)
+
+    def restart(self, line: str, reason: str = BY_HAND) -> None:
+        """Have a line replaced, or tried at once where it is not connected.
+
+        Raise `NoSuchLine`, or `LineNeeded` where it is the last aligned one and the limits leave no place beside it.
+        """
+        one = self._find(line)
+        if not one.is_open:
+            one.restart(reason, at_once=True)
+            return
+        if self._is_last(line) and not self._around.means.gate.has_spare(self.market):
+            raise LineNeeded(self.label, line)
+        self.rotation.want(line, reason)
+
+    def rotate(self) -> None:
+        """Have all connected lines replaced, one at a time."""
+        for name in self._lines:
+            self.rotation.want(name, BY_HAND)
+
+    def pause(self, line: str) -> None:
+        """Let a line be without a connection until `resume`.
+
+        Raise `NoSuchLine`, or `LineNeeded` where it is the last aligned one.
+        """
+        one = self._find(line)
+        if self._is_last(line):
+            raise LineNeeded(self.label, line)
+        if not one.is_paused:
+            one.pause("paused")
+            self._around.notify(note("line_paused", feed=self.label, line=line))
+
+    def resume(self, line: str) -> None:
+        """Let a paused line connect again; raise `NoSuchLine`."""
+        one = self._find(line)
+        if one.is_paused:
+            one.resume()
+            self._around.notify(note("line_resumed", feed=self.label, line=line))
+
+    def _find(self, line: str) -> Line:
+        if line not in self._lines:
+            raise NoSuchLine(self.label, line)
+        return self._lines[line]
+
+    def _is_last(self, line: str) -> bool:
+        """Tell whether a line is aligned, and no other that could carry the feed."""
+        lines = self.arbiter.lines
+        others = any(other.up for name, other in lines.items() if name != line)
+        return lines[line].owing is not None and not others
 
     def parts(self) -> Iterator[Part]:
         """Return what has to move of the feed: its ticks, and the reading of each line."""
@@ -181,7 +286,7 @@ class Feed:
             self._moved = False
             now, wall_ns = trio.current_time(), self._around.wall_ns()
             self.arbiter.tick(now, wall_ns)
-            self._carry_out()
+            self._carry_out(now, wall_ns)
             self._recover(self.recovery.tick(now, wall_ns))
 
     def _settled(self) -> bool:
@@ -204,27 +309,32 @@ class Feed:
     def connecting(self, line: str) -> None:
         """Hear that a line tries to connect."""
         self._attempting.add(line)
-        self.arbiter.connecting(line, trio.current_time())
-        self._carry_out()
+        now = trio.current_time()
+        self.arbiter.connecting(line, now)
+        self._carry_out(now, self._around.wall_ns())
 
     def connected(self, line: str) -> None:
         """Hear that a line is connected."""
         self._attempting.discard(line)
         self._unproven[line] = self._judged(line)
+        self.rotation.look()
         self._around.notify(note("line_connected", feed=self.label, line=line))
-        self.arbiter.connected(line, trio.current_time(), self._around.wall_ns())
-        self._carry_out()
-        self.recovery.line_up(trio.current_time())
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.connected(line, now, wall_ns)
+        self._carry_out(now, wall_ns)
+        self.recovery.line_up(now)
         self._recover([])
 
-    def received(self, line: str, payloads: list[bytes]) -> None:
+    def recognise(self, line: str, rest: bytes | bytearray, data: bytes) -> Known:
+        """Say what a read begins with that other lines have brought in the same bytes."""
+        return self.arbiter.recognise(line, rest, data)
+
+    def received(self, line: str, payloads: list[bytes], frames: Frames = NO_FRAMES) -> None:
         """Judge what one read of a line brought, and send what is new."""
         self._moved = True
         now, wall_ns = trio.current_time(), self._around.wall_ns()
-        replies = self.arbiter.receive(line, payloads, now, wall_ns)
-        published = self._carry_out()
-        if published and (read_s := self._lines[line].read_s):
-            self._around.latency.observe(perf_counter() - read_s, published)
+        replies = self.arbiter.receive(line, payloads, now, wall_ns, frames)
+        self._carry_out(now, wall_ns, self._lines[line].read_s)
         for reply in replies:
             self._recover(self.recovery.reply(line, reply, now, wall_ns))
         if line in self._unproven:
@@ -247,9 +357,10 @@ class Feed:
     def lost(self, line: str, reason: str) -> None:
         """Hear that a connection has ended."""
         self._around.notify(note("line_lost", feed=self.label, line=line, reason=reason))
-        self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
-        self._carry_out()
-        self.recovery.line_lost(line, trio.current_time())
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.lost(line, now, wall_ns)
+        self._carry_out(now, wall_ns)
+        self.recovery.line_lost(line, now)
         self._recover([])
 
     def failed(self, line: str, failure: ConnectionFailed, retry_s: float) -> None:
@@ -266,21 +377,32 @@ class Feed:
                 retry_s=round(retry_s, 3),
             )
         )
-        self.arbiter.lost(line, trio.current_time(), self._around.wall_ns())
-        self._carry_out()
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.lost(line, now, wall_ns)
+        self._carry_out(now, wall_ns)
+
+    def called_off(self, line: str) -> None:
+        """Hear that an attempt was called off, since the line is to rest or to end."""
+        self._attempting.discard(line)
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        self.arbiter.lost(line, now, wall_ns)
+        self._carry_out(now, wall_ns)
 
     # What the arbiter says
 
-    def _carry_out(self) -> int:
-        """Publish the arbiter's output, follow its orders, pass on its notes; return how much was published."""
+    def _carry_out(self, now: float, wall_ns: int, read_s: float = 0.0) -> None:
+        """Publish the arbiter's output, follow its orders, pass on its notes.
+
+        What came with a read counts from the reading of its first byte, ``read_s`` (`time.perf_counter`).
+        """
         arbiter = self.arbiter
-        published = 0
         if arbiter.outputs:
             outputs, arbiter.outputs = arbiter.outputs, []
-            now, wall_ns = trio.current_time(), self._around.wall_ns()
-            outputs = self.recovery.process(outputs, now, wall_ns)
-            published = len(outputs)
-            self._publish(outputs)
+            passed = self.recovery.process(outputs, now, wall_ns)
+            self._publish(passed)
+            if read_s:
+                self._around.latency.observe(perf_counter() - read_s, _size(passed))
+            self.recovery.catch_up()  # what is on its way to the consumers holds them up no more
         if arbiter.orders:
             orders, arbiter.orders = arbiter.orders, []
             for order in orders:
@@ -289,7 +411,6 @@ class Feed:
             notes, arbiter.notes = arbiter.notes, []
             for one in notes:
                 self._around.notify(one)
-        return published
 
     def _recover(self, outputs: Sequence[Output]) -> None:
         """Publish what recovery has to say, ask what it wants to know, replace lines that it found dead."""
@@ -317,21 +438,38 @@ class Feed:
 
     def _publish(self, outputs: Iterable[Output]) -> None:
         """Have everything on its way, in order."""
-        publish = self._around.outlet.publish
-        channels = self._channels
         for output in outputs:
-            if type(output) is Release:
-                name = output.channel
-                channel = channels[name] if name in channels else self._channel(name)
-                if channel is None:
-                    self._leave_out(name)
-                    continue
-                publish(channel, output.line, output.recv, output.payload, output.kind)
-                if output.kind:
-                    self._around.notify(note("event_marked", feed=self.label, channel=name, kind=output.kind))
+            if type(output) is Run:
+                self._publish_run(output)
+            elif type(output) is Release:
+                self._publish_release(output)
             elif isinstance(output, Gap | Snapshot | State):
                 self._publish_mark(output)
         self._around.outlet.flush()
+
+    def _publish_run(self, run: Run) -> None:
+        known = self._channels
+        found = (known[name] if name in known else self._channel(name) for name in run.channels)
+        channels = [channel for channel in found if channel is not None]
+        if len(channels) < len(run.payloads):
+            for release in run.releases():
+                self._publish_release(release)
+        elif len(channels) == 1:
+            self._around.outlet.publish(channels[0], run.line, run.recv, run.payloads[0])
+        else:
+            self._around.outlet.publish_run(channels, run.line, run.recv, run.payloads)
+
+    def _publish_release(self, release: Release) -> None:
+        name = release.channel
+        channel = self._channels[name] if name in self._channels else self._channel(name)
+        if channel is None:
+            self._leave_out(name)
+            return
+        if release.kind and self._is_leak(release, channel):
+            return
+        self._around.outlet.publish(channel, release.line, release.recv, release.payload, release.kind)
+        if release.kind:
+            self._around.notify(note("event_marked", feed=self.label, channel=name, kind=release.kind))
 
     def _publish_mark(self, mark: Gap | Snapshot | State) -> None:
         channel = self._channels[mark.channel]
@@ -363,7 +501,8 @@ class Feed:
         if len(self._channels) >= CHANNELS:
             return None
         stream = split(name)[1]
-        account = stream in ACCOUNT_STREAMS or (stream == OTHER and self._around.account_other)
+        secret = self._around.account_other or self._hears_account()
+        account = stream in ACCOUNT_STREAMS or (stream == OTHER and secret)
         channel = self._around.outlet.channel(name, feed=self.label, account=account)
         own = channel.feed == self.label
         self._channels[name] = channel if own or stream == OTHER else None
@@ -371,11 +510,30 @@ class Feed:
             self._around.outlet.offer_book(channel, partial(self.recovery.image, name))
         return self._channels[name]
 
+    def _hears_account(self) -> bool:
+        """Tell whether the lines are subscribed to anything of the account: then unknown messages may be about it."""
+        return not ACCOUNT_STREAMS.isdisjoint(self.streams)
+
+    def _is_leak(self, release: Release, channel: Channel) -> bool:
+        """Tell whether a message of unknown type may be about the account, and its channel is for everybody."""
+        if release.kind != UNKNOWN or channel.account or not self._hears_account():
+            return False
+        self._around.notify(note("unknown_withheld", feed=self.label, channel=channel.name))
+        return True
+
     def _obey(self, order: Restart | Quarantine) -> None:
         if isinstance(order, Quarantine):
             self._around.notify(note("line_quarantined", feed=self.label, line=order.line))
             self._around.incident(order.incident)
             self._lines[order.line].restart("quarantined", self._around.means.health.quarantine_s)
+            return
+        self._around.notify(note("line_restarted", feed=self.label, line=order.line, reason=order.reason))
+        if order.reason == STALLED and not self.rotation.busy:
+            self.rotation.want(order.line, STALLED)
         else:
-            self._around.notify(note("line_restarted", feed=self.label, line=order.line, reason=order.reason))
             self._lines[order.line].restart(order.reason)
+
+
+def _size(outputs: Sequence[Output]) -> int:
+    """Return how many records are published."""
+    return sum([len(output.payloads) if type(output) is Run else 1 for output in outputs])

@@ -22,6 +22,7 @@ Rules (RFC 6455, section 5, as a client reads it):
 of one piece of bytes. All else takes the way around through `FrameSplitter._unusual`, one frame a call.
 """
 
+from collections.abc import Sequence
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -74,8 +75,10 @@ class FrameSplitter:
         self._opcode = CONTINUATION  # of the fragmented message under way, if there is one
         self._message = bytearray()
         self._message_bytes = 0
-        self._payloads: list[bytes] = []  # of the call under way, like the next
+        self._payloads: list[bytes] = []  # of the call under way, like the next three
         self._control = bytearray()
+        self._ends: list[int] = []
+        self._wire = b""
         self._rejected: list[str] = []
         self.failure = ""
         self.closed = False
@@ -85,44 +88,72 @@ class FrameSplitter:
         """Whether the beginning of a message, or of any frame, waits for its rest."""
         return bool(self._rest) or self._opcode != CONTINUATION
 
-    def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """Take the next bytes; return the text messages that are complete now, and the control frames."""
+    @property
+    def rest(self) -> bytearray:
+        """The beginning of a frame that is not complete yet: what comes next follows it."""
+        return self._rest
+
+    @property
+    def is_between(self) -> bool:
+        """Whether what comes, the rest included, begins with a frame that may be a whole message."""
+        return self._opcode == CONTINUATION and not self.closed and not self.failure
+
+    def feed(self, data: bytes, known_bytes: int = 0) -> tuple[list[bytes], bytes]:
+        """Take the next bytes; return the text messages that are complete now, and the control frames.
+
+        Of the rest and what follows it the first ``known_bytes`` are whole frames that need no look any more.
+        """
+        self._payloads, self._ends, self._wire = [], [], b""
         if self.failure or self.closed:
             return [], b""
+        if known_bytes:
+            data = data[known_bytes - len(self._rest) :]
+            self._rest = bytearray()
         if self._rest:
             if len(self._rest) + len(data) < self._need_bytes:
                 self._rest += data
                 return [], b""
             data = b"".join((self._rest, data))
             self._rest = bytearray()
-        self._payloads, self._control = [], bytearray()
-        self._split(data)
-        return self._payloads, bytes(self._control)
+        self._wire = data
+        position = self._usual(data, 0) if self._opcode == CONTINUATION else 0
+        if position < len(data):
+            self._split(data, position)
+        return self._payloads, self._take_control() if self._control else b""
+
+    def frames(self) -> tuple[bytes, Sequence[int]]:
+        """Return bytes that begin with the frames of the messages that came last, and where each of these ends.
+
+        Both are empty where anything else stood among them.
+        """
+        return (self._wire, self._ends) if self._wire else (b"", ())
+
+    def _take_control(self) -> bytes:
+        control, self._control = self._control, bytearray()
+        return bytes(control)
 
     def take_rejected(self) -> list[str]:
         """Return the kinds of the messages rejected since the last call, one entry for each."""
         if not self._rejected:
-            return []
+            return self._rejected
         rejected, self._rejected = self._rejected, []
         return rejected
 
-    def _split(self, data: bytes) -> None:
-        position = 0
-        while not self.closed:
-            if self._opcode == CONTINUATION:
-                position = self._usual(data, position)
-            if position == len(data):
-                return
+    def _split(self, data: bytes, position: int) -> None:
+        """Take all frames from one on that `_usual` does not take; keep the beginning of one that is not complete."""
+        while position < len(data):
             following = self._unusual(data, position)
-            if following == position:
+            if following == position or self.closed:
                 break
             position = following
+            if self._opcode == CONTINUATION:
+                position = self._usual(data, position)
         if not self.failure and not self.closed:
             self._rest += data[position:]
 
     def _usual(self, data: bytes, position: int) -> int:
         """Take whole text frames of up to 64 KiB; return where the first other or incomplete one begins."""
-        take = self._payloads.append
+        take, ends = self._payloads.append, self._ends.append
         max_bytes = self._max_bytes
         end = len(data)
         last = end - HEADER_16_BYTES
@@ -138,6 +169,7 @@ class FrameSplitter:
             if stop > end or size > max_bytes:
                 break
             take(data[start:stop])
+            ends(stop)
             position = stop
         return position
 
@@ -152,6 +184,7 @@ class FrameSplitter:
         if header.stop > len(data):
             self._need_bytes = header.stop - position
             return position
+        self._wire, self._ends = b"", []
         if header.first & CONTROL:
             self._control += data[position : header.stop]
             self.closed = header.first & OPCODE == CLOSE

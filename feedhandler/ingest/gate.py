@@ -1,26 +1,74 @@
-"""The budget of connection attempts as lines see it: wait for a slot, use it, give it back.
+"""The budget of connections as lines see it: wait for a slot, use it, give it back.
+
+    async with gate.attempt(…) as place:      waits for its turn; the body is the attempt
+        …
+        place.opened()                        the place stays taken
+    …
+    place.release(answered=…)                 after the goodbye
 
 There is no task behind the gate. Whoever waits sleeps until a slot can be free and then serves all who
-wait, the most urgent first; so a cancelled waiter takes nothing with it.
+wait, the most urgent first; so a cancelled waiter takes nothing with it. Who gives something back serves, too.
 """
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Final
 
 import trio
 
-from feedhandler.core.budget import Budget, Request
+from feedhandler.core.budget import Budget, Caps, Request
+from feedhandler.core.notes import Note, Notify, note
+from feedhandler.errors import HandshakeRefused
 
 SETTLE_S: Final = 0.02
 """How long everyone waits at least, so that who asks at about the same time is weighed together."""
+
+UNANSWERED_S: Final = 5.0
+"""How long the exchange may go on counting a connection whose goodbye it has not answered."""
+
+_FOR_ALL: Final = frozenset(
+    {HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+)
+"""Refusals whose ``Retry-After`` is meant for the client as a whole."""
+
+
+def _ignore(_: Note) -> None:
+    """Take no notice."""
+
+
+class Place:
+    """One place among the concurrent connections, from the attempt on until it is released."""
+
+    def __init__(self, gate: "Gate", market: str) -> None:
+        self._gate = gate
+        self._market = market
+        self._is_open = False
+        self._is_taken = True
+
+    def opened(self) -> None:
+        """Keep the place: the attempt has become a connection."""
+        self._is_open = True
+        self._gate.opened(self._market)
+
+    def release(self, *, answered: bool = True) -> None:
+        """Give the place back; unless the goodbye was answered it is free a little later. Once is enough."""
+        if self._is_taken:
+            self._is_taken = False
+            self._gate.left(self._market, was_open=self._is_open, hold_s=0.0 if answered else UNANSWERED_S)
 
 
 class Gate:
     """One for the process: every attempt to connect passes through it."""
 
-    def __init__(self, connections_per_minute: int) -> None:
-        self._budget = Budget(connections_per_minute)
+    def __init__(
+        self,
+        connections_per_minute: int,
+        caps: Caps = Caps(),  # noqa: B008 it can't change
+        notify: Notify = _ignore,
+    ) -> None:
+        self._budget = Budget(connections_per_minute, caps)
+        self._notify = notify
         self._granted: dict[Request, trio.Event] = {}
 
     def __repr__(self) -> str:
@@ -40,26 +88,111 @@ class Gate:
         """How many attempts may begin in any minute."""
         return self._budget.connections_per_minute
 
-    def set_limit(self, connections_per_minute: int) -> None:
-        """Change the limit, for the attempts that are yet to begin."""
+    def paused_s(self) -> float:
+        """Return for how long yet nobody tries, since the exchange asked for that."""
+        return max(0.0, self._budget.resume_s - trio.current_time())
+
+    def learnt_caps(self) -> dict[str, int]:
+        """Return the limits that were learnt to be lower than configured: connections by market."""
+        return self._budget.learnt()
+
+    def set_limit(self, connections_per_minute: int, caps: Caps | None = None) -> None:
+        """Change the limits, for the attempts that are yet to begin."""
         self._budget.connections_per_minute = connections_per_minute
+        if caps is not None:
+            self._budget.caps = caps
+
+    # Lines
+
+    def claim(self, market: str) -> None:
+        """Keep a place for a line, for as long as there is that line."""
+        self._budget.claim(market)
+
+    def claim_spare(self, market: str) -> bool:
+        """Likewise for a replacement that overlaps its predecessor; False where no place is left for one."""
+        return self._budget.claim_spare(market)
+
+    def has_spare(self, market: str) -> bool:
+        """Tell whether the lines leave a place for one more."""
+        return self._budget.has_spare(market)
+
+    def unclaim(self, market: str) -> None:
+        """Hear that a line is no more."""
+        self._budget.unclaim(market)
+
+    # Attempts
 
     @asynccontextmanager
     async def attempt(
-        self, priority: Callable[[], int], on_grant: Callable[[], None] = lambda: None
-    ) -> AsyncIterator[None]:
+        self,
+        priority: Callable[[], int],
+        on_grant: Callable[[], None] = lambda: None,
+        *,
+        market: str = "",
+        on_wait: Callable[[Request], None] = lambda _: None,
+    ) -> AsyncIterator[Place]:
         """Wait for a slot; the body is the attempt.
 
         ``on_grant`` is called at the moment of the choice, before any other request's priority is asked for.
+        ``on_wait`` is given the request, of which `waits_for` tells what it waits for.
         """
-        await self._wait(Request(priority, on_grant))
+        request = Request(priority, on_grant, market)
+        on_wait(request)
+        await self._wait(request)
+        place = Place(self, market)
+        kept = False
         try:
-            yield
+            yield place
+            kept = True
+        except HandshakeRefused as refusal:
+            self._obey(refusal)
+            raise
         finally:
             self._budget.finish(trio.current_time())
+            if not kept:
+                place.release()
+            self._serve(trio.current_time())
+
+    def waits_for(self, request: Request) -> str:
+        """Return what a request waits for, in a word of `feedhandler.core.budget`."""
+        return self._budget.waits_for(request, trio.current_time())
+
+    def _obey(self, refusal: HandshakeRefused) -> None:
+        """Let everyone wait for as long as the exchange asks for."""
+        if refusal.retry_after and refusal.status in _FOR_ALL:
+            self._budget.pause(trio.current_time(), refusal.retry_after)
+            self._notify(note("attempts_paused", status=refusal.status, pause_s=round(self.paused_s(), 3)))
+
+    def refused(self, market: str) -> None:
+        """Hear of a 403 that a fresh token did not help against: there may be a limit."""
+        cap = self._budget.refused(market, trio.current_time())
+        if cap is not None:
+            self._notify(note("cap_learnt", market=market, connections=cap))
+
+    def opened(self, market: str) -> None:
+        """Hear of a connection."""
+        cap = self._budget.opened(market, trio.current_time())
+        if cap is not None:
+            self._notify(note("cap_raised", market=market, connections=cap))
+
+    def left(self, market: str, *, was_open: bool, hold_s: float) -> None:
+        """Hear that a place is given back."""
+        now_s = trio.current_time()
+        if was_open:
+            self._budget.closed(market)
+        self._budget.release(market, now_s, hold_s)
+        self._serve(now_s)
+        if hold_s:
+            self._wake()
+
+    def _wake(self) -> None:
+        """Let who waits look again for how long: a place gets free at a time that they did not know."""
+        for request, event in list(self._granted.items()):
+            self._granted[request] = trio.Event()
+            event.set()
 
     async def _wait(self, request: Request) -> None:
-        event = self._granted[request] = trio.Event()
+        self._granted[request] = trio.Event()
         self._budget.ask(request)
         try:
             await trio.sleep(SETTLE_S)
@@ -67,7 +200,7 @@ class Gate:
                 now_s = trio.current_time()
                 self._serve(now_s)
                 with trio.move_on_at(self._budget.next_s(now_s)):
-                    await event.wait()
+                    await self._granted[request].wait()
         except trio.Cancelled:
             self._forget(request)
             raise
@@ -80,7 +213,10 @@ class Gate:
 
     def _forget(self, request: Request) -> None:
         """Undo a request whose waiter was cancelled; a slot that it held already stays counted."""
-        if request.granted:
-            self._budget.finish(trio.current_time())
-        else:
+        if not request.granted:
             self._budget.withdraw(request)
+            return
+        now_s = trio.current_time()
+        self._budget.finish(now_s)
+        self._budget.release(request.market, now_s)
+        self._serve(now_s)

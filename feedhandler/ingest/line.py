@@ -13,17 +13,24 @@ Rules:
   only when the feed says that good data has come, since a connection that brings none is no success.
 - A token that the exchange refuses (401, 403) is replaced once, and the attempt repeated at once, before the
   backoff. A key that the token endpoint refuses is asked with again only at the backoff's longest interval.
+  A line that failed for want of a token goes on as soon as there is one.
 - An application-level ping goes out at its interval. The line is lost (``silent``) when for the interval
   and the pong's time-out together nothing at all has arrived: no data, no pong, no control frame. That time
   is counted in wake-ups of the line's own, so a daemon that stood still for a while blames itself and not
   the exchange.
+- A line holds a place among the concurrent connections from the attempt until its goodbye is over.
+- A 403 that another token does not help against is told to the gate: it may be a limit.
+- A line can be told to rest (`pause`) or to end for good (`retire`) at any moment, whatever it is doing; an attempt
+  is called off then (``called_off``).
+- Each connection says when it is due to be replaced (`core.rotation`): before its token ends, and before it is too old.
 - The goodbye to a lost connection and the wait before the next attempt pass at the same time.
 """
 
+import math
 import ssl
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -34,11 +41,14 @@ import trio
 
 from feedhandler.config import Bounds, Health
 from feedhandler.core.backoff import Backoff
+from feedhandler.core.budget import CAP, Request
 from feedhandler.core.progress import Part
+from feedhandler.core.rotation import due_by_age_s, due_s
+from feedhandler.core.trail import Frames, Known
 from feedhandler.errors import ConnectionFailed, HandshakeRefused, TokenRefused
-from feedhandler.exchange.token import TokenSource
+from feedhandler.exchange.token import Token, TokenSource
 from feedhandler.ingest.connect import Connection, open_line
-from feedhandler.ingest.gate import Gate
+from feedhandler.ingest.gate import Gate, Place
 from feedhandler.ingest.handshake import Target
 
 OUTBOX_REQUESTS: Final = 64
@@ -48,6 +58,19 @@ SILENCE_STEPS: Final = 5
 """In how many wake-ups the time of silence is counted."""
 
 SILENT: Final = "silent"
+TIMEOUT: Final = "timeout"
+
+PAUSED: Final = "paused"
+"""A line rests until it is told to go on."""
+TOKEN: Final = "token"  # noqa: S105 a word for what a line waits for
+"""A line waits for a token."""
+SLOT: Final = "slot"
+"""A line waits for its turn to connect."""
+CAPPED: Final = "capped"
+"""A line waits for a place: the exchange allows no more connections."""
+OPENING: Final = "opening"
+UP: Final = "up"
+BACKOFF: Final = "backoff"
 
 _REFUSED: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
@@ -61,8 +84,11 @@ class Hub(Protocol):
     def connected(self, line: str) -> None:
         """Hear that the connection is open."""
 
-    def received(self, line: str, payloads: list[bytes]) -> None:
-        """Take the messages of one read."""
+    def recognise(self, line: str, rest: bytes | bytearray, data: bytes) -> Known:
+        """Say what a read begins with that need not be split, since other lines have brought it (core.trail)."""
+
+    def received(self, line: str, payloads: list[bytes], frames: Frames) -> None:
+        """Take the messages of one read, and how they came."""
 
     def rejected(self, line: str, kind: str) -> None:
         """Hear of a message that is no text."""
@@ -72,6 +98,9 @@ class Hub(Protocol):
 
     def failed(self, line: str, failure: ConnectionFailed, retry_s: float) -> None:
         """Hear that an attempt failed and when the next one begins."""
+
+    def called_off(self, line: str) -> None:
+        """Hear that an attempt was called off, since the line is to rest or to end."""
 
 
 @dataclass(frozen=True)
@@ -91,21 +120,43 @@ class Line:
     """One line of a feed; ``priority`` says how urgent a connection is (see `feedhandler.core.budget`)."""
 
     def __init__(
-        self, name: str, target: Target, hub: Hub, means: Means, *, priority: Callable[[], int]
+        self,
+        name: str,
+        target: Target,
+        hub: Hub,
+        means: Means,
+        *,
+        priority: Callable[[], int],
+        market: str = "",
+        path: int = 0,
     ) -> None:
         self.name = name
+        self.path = path
+        self.failures = 0
+        """How many attempts and connections have failed since good data came."""
+        self.due_s = math.inf
+        """When the connection is to be replaced, on trio's clock."""
+        self.draw = means.draw
         self._target = target
         self._hub = hub
         self._means = means
         self._priority = priority
+        self._market = market
         self._backoff = Backoff(means.bounds.backoff_min_s, means.bounds.backoff_max_s)
-        self._token: str | None = None
+        self._token: Token | None = None
         self._connection: Connection | None = None
         self._outbox: trio.MemorySendChannel[str] | None = None
         self._pause_s = 0.0
+        self._at_once = False
+        self._is_retired = False
+        self._doing = BACKOFF
+        self._request: Request | None = None
+        self._is_connecting = False
+        self._attempt = trio.CancelScope()
+        self._woken = trio.Event()
 
     def __repr__(self) -> str:
-        return f"<Line {self.name}: {self._connection or 'no connection'}>"
+        return f"<Line {self.name}: {self._connection or self.doing}>"
 
     @property
     def is_open(self) -> bool:
@@ -119,23 +170,55 @@ class Line:
             yield Part(connection, f"line {feed} {self.name}", connection.reads, connection.waits, "reading")
 
     @property
-    def read_s(self) -> float | None:
-        """When the first byte of what is being delivered was read (`time.perf_counter`); None between connections."""
-        return None if self._connection is None else self._connection.read_s
+    def read_s(self) -> float:
+        """When the first byte of what is being delivered was read (`time.perf_counter`); 0 between connections."""
+        return 0.0 if self._connection is None else self._connection.read_s
 
     @property
     def requests(self) -> int:
         """How many requests wait to be sent."""
         return 0 if self._outbox is None else self._outbox.statistics().current_buffer_used
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the line rests until it is told to go on."""
+        return self._doing == PAUSED
+
+    @property
+    def doing(self) -> str:
+        """What the line is doing or waiting for, in a word."""
+        if self._doing != SLOT or self._request is None:
+            return self._doing
+        return CAPPED if self._means.gate.waits_for(self._request) == CAP else SLOT
+
+    @property
+    def peer(self) -> str:
+        """The address that the line is connected to; empty where it is not."""
+        return self._connection.peer if self._connection is not None else ""
+
+    def is_renewable(self) -> bool:
+        """Tell whether a connection made now would last longer than this one: there is a newer token."""
+        tokens, token = self._means.tokens, self._token
+        if tokens is None or token is None:
+            return True
+        left_s = tokens.expires_in_s
+        return left_s is not None and trio.current_time() + left_s > token.ends_s
+
     async def run(self) -> None:
-        """Keep the line up until cancelled."""
-        while True:
+        """Keep the line up until it is retired or cancelled."""
+        while not self._is_retired:
+            self._woken = trio.Event()
+            if self.is_paused:
+                await self._woken.wait()
+                continue
+            lacks_token = False
             try:
                 resume_s = await self._live()
             except ConnectionFailed as failure:
                 resume_s = self._failed(failure)
-            await trio.sleep_until(resume_s)
+                lacks_token = isinstance(failure, TokenRefused)
+            with trio.move_on_at(resume_s):
+                await self._rest(lacks_token=lacks_token)
 
     def send(self, text: str) -> bool:
         """Send a request soon; False where there is no connection or too much is waiting already."""
@@ -147,25 +230,80 @@ class Line:
             return False
         return True
 
-    def restart(self, reason: str, pause_s: float = 0.0) -> None:
-        """End the connection, if there is one, and make a new one after ``pause_s`` at the earliest."""
+    def restart(self, reason: str, pause_s: float = 0.0, *, at_once: bool = False) -> None:
+        """End the connection, if there is one, and make a new one: after ``pause_s`` at the earliest, or at once.
+
+        What happens at once is no failure and costs no backoff; a line that waits for its next attempt tries now.
+        """
         if self._connection is not None:
             self._pause_s = pause_s
+            self._at_once = at_once
             self._connection.end(reason)
+        elif at_once:
+            self._woken.set()
+
+    def pause(self, reason: str) -> None:
+        """Be without a connection until `resume`."""
+        self._doing = PAUSED
+        self._stop(reason)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self.is_paused:
+            self._doing = BACKOFF
+            self._woken.set()
+
+    def retire(self, reason: str) -> None:
+        """End for good: `run` returns as soon as the goodbye is over."""
+        self._is_retired = True
+        self._stop(reason)
+
+    def _stop(self, reason: str) -> None:
+        """End the connection, or the attempt, or the wait for one."""
+        if self._connection is not None:
+            self._connection.end(reason)
+        elif self._is_connecting:
+            self._attempt.cancel()
+        self._woken.set()
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._is_retired or self.is_paused
 
     def reset_backoff(self) -> None:
         """Hear that good data has come."""
+        self.failures = 0
         self._backoff.reset()
 
     async def _live(self) -> float:
-        """Live through one connection; return when the next attempt begins."""
+        """Live through one connection, or be stopped; return when the next attempt begins."""
+        self._is_connecting = True
+        resume_s = trio.current_time()
+        with trio.CancelScope() as self._attempt:
+            resume_s = await self._live_through()
+        if self._is_connecting:
+            self._hub.called_off(self.name)
+        return resume_s
+
+    async def _live_through(self) -> float:
         async with AsyncExitStack() as stack:
             connection = await self._open(stack)
+            if self._is_stopped:
+                return trio.current_time()
+            self._is_connecting = False
             reason = await self._pump(connection)
             self._hub.lost(self.name, reason)
-            wait_s = max(self._backoff.failed(self._means.draw()), self._pause_s)
-            self._pause_s = 0.0
-            return trio.current_time() + wait_s
+            return trio.current_time() + self._after_loss_s()
+
+    def _after_loss_s(self) -> float:
+        """Return how long to wait after a connection that has ended."""
+        pause_s, self._pause_s = self._pause_s, 0.0
+        at_once, self._at_once = self._at_once, False
+        if at_once or self._is_stopped:
+            return 0.0
+        self._doing = BACKOFF
+        self.failures += 1
+        return max(self._backoff.failed(self._means.draw()), pause_s)
 
     async def _open(self, stack: AsyncExitStack) -> Connection:
         """Connect; where the exchange refuses the token, once more with another."""
@@ -174,27 +312,81 @@ class Line:
             return await self._connect(stack)
         except HandshakeRefused as error:
             refusal = error
-        if refusal.status not in _REFUSED or not await self._replace_token():
-            raise refusal
-        return await self._connect(stack)
+        if refusal.status in _REFUSED and await self._replace_token():
+            try:
+                return await self._connect(stack)
+            except HandshakeRefused as error:
+                refusal = error
+        if refusal.status == HTTPStatus.FORBIDDEN:
+            self._means.gate.refused(self._market)
+        raise refusal
 
     async def _connect(self, stack: AsyncExitStack) -> Connection:
         """Make one attempt, as soon as the budget has a slot for it."""
-        async with self._means.gate.attempt(self._priority, lambda: self._hub.connecting(self.name)):
+        async with self._means.gate.attempt(
+            self._priority, self._granted, market=self._market, on_wait=self._wait_for_slot
+        ) as place:
             await self._fetch_token()
-            return await stack.enter_async_context(
-                open_line(
-                    self._target,
-                    token=self._token,
-                    deliver=partial(self._hub.received, self.name),
-                    rejected=partial(self._hub.rejected, self.name),
-                    ssl_context=self._means.ssl_context,
-                    bounds=self._means.bounds,
-                )
-            )
+            self._go_on(OPENING)
+            connection = await stack.enter_async_context(self._opened(place))
+            place.opened()
+        self._draw_end()
+        return connection
+
+    @asynccontextmanager
+    async def _opened(self, place: Place) -> AsyncIterator[Connection]:
+        """Open a connection, say goodbye to it in the end, and then give its place back."""
+        answered = True
+        try:
+            async with open_line(
+                self._target,
+                token=self._token,
+                deliver=partial(self._hub.received, self.name),
+                recognise=partial(self._hub.recognise, self.name),
+                rejected=partial(self._hub.rejected, self.name),
+                ssl_context=self._means.ssl_context,
+                bounds=self._means.bounds,
+                path=self.path,
+            ) as connection:
+                yield connection
+            answered = connection.answered
+        except ConnectionFailed as failure:
+            answered = failure.reason != TIMEOUT  # it may have let us in all the same
+            raise
+        finally:
+            place.release(answered=answered)
+
+    def _wait_for_slot(self, request: Request) -> None:
+        self._request = request
+        self._go_on(SLOT)
+
+    def _granted(self) -> None:
+        self._hub.connecting(self.name)
+
+    def _go_on(self, doing: str) -> None:
+        if not self.is_paused:
+            self._doing = doing
+
+    def _draw_end(self) -> None:
+        """Draw by lot when the connection is to be replaced."""
+        born_s, lot = trio.current_time(), self._means.draw()
+        max_age_s, token = self._means.health.connection_max_age_s, self._token
+        self.due_s = due_by_age_s(born_s, max_age_s, lot) if max_age_s else math.inf
+        if token is not None:
+            self.due_s = min(self.due_s, due_s(born_s, token.ends_s, 2 * token.margin_s, lot))
+
+    async def _rest(self, *, lacks_token: bool) -> None:
+        """Wait until somebody has a reason to go on, or for a token that was not there before."""
+        if not lacks_token or self._means.tokens is None:
+            await self._woken.wait()
+            return
+        async with trio.open_nursery() as nursery:
+            for wait in (self._woken.wait, self._means.tokens.wait_renewed):
+                nursery.start_soon(_first, wait, nursery.cancel_scope)
 
     async def _fetch_token(self) -> None:
         if self._means.tokens is not None:
+            self._go_on(TOKEN)
             self._token = await self._means.tokens.get()
 
     async def _replace_token(self) -> bool:
@@ -204,6 +396,8 @@ class Line:
 
     def _failed(self, failure: ConnectionFailed) -> float:
         """Tell of a failed attempt; return when the next one begins."""
+        self._go_on(BACKOFF)
+        self.failures += 1
         retry_after_s = getattr(failure, "retry_after", None)
         wait_s = self._backoff.failed(self._means.draw(), retry_after_s)
         if isinstance(failure, TokenRefused) and failure.status in _REFUSED:
@@ -216,6 +410,7 @@ class Line:
         outbox, outgoing = trio.open_memory_channel[str](OUTBOX_REQUESTS)
         with outbox, outgoing:
             self._connection, self._outbox = connection, outbox
+            self._go_on(UP)
             try:
                 self._hub.connected(self.name)
                 async with trio.open_nursery() as nursery:
@@ -249,3 +444,9 @@ class Line:
             silent_steps = silent_steps + 1 if connection.reads == reads else 0
             reads = connection.reads
         connection.end(SILENT)
+
+
+async def _first(wait: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+    """Wait, and let whoever else waits for the same purpose stop."""
+    await wait()
+    scope.cancel()

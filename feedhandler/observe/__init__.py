@@ -1,1 +1,16 @@
-"""What operators see: notes become metrics and log lines here, and nowhere else."""
+"""What operators see: notes become metrics and log lines here, and nowhere else.
+
+    notes ──▶ logs          one line for each that matters, never a wait for whoever reads them
+      └─────▶ counts        one metric for each ◀── catalogue, metrics: every name and what it says
+
+    the running parts (sight) ──▶ collecting, exposition     a scrape
+                              ├─▶ status                     everything as one value ◀── history: the last minutes
+                              └─▶ readiness, progress        whether the stream can be relied on
+
+    http ──▶ pages ──▶ all of these, made in slices, so that no picture holds up an event; page: the one for people
+    command ──▶ asking ──▶ terminal     `status` and `top`: another process, over HTTP
+    incidents                           files about lines that disagreed
+    reference                           every name as tables, for a runbook
+
+Nothing here changes anything of what it looks at.
+"""

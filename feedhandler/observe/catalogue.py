@@ -83,6 +83,26 @@ CATALOGUE: Final[dict[str, Kind]] = {
         ("feed", "line", "reason"),
         metric=metrics.LINE_RESTARTS,
     ),
+    "replacement_begun": Kind(
+        "info", "a line is to be replaced: a new one connects beside it, or it begins anew", ("feed", "line")
+    ),
+    "line_replaced": Kind("info", "a line has gone, and its successor has its place", ("feed", "line")),
+    "replacement_given_up": Kind(
+        "warning",
+        "a successor was refused or lost, or has found no place; the old line stays",
+        ("feed", "line"),
+    ),
+    "line_paused": Kind("info", "somebody has told a line to rest", ("feed", "line")),
+    "line_resumed": Kind("info", "somebody has told a line to go on", ("feed", "line")),
+    "cap_learnt": Kind(
+        "warning",
+        "the exchange allows fewer connections of a market than is configured; the others wait",
+        ("market",),
+    ),
+    "cap_raised": Kind("info", "the exchange allows more connections of a market than it did", ("market",)),
+    "attempts_paused": Kind(
+        "warning", "the exchange has asked to be left alone for a while; nobody connects", ("status",)
+    ),
     "line_quarantined": Kind(
         "error",
         "a line disagreed with its peers too often and is kept away for a while",
@@ -123,6 +143,11 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "hold_overflowed": Kind(
         "warning", "a witness brought more than is held; the oldest went", metric=metrics.HOLD_OVERFLOWS
     ),
+    "event_misshapen": Kind(
+        "warning",
+        "a line brought an event that lacks what tells its channel; it went to the messages of unknown type",
+        ("feed", "line", "reason"),
+    ),
     "hold_outdated": Kind(
         "info", "events of a witness were left to the gap: they may have been released before it"
     ),
@@ -134,6 +159,11 @@ CATALOGUE: Final[dict[str, Kind]] = {
         "a feed brought an event of a channel that belongs to another feed",
         ("feed", "channel"),
         metric=metrics.FOREIGN_EVENTS,
+    ),
+    "unknown_withheld": Kind(
+        "warning",
+        "a message of unknown type may be about the account, and its channel is for everybody: it was left out",
+        ("feed", "channel"),
     ),
     # feeds and channels
     "event_marked": Kind(
@@ -208,9 +238,16 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "token_refused": Kind(
         "warning",
         "the token endpoint gave no token",
-        ("status",),
+        ("state", "status"),
         metric=metrics.TOKEN_REQUESTS,
         fixed={"result": "refused"},
+    ),
+    "key_refused": Kind(
+        "error",
+        "the API key and secret are not accepted, or can't be read; they must be seen to",
+        ("status",),
+        metric=metrics.TOKEN_REQUESTS,
+        fixed={"result": "bad_key"},
     ),
     # consumers
     "consumer_limit_tight": Kind(
@@ -281,11 +318,12 @@ FIELDS: Final[Mapping[str, str]] = {
     "repeated": "how many notes of this name and key the line stands for; the newest is shown",
     # of some notes
     "attempts": "requests in a row without a usable answer",
-    "bad_key": "whether the endpoint does not accept the key",
+    "by": "the line that replaces another",
     "cause": "what has changed a line's health",
     "channel": "the channel",
     "channels": "how many channels",
     "code": "the code of the error that a consumer was told",
+    "connections": "how many connections the exchange allows",
     "consumer": "the name that a consumer has given itself",
     "count": "how many levels of a book differ",
     "detail": "more about the reason, for people",
@@ -302,9 +340,11 @@ FIELDS: Final[Mapping[str, str]] = {
     "limit_bytes": "how far consumers may fall behind",
     "line": "the line, by its letter",
     "lines": "how many log lines",
+    "market": "the market",
     "markets": "how many markets",
     "mistake": "what is wrong with a configuration, its path first",
     "part": "a part of the data path: a feed's ticks, a line's reading, the sending to a consumer",
+    "pause_s": "how long nobody connects",
     "peak_bytes": "the most output that is expected in a second",
     "pid": "the process of a consumer",
     "position": "the place in the merged sequence of a feed",

@@ -107,6 +107,10 @@ FEED_VALUES: Final[tuple[tuple[Family, Callable[[Feed], Number]], ...]] = (
         lambda feed: feed.arbiter.window.bytes,
     ),
     (
+        gauge("trail_bytes", "Bytes of the reads that lines behind are compared with.", "feed"),
+        lambda feed: feed.arbiter.trail_bytes,
+    ),
+    (
         gauge("ghosts", "Dead lines of which something is still held.", "feed"),
         lambda feed: len(feed.arbiter.ghosts),
     ),
@@ -127,12 +131,12 @@ FEED_VALUES: Final[tuple[tuple[Family, Callable[[Feed], Number]], ...]] = (
 )
 
 CHANNEL_VALUES: Final[tuple[tuple[Family, Callable[[Channel], Number]], ...]] = (
-    (counter("events", "Events published.", "channel"), lambda channel: channel.events),
+    (counter("events", "Events published.", "channel"), lambda channel: channel.published),
     (
         gauge(
             "channel_last_event_timestamp_seconds", "When the newest event arrived (Unix time).", "channel"
         ),
-        lambda channel: None if channel.last_ns is None else channel.last_ns / 1e9,
+        lambda channel: channel.last_ns / 1e9 if channel.last_ns >= 0 else None,
     ),
 )
 
@@ -230,6 +234,8 @@ DAEMON_VALUES: Final[tuple[tuple[Family, Callable[[Sight], Number]], ...]] = (
 BOUNDS: Final[Mapping[str, str]] = {
     "window_events": "window_events",
     "window_mib": "window_bytes",
+    "settled_events": "window_events",
+    "trail_mib": "trail_bytes",
     "hold_events": "hold_events",
     "hold_mib": "hold_bytes",
     "passed_events": "passed_events",

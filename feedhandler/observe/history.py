@@ -108,6 +108,6 @@ class History:
     def _channel(self, channel: Channel, seconds: float) -> Pace:
         pace = self._channels.get(channel.name)
         if pace is None:
-            return Pace(channel.events)
-        pace.step(channel.events, seconds)
+            return Pace(channel.published)
+        pace.step(channel.published, seconds)
         return pace

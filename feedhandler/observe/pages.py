@@ -9,10 +9,12 @@
 | ``/status`` | the state of everything; ``?history=1``: with the last minutes of each line |
 | ``/`` | a page for people |
 
-Only one picture of everything is made at a time; whoever asks meanwhile waits for its turn. Nothing here writes.
+Only one picture of everything is made at a time, with a rest of `REST_S` after each, so that those who ask again and
+again get a small part of the time and no more; whoever asks meanwhile waits for its turn. Nothing here writes.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Final
 
@@ -28,6 +30,9 @@ from feedhandler.observe.sight import Sight
 from feedhandler.observe.slices import in_chunks, in_slices
 from feedhandler.observe.status import StatusMaker
 
+REST_S: Final = 0.1
+"""Between two pictures of everything."""
+
 REQUIREMENTS: Final = frozenset({"all", "any"})
 
 
@@ -40,6 +45,7 @@ class Pages:
         self._status = StatusMaker(sight)
         self._page = Page.load()
         self._turn = trio.Lock()
+        self._rest_until = trio.current_time()
         self._paths: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             "/metrics": self._metrics,
             "/healthz": self._healthz,
@@ -53,9 +59,19 @@ class Pages:
         handle = self._paths.get(request.path)
         return not_found() if handle is None else await handle(request)
 
+    @asynccontextmanager
+    async def _making(self) -> AsyncIterator[None]:
+        """Wait for the turn to make a picture of everything."""
+        async with self._turn:
+            await trio.sleep_until(self._rest_until)
+            try:
+                yield
+            finally:
+                self._rest_until = trio.current_time() + REST_S
+
     async def _metrics(self, request: Request) -> Answer:
         openmetrics = wants_openmetrics(request.accept)
-        async with self._turn:
+        async with self._making():
             chunks = await in_slices(in_chunks(self._collector.scrape(openmetrics=openmetrics)))
         return Answer([*filter(None, chunks)], OPENMETRICS_TYPE if openmetrics else TEXT_TYPE)
 
@@ -83,7 +99,7 @@ class Pages:
         return _readiness(reasons)
 
     async def _state(self, request: Request) -> Answer:
-        async with self._turn:
+        async with self._making():
             history = request.query.get("history", "") not in {"", "0"}
             return Answer([await self._status.document(history=history)], JSON)
 

@@ -37,7 +37,7 @@ TOP_LEVELS: Final = 20_000
 """The most levels of a book whose top is looked for: it takes a look at each of them."""
 
 
-UNNEEDED: Final = "none"
+UNNEEDED: Final = "unneeded"
 """The state of the token where none is needed."""
 
 
@@ -46,6 +46,10 @@ class LineStatus(msgspec.Struct, frozen=True):
 
     name: str
     state: str
+    doing: str
+    """What the connection does or waits for: a token, a slot, a place that the exchange has left, and so on."""
+    peer: str
+    """The address that it is connected to; empty where it is not."""
     since_s: float
     leads: bool
     connected_since_ns: int | None
@@ -122,6 +126,8 @@ class BudgetStatus(msgspec.Struct, frozen=True):
 
     available: int
     waiting: int
+    paused_s: float
+    """For how long yet nobody tries, since the exchange asked for that."""
     per_minute: int
     per_market: int
     total: int
@@ -129,7 +135,7 @@ class BudgetStatus(msgspec.Struct, frozen=True):
 
 
 class TokenStatus(msgspec.Struct, frozen=True):
-    """The token: ``none`` is needed, ``missing``, or ``held``."""
+    """The token: its state as `exchange.token` has it, or `UNNEEDED`."""
 
     state: str
     age_s: float | None
@@ -261,10 +267,13 @@ class StatusMaker:
         sight, health = self._sight, line.health
         last = sight.counts.reasons.get((feed.label, line.name))
         past = sight.history.line(feed.label, line.name) if history else None
+        connection = feed.lines.get(line.name)
         p50, p99 = health.percentiles(50, 99)
         return LineStatus(
             name=line.name,
             state=health.state,
+            doing="" if connection is None else connection.doing,
+            peer="" if connection is None else connection.peer,
             since_s=round(sight.now_s() - health.since, 3),
             leads=line.name == feed.arbiter.leader and line.up,
             connected_since_ns=line.connected_recv if line.connected else None,
@@ -289,7 +298,7 @@ class StatusMaker:
             seq=channel.next - 1,
             rate=round(sight.history.rate(channel.name), 3),
             gaps=sight.counts.gaps(channel.name),
-            last_event_ns=channel.last_ns,
+            last_event_ns=channel.last_ns if channel.last_ns >= 0 else None,
             repairing_events=keeper.held[0] if keeper is not None else 0,
             book=_book(keeper) if isinstance(keeper, BookKeeper) else None,
         )
@@ -314,6 +323,7 @@ def _budget(sight: Sight) -> BudgetStatus:
     return BudgetStatus(
         available=sight.gate.available(),
         waiting=sight.gate.waiting,
+        paused_s=round(sight.gate.paused_s(), 3),
         per_minute=sight.gate.limit,
         per_market=limits.connections_per_market,
         total=limits.connections_total,
@@ -324,8 +334,7 @@ def _budget(sight: Sight) -> BudgetStatus:
 def _token(sight: Sight) -> TokenStatus:
     if sight.tokens is None:
         return TokenStatus(UNNEEDED, None)
-    age_s = sight.tokens.age_s
-    return TokenStatus("missing" if age_s is None else "held", age_s)
+    return TokenStatus(sight.tokens.state, sight.tokens.age_s)
 
 
 def _news(one: Remembered) -> NewsItem:

@@ -14,6 +14,8 @@ from rich.text import Text
 
 from feedhandler.core.arbiter import DOWN, LIVE, QUIET, SYNCING
 from feedhandler.core.health import BACKOFF, CONNECTING, GOOD, PROBATION, QUARANTINED, SUSPECT, WITNESS
+from feedhandler.exchange.token import FRESH, STALE
+from feedhandler.ingest.line import UP as CONNECTED
 from feedhandler.observe.asking import Look
 from feedhandler.observe.status import UNNEEDED, ChannelStatus, ConsumerStatus, FeedStatus, LineStatus, Status
 
@@ -155,7 +157,7 @@ def _numbers(all_of: Sequence[Status]) -> Text:
 def _token(all_of: Sequence[Status]) -> tuple[str, bool]:
     """Return the age of the oldest token, or what is wrong, and whether all is well; nothing if none is needed."""
     tokens = [one.token for one in all_of if one.token.state != UNNEEDED]
-    bad = [token.state for token in tokens if token.age_s is None]
+    bad = [token.state for token in tokens if token.state not in {FRESH, STALE}]
     ages = [token.age_s for token in tokens if token.age_s is not None]
     return bad[0] if bad else duration(max(ages)) if ages else "", not bad
 
@@ -209,7 +211,8 @@ def _line_cells(row: _LineRow, *, wide: bool) -> list[RenderableType]:
     ]
     if wide:
         cells += [duration(line.since_s), f"{line.wins:,}", f"{line.duplicates:,}", f"{feed.failovers}"]
-    return [*cells, Text(_safe(line.last_reason))]
+    waits = "" if line.doing in {"", CONNECTED, line.state} else line.doing
+    return [*cells, Text(_safe(waits or line.last_reason))]
 
 
 def _channel_rows(

@@ -21,6 +21,8 @@ freed fronts of the lists are cut off once they are longer than a part of them (
 
 from array import array
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import accumulate, compress
 
 RECORD_COST_BYTES = 72  # of a record beside its text: the bytes object's head and its entries in the lists
 TRIM_SHARE = (
@@ -90,6 +92,21 @@ class Backlog:
         self.head += 1
         self._total += len(record) + RECORD_COST_BYTES
         self._ends.append(self._total)
+        if self._total > self._due:
+            self._follow()
+
+    def extend(self, records: Sequence[bytes], tracks: Sequence[int]) -> None:
+        """Take the next records, each of its track, as `append` does one after the other."""
+        places = range(self.head, self.head + len(records))
+        self._records += records
+        self._owners += tracks
+        for track in set(tracks):
+            own = [owner == track for owner in tracks]
+            self._tracks[track].places.extend(compress(places, own))
+        self.head = places.stop
+        ends = list(accumulate([len(record) + RECORD_COST_BYTES for record in records], initial=self._total))
+        self._total = ends[-1]
+        self._ends.extend(ends[1:])
         if self._total > self._due:
             self._follow()
 

@@ -9,6 +9,9 @@ Under the lock, what lies at the path is looked at: nothing is fine, a socket th
 what a killed daemon left and goes, a socket that answers belongs to someone and stays, anything else is no
 business of ours and stays. Mode and group are set after the binding and before the listening: **nobody can
 connect before the permissions stand**.
+
+Who a peer is, the kernel wrote down when it connected, and nothing changes it: not what the peer becomes, nor who
+gets the socket from it. Whoever may read an account may pass that on, and nobody can pass on more than he has.
 """
 
 import fcntl
@@ -29,11 +32,11 @@ PATH_BYTES = 107  # of a Unix socket's address on Linux, the closing zero left o
 WAITING_CONNECTIONS = (
     128  # accepted by the kernel and not yet by us; beyond that, connecting fails with EAGAIN
 )
-_CREDENTIALS = struct.Struct("3i")
+_CREDENTIALS = struct.Struct("i2I")  # pid, uid, gid; the last two have no sign
 
 
 class Peer(NamedTuple):
-    """The process at the other end, as the kernel names it."""
+    """The process that connected, as the kernel names it; it may be dead by now, and its pid another's."""
 
     pid: int
     uid: int

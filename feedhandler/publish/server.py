@@ -24,12 +24,13 @@ still has them**, and needs no book for that.
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from itertools import compress
 
 import trio
 
-from feedhandler.config import Bounds, Publish, is_tight
+from feedhandler.config import ACCOUNT_STREAMS, Bounds, Publish, is_tight
 from feedhandler.core.channels import Channel, Channels
 from feedhandler.core.notes import Notify, note
 from feedhandler.core.progress import Part
@@ -47,7 +48,14 @@ class Publisher:
     """One session's channels, their backlog, and the consumers of both."""
 
     def __init__(
-        self, settings: Publish, bounds: Bounds, *, session: str, clock: Callable[[], int], notify: Notify
+        self,
+        settings: Publish,
+        bounds: Bounds,
+        *,
+        session: str,
+        clock: Callable[[], int],
+        notify: Notify,
+        account_streams: Callable[[], frozenset[str]] = lambda: ACCOUNT_STREAMS,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -57,7 +65,9 @@ class Publisher:
         self._append = self._backlog.append
         self._states: dict[str, bytes] = {}
         self._images: dict[str, Callable[[], bytes | None]] = {}
-        self._shelf = Shelf(session, self._channels, self._backlog, self._state_of, self._image_of)
+        self._shelf = Shelf(
+            session, self._channels, self._backlog, self._state_of, self._image_of, account_streams
+        )
         self._consumers: dict[Consumer, None] = {}
         self._bounds = bounds
         self._limits = ConsumerLimits(bounds.request_bytes, bounds.send_bytes, settings.drain_s)
@@ -121,6 +131,24 @@ class Publisher:
         """Publish an event (`event_class` is empty for an ordinary one); `flush` sends it."""
         record = channel.event(line, recv_ns, payload, event_class)
         self._append(record, 2 * channel.number)  # `records_track`, without the call
+
+    def publish_run(
+        self, channels: Sequence[Channel], line: str, recv_ns: int, payloads: Sequence[bytes]
+    ) -> None:
+        """Publish ordinary events that a line brought at once, each in its channel; `flush` sends them."""
+        tracks = [2 * channel.number for channel in channels]
+        own = set(channels)
+        if len(own) == 1:
+            records = list(channels[0].events(line, recv_ns, payloads))
+        else:
+            encoded = {
+                channel: channel.events(
+                    line, recv_ns, list(compress(payloads, [one is channel for one in channels]))
+                )
+                for channel in own
+            }
+            records = list(map(next, map(encoded.__getitem__, channels)))
+        self._backlog.extend(records, tracks)
 
     def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
         """Publish a gap of a channel; `flush` sends it."""

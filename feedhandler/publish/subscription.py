@@ -9,6 +9,9 @@ so that a replay keeps its original order and passes into the live stream withou
 **No resume yields a hole without a record that says so**: what can't be served exactly is refused with its
 reason, and the channel goes on live.
 
+**What a peer may not read, it may not know of.** An exact name of an account's channel is `forbidden` whether that is
+open or not, since its opening says that something happened; in all else such a channel is not there.
+
 A subscription is `overrun` when the oldest record that it wants and has not taken is out of the backlog's
 reach. Records that it does not want take it nowhere: the cursor passes over them. One that resumes from
 beyond the reach is *catching up*: until it has been within it once, only what is gone from the backlog
@@ -22,7 +25,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from feedhandler.core.channels import Channel, Channels, Patterns
+from feedhandler.config import ACCOUNT_STREAMS
+from feedhandler.core.channels import Channel, Channels, Patterns, split
 from feedhandler.publish import records
 from feedhandler.publish.backlog import Backlog
 from feedhandler.publish.request import Request, Resume
@@ -222,6 +226,7 @@ class Shelf(NamedTuple):
     """What a subscription is made from: everything that is published.
 
     ``image_of`` returns a channel's book after all that was published, as a message; empty where there is none.
+    ``account_streams`` returns those whose channels, once open, will be the account's.
     """
 
     session: str
@@ -229,6 +234,7 @@ class Shelf(NamedTuple):
     backlog: Backlog
     state_of: Callable[[Channel], bytes]
     image_of: Callable[[Channel], bytes] = lambda _: b""
+    account_streams: Callable[[], frozenset[str]] = lambda: ACCOUNT_STREAMS
 
 
 def subscribe(shelf: Shelf, request: Request, *, account: bool) -> Stream | Refusal:
@@ -238,10 +244,11 @@ def subscribe(shelf: Shelf, request: Request, *, account: bool) -> Stream | Refu
     subscription = Subscription(shelf.backlog, patterns, account=account, conflates=conflates)
     for name in patterns.exact:
         channel = shelf.channels.get(name)
+        secret = split(name)[1] in shelf.account_streams() if channel is None else channel.account
+        if secret and not account:
+            return Refusal("forbidden", f"the channel {name} is not for this user")
         if channel is None:
             return Refusal("unknown_channel", f"there is no channel {name}")
-        if not subscription.may_read(channel):
-            return Refusal("forbidden", f"the channel {name} is not for this user")
     for channel in shelf.channels:
         subscription.offer(channel)
     refused = _resume(shelf, subscription, request.resume)

@@ -1,7 +1,8 @@
 """``feedhandler simulate``: the simulated exchange as a program.
 
 What others read stands on standard output, one line each: ``listening on URL``, ``ca file PATH`` (with
-``--tls``), ``playing``, ``fault KIND market=M line=N …``, ``finished``. Progress stands on standard error. SIGTERM and
+``--tls``), ``playing``, ``fault KIND market=M line=N …``, ``breach TEXT`` where a client breaks a documented rule,
+``finished``. Progress stands on standard error. SIGTERM and
 SIGINT end the broadcasts; the connections still get what is on its way to them, for a few seconds at most.
 """
 
@@ -41,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate",
         type=float,
         help=f"generated events per second; 0: flat out (default: {DEFAULT_RATE:g}; none with --tape)",
+    )
+    parser.add_argument(
+        "--account-rate",
+        type=float,
+        default=0.0,
+        help="generated events of the account per second, beside generated traffic (default: none)",
     )
     parser.add_argument("--speed", type=float, default=1.0, help="of the tapes; 0: flat out")
     parser.add_argument("--seed", type=int, default=1, help="of generated traffic and random choices")
@@ -86,6 +93,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         markets=tuple(dict.fromkeys(args.market)) or None,
         tapes=tuple(args.tape),
         rate=rate,
+        account_rate=args.account_rate,
         speed=args.speed,
         seed=args.seed,
         wait=args.wait,
@@ -99,7 +107,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
 def _check(args: argparse.Namespace) -> None:
     mistakes = [
         f"--{name.replace('_', '-')}: expected 0 or more, got {value:g}"
-        for name in ("rate", "speed", "wait", "token_life", "port")
+        for name in ("rate", "account_rate", "speed", "wait", "token_life", "port")
         if (value := getattr(args, name)) is not None and not value >= 0
     ]
     if ALL in args.market:
@@ -129,10 +137,16 @@ def _say_fault(kind: str, market: str, line: int, detail: str) -> None:
     _say(" ".join(part for part in (f"fault {kind} market={market} line={line}", detail) if part))
 
 
+def _say_breach(text: str) -> None:
+    _say(f"breach {text}")
+
+
 async def _run(settings: Settings) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-            exchange: Exchange = await nursery.start(partial(serve, settings, on_fault=_say_fault))
+            exchange: Exchange = await nursery.start(
+                partial(serve, settings, on_fault=_say_fault, on_breach=_say_breach)
+            )
             _say(f"listening on {exchange.url}")
             if exchange.ca_file is not None:
                 _say(f"ca file {exchange.ca_file}")

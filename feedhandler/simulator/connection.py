@@ -10,7 +10,6 @@ client's message has at most `REQUEST_MAX_BYTES` (else close 1009), `PINGS_MAX` 
 """
 
 import math
-import socket
 import struct
 from collections.abc import Callable, Iterable
 
@@ -19,7 +18,7 @@ from wsproto import events as ws_events
 from wsproto.connection import Connection as Protocol
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from feedhandler.simulator import frames
+from feedhandler.simulator import frames, wire
 from feedhandler.simulator.gate import Compliance
 from feedhandler.simulator.outbox import Ending, Outbox
 
@@ -90,7 +89,7 @@ class Connection:
                 await self._read()
         finally:
             if self._nursery is not None and trio.current_time() >= self._nursery.cancel_scope.deadline:
-                self._set_linger()
+                wire.reset_at_close(self._stream)
                 self.end_reason = self.end_reason or self._overdue
             self._nursery = None
             await trio.aclose_forcefully(self._stream)
@@ -198,12 +197,7 @@ class Connection:
             with trio.move_on_after(ENDING_DEADLINE_S):
                 await self._peer_closed.wait()
         if ending.how == "reset":
-            self._set_linger()
-
-    def _set_linger(self) -> None:
-        stream = self._stream
-        raw = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-        raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            wire.reset_at_close(self._stream)
 
     # Ending and pinging
 

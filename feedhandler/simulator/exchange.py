@@ -7,7 +7,7 @@ of connections or subscriptions throws away.
 
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import trio
@@ -15,6 +15,7 @@ from wsproto.connection import Connection as Protocol
 
 from feedhandler.core.notes import Notify, note
 from feedhandler.simulator import frames, tapes
+from feedhandler.simulator.account import Account, AccountTraffic
 from feedhandler.simulator.connection import Connection, Stream
 from feedhandler.simulator.faults import Faults, OnFault
 from feedhandler.simulator.gate import Gate
@@ -23,6 +24,7 @@ from feedhandler.simulator.messages import (
     ACCOUNT_TRADES,
     ALL,
     BOOK,
+    ORDERS,
     OTHER,
     STREAMS,
     Level,
@@ -32,7 +34,7 @@ from feedhandler.simulator.messages import (
 from feedhandler.simulator.outbox import Ending, Outbox
 from feedhandler.simulator.requests import Desk
 from feedhandler.simulator.settings import DEFAULT_MARKETS, Behaviour, Fault, Settings
-from feedhandler.simulator.traffic import NOMINAL_RATE, MarketTraffic
+from feedhandler.simulator.traffic import NOMINAL_RATE, MarketTraffic, Source
 from feedhandler.simulator.truth import Truth
 
 FLAT_OUT_BYTES = 1024 * 1024
@@ -47,7 +49,13 @@ class Exchange:
     """A simulated exchange."""
 
     def __init__(
-        self, settings: Settings, truth: Truth, nursery: trio.Nursery, on_fault: OnFault, notify: Notify
+        self,
+        settings: Settings,
+        truth: Truth,
+        nursery: trio.Nursery,
+        on_fault: OnFault,
+        notify: Notify,
+        on_breach: Callable[[str], None] = lambda _: None,
     ) -> None:
         behaviour = settings.plan.behaviour
         self.settings = settings
@@ -59,11 +67,13 @@ class Exchange:
         self.started_playing = trio.Event()
         self.finished = trio.Event()
         self.playing = trio.CancelScope()
-        self.gate = Gate(behaviour, settings.api_key, settings.api_secret)
+        self.gate = Gate(behaviour, settings.api_key, settings.api_secret, on_breach)
         self.wording = Wording(behaviour)
+        self._started_at = trio.current_time()
         self.start_ms = now_ms() if settings.start_ms is None else settings.start_ms
         self.markets: dict[str, Market] = {}
-        self.traffic: list[MarketTraffic] = []
+        self.traffic: list[Source] = []
+        self.account = Account(behaviour, self.wording, settings.seed)
         self._fragment_bytes = behaviour.fragment_bytes
         self._connections: dict[str, list[Connection]] = {}
         self._audiences: dict[tuple[str, str], Audience] = {}
@@ -97,6 +107,13 @@ class Exchange:
             self.traffic.append(source)
             self._open_market(name, source.opening())
 
+        if self.settings.account_rate:
+            self.traffic.append(
+                AccountTraffic(
+                    self.account, list(self.markets), self.settings.account_rate, self.settings.seed
+                )
+            )
+
     def _open_market(self, name: str, levels: Iterable[Level]) -> None:
         behaviour = self.behaviour
         market = Market(name, trade_rows=behaviour.trade_snapshot_rows, lag_s=behaviour.snapshot_lag_s)
@@ -126,11 +143,14 @@ class Exchange:
         if named:
             self._put(named, stream, now, frames.text(payload, self._fragment_bytes), lags)
         if agnostic:
-            self._put(
-                agnostic, stream, now, frames.text(with_market(payload, market), self._fragment_bytes), lags
-            )
+            told = payload if self._is_nameless(stream) else with_market(payload, market)
+            self._put(agnostic, stream, now, frames.text(told, self._fragment_bytes), lags)
         if self._at_event:
             self.strike_at_event()
+
+    def _is_nameless(self, stream: str) -> bool:
+        """Tell whether messages of a stream do not name their market even over all markets."""
+        return stream == ORDERS and self.behaviour.order_market == "never"
 
     def _put(
         self, lines: list[Connection], stream: str, now: float, frame: bytes, lags: Sequence[float]
@@ -155,8 +175,12 @@ class Exchange:
         def of(lines: Iterable[Connection]) -> list[Connection]:
             return [line for line in lines if stream == OTHER or stream in line.subscriptions]
 
+        everyone = itertools.chain.from_iterable(self._connections.values())
         if stream == ACCOUNT_TRADES:
-            audience: Audience = (of(itertools.chain.from_iterable(self._connections.values())), [])
+            audience: Audience = (of(everyone), [])
+        elif stream == ORDERS and self.behaviour.order_scope == "account":
+            all_ = of(self._connections.get(ALL, ()))
+            audience = ([line for line in of(everyone) if line not in all_], all_)
         else:
             audience = (of(self._connections.get(market, ())), of(self._connections.get(ALL, ())))
         self._audiences[market, stream] = audience
@@ -263,11 +287,28 @@ class Exchange:
         self._changed = trio.Event()
 
     def _answer(self, line: Connection, request: bytes) -> None:
+        if self._order(line, request):
+            return
         before = line.subscriptions
         reply = self._desk.answer(line, request, trio.current_time())
         if line.subscriptions != before:
             self._audiences.clear()
         self.reply(line, reply)
+
+    def _order(self, line: Connection, request: bytes) -> bool:
+        """Let a request for an order have its effect; tell whether it was one."""
+        wish = self._desk.order(line, request)
+        if wish is None:
+            return False
+        for said in self.account.request(*wish, self._clock_ms()):
+            if self.behaviour.order_events == "account":
+                self.broadcast(*said)
+            else:
+                self.reply(line, said.payload)
+        return True
+
+    def _clock_ms(self) -> int:
+        return self.start_ms + int((trio.current_time() - self._started_at) * 1000)
 
     def reply(self, line: Connection, message: bytes) -> None:
         """Send a message to one connection only."""

@@ -1,21 +1,35 @@
 """Who may come in: tokens, caps, refusals; and how well the clients keep to the rules.
 
 The gate decides about one token request or handshake at a time and is told when a connection opens and
-closes. It reads no clock: the time is handed in. `Compliance` counts what tests want to know afterwards.
+closes. It reads no clock: the time is handed in. `Compliance` counts what tests want to know afterwards, and
+writes down each breach of a rule that the exchange documents: more token requests with one key than a minute may
+have, one before the time that a 429 named, a token used in its margin or after its end, key and secret sent
+to an address that is not the token endpoint, more handshakes than a minute may have, one before the time that a
+refusal named, more connections at once than a market or all of them may have.
 
-Bounds: `TOKENS_MAX` tokens are remembered, the oldest is forgotten first; what is counted per minute is a
-ring of the moments of one minute.
+Bounds: `TOKENS_MAX` tokens and `KEYS_MAX` keys are remembered, the oldest is forgotten first; of breaches
+the first `BREACHES_MAX` are kept and all counted; what is counted per minute is a ring of the moments of one minute.
 """
 
+import math
 from collections import Counter, deque
+from collections.abc import Callable
+from email.utils import formatdate
+from hashlib import sha256
 from typing import NamedTuple
 
 from feedhandler.simulator.messages import ALL
 from feedhandler.simulator.settings import Behaviour
 
 TOKENS_MAX = 10_000
+KEYS_MAX = 1000
+BREACHES_MAX = 100
 MINUTE_S = 60.0
 EVERY_MARKET = ""
+FOR_ALL = frozenset({403, 429, 503})
+"""Refusals whose ``Retry-After`` is meant for the client as a whole."""
+ON_THE_WAY_S = 1.0
+"""A handshake that comes so soon after such a refusal was on its way already."""
 
 
 class Answer(NamedTuple):
@@ -49,7 +63,11 @@ class PerMinute:
 class Compliance:
     """How well the clients keep to the rules."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_breach: Callable[[str], None] = lambda _: None) -> None:
+        self.breaches: list[str] = []
+        """What the clients did that the exchange's documents forbid, the first first; no secret stands in it."""
+        self.breaches_count = 0
+        self._on_breach = on_breach
         self.handshakes = 0
         self.handshakes_per_minute_max = 0
         self.connections_max: Counter[str] = Counter()
@@ -68,6 +86,21 @@ class Compliance:
         self.pings_sent = 0
         self.pongs_received = 0
 
+    def breach(self, text: str) -> None:
+        """Write down that a client has broken a rule."""
+        self.breaches_count += 1
+        if len(self.breaches) < BREACHES_MAX:
+            self.breaches.append(text)
+        self._on_breach(text)
+
+
+class KeyUse:
+    """The use of one key: its token requests, and before when a 429 forbids the next."""
+
+    def __init__(self) -> None:
+        self.requests = PerMinute()
+        self.not_before = 0.0
+
 
 class Refusal(NamedTuple):
     """For a while a market takes no connections."""
@@ -80,34 +113,65 @@ class Refusal(NamedTuple):
 class Gate:
     """Decides who may come in."""
 
-    def __init__(self, behaviour: Behaviour, api_key: str = "", api_secret: str = "") -> None:
+    def __init__(
+        self,
+        behaviour: Behaviour,
+        api_key: str = "",
+        api_secret: str = "",
+        on_breach: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.behaviour = behaviour
-        self.compliance = Compliance()
+        self.compliance = Compliance(on_breach)
         self._keys = (api_key, api_secret)
         self._tokens: dict[str, float] = {}
         self._issued = 0
         self._handshakes = PerMinute()
-        self._token_requests = PerMinute()
+        self._keys_used: dict[bytes, KeyUse] = {}
         self._open: Counter[str] = Counter()
         self._refusals: list[Refusal] = []
+        self._not_before = self._warned_at = -math.inf
 
     # Tokens
 
     def issue(self, now: float, key: str, secret: str) -> tuple[Answer, str]:
         """Answer a token request."""
-        compliance, behaviour = self.compliance, self.behaviour
-        compliance.token_requests += 1
-        count = self._token_requests.add(now)
-        compliance.token_requests_per_minute_max = self._token_requests.most
-        if behaviour.tokens_per_minute and count > behaviour.tokens_per_minute:
+        behaviour = self.behaviour
+        use = self._use_of(key)
+        if not self._is_within_limit(now, use):
+            use.not_before = now + behaviour.retry_after_s
             return Answer(429, behaviour.retry_after_s), ""
         if behaviour.token_status != 200:
+            if behaviour.token_status == 429:
+                use.not_before = now + behaviour.retry_after_s
             return Answer(behaviour.token_status, behaviour.retry_after_s), ""
         if not (key and secret) or any(
             want and want != got for want, got in zip(self._keys, (key, secret), strict=True)
         ):
             return Answer(401), ""
+        if behaviour.read_only_key == "token":
+            return Answer(403), ""
         return Answer(200), self._new_token(now)
+
+    def _use_of(self, key: str) -> KeyUse:
+        """Return what is known of a key, which is not kept itself."""
+        digest = sha256(key.encode()).digest()
+        use = self._keys_used.setdefault(digest, KeyUse())
+        if len(self._keys_used) > KEYS_MAX:
+            del self._keys_used[next(iter(self._keys_used))]
+        return use
+
+    def _is_within_limit(self, now: float, use: KeyUse) -> bool:
+        """Count a token request, and tell whether the key may make it."""
+        compliance, limit = self.compliance, self.behaviour.tokens_per_minute
+        compliance.token_requests += 1
+        if now < use.not_before:
+            compliance.breach(f"a token request {use.not_before - now:g} s before the time that a 429 named")
+        count = use.requests.add(now)
+        most = max(compliance.token_requests_per_minute_max, count)
+        compliance.token_requests_per_minute_max = most
+        if limit and count > limit:
+            compliance.breach(f"{count} token requests with one key in a minute, {limit} are allowed")
+        return not limit or count <= limit
 
     def _new_token(self, now: float) -> str:
         self._issued += 1
@@ -128,10 +192,23 @@ class Gate:
         self.compliance.handshakes += 1
         count = self._handshakes.add(now)
         self.compliance.handshakes_per_minute_max = self._handshakes.most
+        self._judge_pace(now, count)
         answer = self._answer(now, market, token, count, known=known)
         if answer.status != 101:
             self.compliance.refusals[answer.status] += 1
+            if answer.retry_after_s and answer.status in FOR_ALL:
+                self._not_before = max(self._not_before, now + answer.retry_after_s)
+                self._warned_at = now
         return answer
+
+    def _judge_pace(self, now: float, count: int) -> None:
+        """Write down who comes too often, or before the time that a refusal named."""
+        limit = self.behaviour.connections_per_minute
+        if limit and count > limit:
+            self.compliance.breach(f"{count} handshakes in a minute, {limit} are allowed")
+        if self._warned_at + ON_THE_WAY_S < now < self._not_before:
+            left_s = self._not_before - now
+            self.compliance.breach(f"a handshake {left_s:g} s before the time that a refusal named")
 
     def _answer(self, now: float, market: str, token: str, count: int, *, known: bool) -> Answer:
         behaviour = self.behaviour
@@ -145,6 +222,8 @@ class Gate:
             return Answer(behaviour.connections_per_minute_status, again)
         if not self._is_token_good(now, token):
             return Answer(behaviour.bad_token_status)
+        if token and behaviour.read_only_key == "handshake":
+            return Answer(403)
         return Answer(behaviour.unknown_market_status) if not known else self._within_caps(market)
 
     def _within_caps(self, market: str) -> Answer:
@@ -152,6 +231,8 @@ class Gate:
         cap = behaviour.connections_agnostic if market == ALL else behaviour.connections_per_market
         cap_in_all = behaviour.connections_specific if market != ALL else 0
         if (cap and self._open[market] >= cap) or (cap_in_all and self._specific() >= cap_in_all):
+            which = f"of {market}, {cap}" if cap and self._open[market] >= cap else f"of all, {cap_in_all}"
+            self.compliance.breach(f"one more connection {which} are allowed")
             return Answer(behaviour.connections_over_status, behaviour.retry_after_s)
         return Answer(101)
 
@@ -170,7 +251,14 @@ class Gate:
         least = compliance.token_life_left_min_s
         compliance.token_life_left_min_s = left if least is None else min(least, left)
         compliance.expired_tokens_used += left <= 0
+        if left <= self.behaviour.token_margin_s:
+            moment = f"{left:g} s before" if left > 0 else f"{-left:g} s after"
+            compliance.breach(f"a token was used {moment} its end")
         return left > 0
+
+    def revoke(self) -> None:
+        """Forget all tokens, as if they had never been issued."""
+        self._tokens.clear()
 
     def _refusal(self, now: float, market: str) -> Refusal | None:
         standing = (old for old in self._refusals if now < old.until and old.market in {EVERY_MARKET, market})
@@ -180,6 +268,14 @@ class Gate:
         """Refuse handshakes for a while."""
         self._refusals = [old for old in self._refusals if now < old.until]
         self._refusals.append(refusal)
+
+    def retry_after(self, answer: Answer, wall_s: float) -> str:
+        """Return the ``Retry-After`` header of an answer, empty for none."""
+        if not answer.retry_after_s:
+            return ""
+        if self.behaviour.retry_after_date:
+            return formatdate(wall_s + answer.retry_after_s, usegmt=True)
+        return str(answer.retry_after_s)
 
     # Connections
 

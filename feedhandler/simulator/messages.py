@@ -26,6 +26,12 @@ ALL = "ALL"
 Level = tuple[str, str, str]
 """Side (``buy``, ``sell``), price, quantity."""
 
+V1_NAMES = {
+    "publicOrderBookDelta": "orderBookDelta",
+    "publicCompletedOrdersDelta": "completedOrdersDelta",
+    "publicOrderBook": "orderBook",
+    "publicCompletedOrders": "completedOrders",
+}
 EXTRA_IN_DATA = b',"origin":"simulated"}'
 EXTRA_AT_TOP = b',"revision":7}'
 
@@ -42,13 +48,17 @@ class Wording:
         if not self._dressed:
             return message
         if self._behaviour.extra_keys:
-            message = message[:-2] + EXTRA_IN_DATA + EXTRA_AT_TOP
+            inside = message[:-2] + EXTRA_IN_DATA if message.endswith(b"}}") else message[:-1]
+            message = inside + EXTRA_AT_TOP
         return msgspec.json.format(message, indent=0) if self._behaviour.spaced_json else message
 
     def head(self, result_type: str, market: str) -> bytes:
         """Return the beginning of a public message, up to its first row."""
         named = f'"market":{json.dumps(market)},' if market and self._behaviour.market_in_public else ""
-        return f'{{"resultType":"{result_type}",{named}"data":{{"orders":['.encode()
+        return f'{{"resultType":"{self._name(result_type)}",{named}"data":{{"orders":['.encode()
+
+    def _name(self, result_type: str) -> str:
+        return V1_NAMES[result_type] if self._behaviour.v1_names else result_type
 
     def delta_tail(self, ts: int) -> bytes:
         """Return the end of a book delta."""
@@ -86,7 +96,7 @@ class Wording:
         """Return the reply to a snapshot request."""
         behaviour = self._behaviour
         named = f'"market":{json.dumps(market)},' if behaviour.snapshot_market else ""
-        head = f'{{"resultType":"{result_type}",{named}"data":{{'
+        head = f'{{"resultType":"{self._name(result_type)}",{named}"data":{{'
         if request_id is not None and behaviour.snapshot_request_id:
             head += f'"clientRequestId":{json.dumps(request_id)},'
         stamp = f',"ts":{ts}' if behaviour.snapshot_ts else ""

@@ -1,7 +1,8 @@
 """The answers to what clients ask on their connections.
 
 Whatever a client sends gets one answer; what is no request, or an unknown one, gets an error with status
-400. Answers depend on the markets and change nothing but the asking connection's subscriptions.
+400. Answers depend on the markets and change nothing but the asking connection's subscriptions. A request for
+an order is the exception: it is only read here, and what it causes is the account's business.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from feedhandler.simulator.account import VERBS
 from feedhandler.simulator.market import Market
 from feedhandler.simulator.messages import ALL, STREAMS, Wording
 from feedhandler.simulator.settings import Behaviour
@@ -56,6 +58,17 @@ class Desk:
                 return self._snapshot(asker, request, echo, now)
             case _:
                 return self._error("unknown message", echo)
+
+    def order(self, asker: Asker, raw: bytes) -> tuple[str, str, dict[str, Any]] | None:
+        """Return verb, market and content of a request for an order; None for any other."""
+        try:
+            request = _decode(raw)
+        except msgspec.DecodeError:
+            return None
+        market = request.content.get("market") if asker.market == ALL else asker.market
+        if request.message not in VERBS or not isinstance(market, str) or market not in self._markets:
+            return None
+        return request.message, market, request.content
 
     def subscribed(self, asker: Asker, requested: list[str], echo: Mapping[str, object], verb: str) -> bytes:
         """Say what an asker is subscribed to."""

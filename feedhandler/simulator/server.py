@@ -12,7 +12,8 @@ The exchange ends by being cancelled; the truth is complete whatever ends it.
 import math
 import ssl
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,10 @@ import trustme
 
 from feedhandler.core.notes import Note, Notify
 from feedhandler.simulator import wire
+from feedhandler.simulator.answers import odd_answer
 from feedhandler.simulator.exchange import Exchange, parse_subscriptions
 from feedhandler.simulator.faults import OnFault
+from feedhandler.simulator.gate import Answer
 from feedhandler.simulator.messages import ALL
 from feedhandler.simulator.player import play
 from feedhandler.simulator.settings import Settings
@@ -41,17 +44,22 @@ def _ignore_note(note: Note) -> None:
     """Take no notice of a note."""
 
 
+def _ignore_breach(text: str) -> None:
+    """Take no notice of a breach; it is written down all the same (`gate.Compliance`)."""
+
+
 async def serve(
     settings: Settings,
     *,
     on_fault: OnFault = _ignore_fault,
     notify: Notify = _ignore_note,
+    on_breach: Callable[[str], None] = _ignore_breach,
     task_status: trio.TaskStatus[Exchange] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a simulated exchange until cancelled; reports the `Exchange` as soon as it listens."""
     with _authority(settings) as (tls, ca_file), Truth(settings.truth) as truth:
         async with trio.open_nursery() as nursery:
-            exchange = Exchange(settings, truth, nursery, on_fault, notify)
+            exchange = Exchange(settings, truth, nursery, on_fault, notify, on_breach)
             listeners = await trio.open_tcp_listeners(settings.port, host=settings.host)
             visit = partial(_visit, exchange, tls)
             await nursery.start(partial(trio.serve_listeners, visit, listeners, handler_nursery=nursery))
@@ -103,6 +111,10 @@ async def _visit(exchange: Exchange, tls: ssl.SSLContext | None, socket_stream: 
 
 
 async def _serve_request(exchange: Exchange, peer: wire.HttpPeer, asked: wire.Asked) -> None:
+    if "x-api-secret" in asked.headers and asked.path != TOKEN_PATH:
+        exchange.gate.compliance.breach(
+            "key and secret were sent to an address that is not the token endpoint"
+        )
     if (asked.method, asked.path) == ("POST", TOKEN_PATH):
         await _serve_token(exchange, peer, asked)
     elif (asked.method, asked.path) == ("GET", MARKETS_PATH):
@@ -125,13 +137,31 @@ def _markets_answer(exchange: Exchange) -> object:
 async def _serve_token(exchange: Exchange, peer: wire.HttpPeer, asked: wire.Asked) -> None:
     key, secret = asked.headers.get("x-api-key", ""), asked.headers.get("x-api-secret", "")
     answer, token = exchange.gate.issue(trio.current_time(), key, secret)
+    behaviour = exchange.behaviour
     if answer.status != 200:
-        await peer.answer(
-            answer.status, {"statusCode": answer.status, "body": "no token"}, answer.retry_after_s
-        )
-        return
-    life_s = int(exchange.behaviour.token_life_s)
-    await peer.answer(200, {"access_token": token, "token_type": "Bearer", "expires_in": life_s})
+        await _refuse(exchange, peer, answer, "no token")
+    elif behaviour.endpoint_answer == "ordinary":
+        life_s = int(behaviour.token_life_s)
+        await peer.answer(200, {"access_token": token, "token_type": "Bearer", "expires_in": life_s})
+    else:
+        await _answer_oddly(exchange, peer, token)
+
+
+async def _answer_oddly(exchange: Exchange, peer: wire.HttpPeer, token: str) -> None:
+    """Answer something else than a token; that is the end of the connection."""
+    kind = exchange.behaviour.endpoint_answer
+    if kind == "silence":
+        await _keep_silent(peer.stream)
+    if kind == "reset":
+        wire.reset_at_close(peer.stream)
+    for piece in odd_answer(kind, token, f"{exchange.http_url}/elsewhere"):
+        await peer.send(piece)
+    raise wire.ClientGoneError
+
+
+async def _refuse(exchange: Exchange, peer: wire.HttpPeer, answer: Answer, body: str) -> None:
+    again = exchange.gate.retry_after(answer, time.time())
+    await peer.answer(answer.status, {"statusCode": answer.status, "body": body}, again)
 
 
 async def _serve_handshake(exchange: Exchange, peer: wire.HttpPeer, asked: wire.Asked) -> None:
@@ -146,9 +176,7 @@ async def _serve_handshake(exchange: Exchange, peer: wire.HttpPeer, asked: wire.
     known = market == ALL or market in exchange.markets
     answer = gate.admit(trio.current_time(), market, upgrade.token, known=known)
     if answer.status != 101:
-        await peer.answer(
-            answer.status, {"statusCode": answer.status, "body": "refused"}, answer.retry_after_s
-        )
+        await _refuse(exchange, peer, answer, "refused")
         return
     gate.opened(market)
     try:

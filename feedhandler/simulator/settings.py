@@ -43,6 +43,12 @@ Kind = Literal[
 Variant = Literal["text", "array", "binary", "invalid_utf8", "oversize", "line_breaks", "fragmented"]
 """What kind of garbage; the last two are the next event in an unusual dress."""
 
+EndpointAnswer = Literal[
+    "ordinary", "html", "cut", "empty", "array", "no_token", "odd_token", "huge", "endless",
+    "redirect", "no_http", "silence", "close", "reset",
+]  # fmt: skip
+"""How the token endpoint answers."""
+
 How = Literal["close", "reset"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -75,6 +81,25 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Messages longer than this go out as fragments of this size; 0: never."""
     unknown_types_every_s: Seconds = 0.0
     unsolicited_snapshot_every_s: Seconds = 0.0
+    v1_names: bool = False
+    """Public events and snapshots under V1's names, of which one is that of the account's trades, too."""
+    order_events: Literal["account", "originator"] = "account"
+    """Who gets what a request for an order causes: whoever is subscribed, or the connection that asked."""
+    order_scope: Literal["market", "account"] = "market"
+    """Whether a connection to one market gets the order messages of that market, or of the whole account."""
+    order_market: Literal["never", "all", "always"] = "all"
+    """Whether order messages name their market beside their order: on connections over ``market=ALL`` only, …"""
+    order_status: bool = True
+    order_request_id: bool = True
+    """``clientRequestId`` inside ``data``."""
+    order_request_id_in_order: bool = True
+    """That of the request that made the order, inside ``data.order``."""
+    refusals_show_order: bool = False
+    modify_replies: Literal[3, 4] = 3
+    fills_per_message: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """The most rows of one message of the account's trades."""
+    partial_fill_times: bool = True
+    """Whether rows of partial fills say when they were; otherwise that is 0."""
     subscribed_on_connect: bool = False
     ping_every_s: Seconds = 0.0
     """WebSocket pings of the exchange to its clients; 0: none."""
@@ -84,6 +109,12 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     tokens_per_minute: Count = 20
     """More are answered 429; 0: no limit."""
     token_status: Status = 200
+    token_margin_s: Seconds = 0.0
+    """A client that uses a token so short before its end, or later, breaks the rules."""
+    endpoint_answer: EndpointAnswer = "ordinary"
+    """What a request gets that would get a token: the bytes of another answer, or the end of the connection."""
+    read_only_key: Literal["", "token", "handshake"] = ""
+    """Where a read-only key is told 403, if keys are read-only."""
     close_at_token_expiry: bool = False
     max_connection_age_s: Seconds = 0.0
     markets_shape: Literal["strings", "objects", "wrapped"] = "objects"
@@ -93,6 +124,8 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Anything but 101 refuses every handshake with it."""
     retry_after_s: Count = 0
     """Sent with refusals; 0: not sent."""
+    retry_after_date: bool = False
+    """Sent as a date, in seconds otherwise."""
     bad_token_status: Status = 401
     unknown_market_status: Status = 404
     connections_per_market: Count = 0
@@ -174,6 +207,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Played one after another."""
     rate: float | None = None
     """Generated events per second over all markets that no tape plays; 0: flat out; None: none."""
+    account_rate: float = 0.0
+    """Generated events of the account per second, beside those of the markets; 0: none."""
     speed: float = 1.0
     """Of the tapes; 0: flat out."""
     seed: int = 1

@@ -16,7 +16,7 @@ The same seed, start and behaviour give the same bytes. Times are seconds since 
 import heapq
 from collections.abc import Iterable, Iterator
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from feedhandler.simulator.messages import BOOK, TRADES, Level, Wording, level_row
 
@@ -169,6 +169,13 @@ def uuid(number: int) -> str:
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
 
 
-def merge(markets: Iterable[MarketTraffic], start_ms: int) -> Iterator[Step]:
-    """Yield the events of several markets in the order of their times."""
-    return heapq.merge(*(market.steps(start_ms) for market in markets))
+class Source(Protocol):
+    """Where events come from."""
+
+    def steps(self, start_ms: int) -> Iterator[Step]:
+        """Yield events for ever; ``start_ms``: the exchange's clock at the start of playing."""
+
+
+def merge(sources: Iterable[Source], start_ms: int) -> Iterator[Step]:
+    """Yield the events of several sources in the order of their times."""
+    return heapq.merge(*(source.steps(start_ms) for source in sources))

@@ -6,6 +6,8 @@ more than `BODY_MAX_BYTES` ends the connection, as does a client that is no HTTP
 """
 
 import json
+import socket
+import struct
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
@@ -29,6 +31,12 @@ PROTOCOL_PREFIX = "authorization#"
 
 class ClientGoneError(OperationalError):
     """The client left or does not speak HTTP: the end of its connection, and nothing to report."""
+
+
+def reset_at_close(stream: Stream) -> None:
+    """Have the end of a connection be a TCP reset."""
+    raw = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Asked(NamedTuple):
@@ -96,21 +104,25 @@ class HttpPeer:
             if size > BODY_MAX_BYTES:
                 raise ClientGoneError
 
-    async def answer(self, status: int, body: object, retry_after_s: int = 0) -> None:
+    async def answer(self, status: int, body: object, retry_after: str = "") -> None:
         """Answer the request with a JSON body."""
         data = json.dumps(body, separators=(",", ":")).encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(data)))]
-        if retry_after_s:
-            headers.append(("Retry-After", str(retry_after_s)))
+        if retry_after:
+            headers.append(("Retry-After", retry_after))
         head = self._http.send(h11.Response(status_code=status, headers=headers))
         rest = (h11.EndOfMessage(),) if self._is_head else (h11.Data(data=data), h11.EndOfMessage())
         tail = [self._http.send(event) for event in rest]
-        try:
-            await self.stream.send_all(b"".join(piece for piece in (head, *tail) if piece))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise ClientGoneError from error
+        await self.send(b"".join(piece for piece in (head, *tail) if piece))
         if self._http.our_state is not h11.DONE:
             raise ClientGoneError
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes."""
+        try:
+            await self.stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ClientGoneError from error
 
     def upgrade(self, asked: Asked) -> "Upgrade | None":
         """Return the handshake that a request asks for, None where it asks for none that is right."""
@@ -143,9 +155,5 @@ class Upgrade:
     async def accept(self, *, echo: bool) -> Protocol:
         """Accept; return the protocol that reads what the client sends from now on."""
         answer = AcceptConnection(subprotocol=self._offer if echo and self._offer else None)
-        data = self._handshake.send(answer)
-        try:
-            await self._peer.stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise ClientGoneError from error
+        await self._peer.send(self._handshake.send(answer))
         return Protocol(ConnectionType.SERVER, trailing_data=self._peer.trailing_data())

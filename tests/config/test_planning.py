@@ -21,7 +21,7 @@ def test_named_markets_and_the_account():
     )
     assert describe(found) == [
         "connections: 9 lines of 4 feeds",
-        "  one market: 5 of 5 (B)",
+        "  one market: 5 of 5 (B: B 2, book/B 3)",
         "  per-market feeds together: 7 of 7",
         "  over market=ALL: 2 of 5",
         f"{TIME} at most 27 s; every feed has a line within 12 s",
@@ -65,6 +65,38 @@ def test_one_feed_of_one_line():
         "connections: 1 line of 1 feed",
         "  over market=ALL: 1 of 5",
     ]
+
+
+def test_focused_feeds_are_named_where_they_share_a_market():
+    """Who has to give up lines for whom can be read; a listed feed is among those of every market."""
+    listed = Feed(markets=("*",), streams=("publicTrades",), lines=1)
+    books = Feed(name="books", markets=("*",), streams=("publicOrderBook",), lines=2)
+    fills = Feed(name="fills", markets=("A",), streams=("trades",), lines=2)
+    assert describe(config(listed, books))[1] == "  one market: 3 of 5 (each listed one: * 1, books/* 2)"
+    assert describe(config(listed, books, fills))[1] == "  one market: 5 of 5 (A: A 1, books/A 2, fills/A 2)"
+
+
+def test_account_streams_in_a_public_feed_are_doubtful():
+    """It is legal to hear of the account on the lines of a market, and seldom meant."""
+    mixed = Feed(markets=("A",), streams=("publicTrades", "orders", "trades"))
+    assert describe(config(Feed(markets=("B",)), mixed))[-1] == (
+        "doubtful: feed[1].streams: orders, trades share their lines with public streams; "
+        "expected a feed of their own"
+    )
+    own = Feed(name="account", markets=("A",), streams=("orders", "trades"))
+    assert describe(config(Feed(markets=("A",)), own))[-1].startswith(TIME)
+
+
+def test_a_uid_that_may_be_anybody_is_doubtful():
+    """Whoever has no number here is 65534 to the kernel, in containers for example."""
+    one = (Feed(markets=("ALL",)),)
+    found = Config(exchange=EXCHANGE, feeds=one, publish=Publish(account_uids=(1001, 65534)))
+    assert describe(found)[-1] == (
+        "doubtful: publish.account_uids: 65534 may be anybody: "
+        "the kernel calls every user so who has no number here"
+    )
+    found = Config(exchange=EXCHANGE, feeds=one, publish=Publish(account_uids=(1001,)))
+    assert describe(found)[-1].startswith(TIME)
 
 
 def test_a_consumer_that_may_fall_behind_by_too_little_is_doubtful():

@@ -34,6 +34,8 @@ def feed(*markets: str, streams: str = "publicTrades", name: str = "", lines: in
         (feed("ALL"), feed("A", name="x"), "A/publicTrades"),
         (feed("ALL", streams="trades"), feed("A", name="x", streams="trades"), "ALL/trades"),
         (feed("A", streams="trades"), feed("B", streams="trades"), "ALL/trades"),
+        (feed("A", streams="orders"), feed("ALL", name="x", streams="trades orders"), "A/orders"),
+        (feed("A", name="a"), feed("A", name="b", streams="publicOrderBook publicTrades"), "A/publicTrades"),
     ],
 )
 def test_a_channel_is_in_one_feed(first, second, channel):
@@ -50,6 +52,17 @@ def test_two_feeds_of_one_market_need_other_streams_and_a_name():
     ]
     assert broken(feed("A"), feed("A", streams="publicOrderBook", name="book")) == []
     assert broken(feed("*"), feed("ALL", streams="orders trades")) == []
+    assert (
+        broken(
+            feed("A", "B", name="t"),
+            feed("A", streams="publicOrderBook", name="b"),
+            feed("A", streams="orders"),
+        )
+        == []
+    )
+    assert broken(feed("ALL"), feed("ALL", streams="orders")) == [
+        "feed[1].name: expected a name, feed[0] has ALL without one too"
+    ]
 
 
 def test_names_are_unique():
@@ -135,6 +148,13 @@ def test_lines_above_a_limit_name_the_feed_that_crosses_it():
     assert broken(
         feed("A", lines=3), feed("A", lines=3, streams="publicOrderBook", name="b"), connections_per_market=5
     ) == ["feed[1].lines: 6 lines of market A together, limits.connections_per_market is 5"]
+    focused = [
+        feed("A", streams=one, name=one, lines=2) for one in ("publicTrades", "publicOrderBook", "orders")
+    ]
+    assert broken(*focused, connections_per_market=5) == [
+        "feed[2].lines: 6 lines of market A together, limits.connections_per_market is 5"
+    ]
+    assert broken(*focused, connections_per_market=6) == []
     assert broken(feed("A", "B"), feed("C"), feed("D"), connections_total=5) == [
         "feed[1].lines: 6 lines of all markets together, limits.connections_total is 5"
     ]

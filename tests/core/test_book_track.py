@@ -251,6 +251,23 @@ def test_memory_is_bounded_in_bytes(tracked: Tracked, monkeypatch: pytest.Monkey
     assert (tracked.shown() is not None) is synced
 
 
+def test_deltas_that_come_at_once_are_taken_as_one_by_one() -> None:
+    """The book, what waits and what is remembered are the same."""
+    at_once, one_by_one = Tracked(runs=True).track, Tracked(runs=True).track
+    payloads = [delta(bid(price % 5, price)) for price in range(20)]
+    at_once.extend(range(3, 23), payloads)
+    for position, payload in enumerate(payloads, 3):
+        one_by_one.append(position, payload)
+    assert (at_once.waiting, at_once.remembered_bytes) == (one_by_one.waiting, one_by_one.remembered_bytes)
+    for track in (at_once, one_by_one):
+        assert track.reset({}, 2)
+    assert at_once.newest == one_by_one.newest == 22
+    mine, others = at_once.book(), one_by_one.book()
+    assert mine is not None
+    assert others is not None
+    assert mine.levels() == others.levels()
+
+
 def test_a_late_delta_counts_where_nothing_later_has_set_the_level(tracked: Tracked) -> None:
     """Its levels count at its place: later deltas win, earlier ones lose."""
     tracked.track.reset(levels_of(bid(1, 1), bid(2, 1), bid(3, 1)), -1)

@@ -1,14 +1,36 @@
 """The budget of connection attempts."""
 
-from hypothesis import given
+from collections import Counter
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from feedhandler.core.budget import WINDOW_S, Budget, Request
+from feedhandler.core.budget import CAP_RETRY_S, WINDOW_S, Budget, Caps, Request
+from tests.support.scripts import steady
 
 
-def request(priority: int = 0) -> Request:
+def request(priority: int = 0, market: str = "") -> Request:
     """Return a request of a fixed priority."""
-    return Request(lambda: priority, lambda: None)
+    return Request(lambda: priority, lambda: None, market)
+
+
+def connect(budget: Budget, market: str, now_s: float = 0.0, priority: int = 2) -> bool:
+    """Let one line connect; tell whether it may."""
+    one = request(priority, market)
+    budget.ask(one)
+    if not budget.grant(now_s):
+        budget.withdraw(one)
+        return False
+    budget.finish(now_s)
+    budget.opened(market, now_s)
+    return True
+
+
+def leave(budget: Budget, market: str, now_s: float, hold_s: float = 0.0) -> None:
+    """Let one connection end."""
+    budget.closed(market)
+    budget.release(market, now_s, hold_s)
 
 
 def test_the_most_urgent_goes_first_then_the_first_to_ask() -> None:
@@ -114,3 +136,228 @@ def test_no_minute_ever_sees_more_than_the_limit(
     counted.sort()
     for first_s, last_s in zip(counted, counted[limit:], strict=False):
         assert last_s - first_s >= WINDOW_S - 1e-6
+
+
+# Places
+
+
+def test_a_market_has_so_many_connections_at_once_and_no_more() -> None:
+    """The third connection of a market that may have two waits for one to end, not for time to pass."""
+    budget = Budget(1000, Caps(per_market=2))
+    assert [connect(budget, "X") for _ in range(3)] == [True, True, False]
+    assert connect(budget, "Y")
+    waiting = request(2, "X")
+    budget.ask(waiting)
+    assert budget.grant(10_000.0) == []
+    assert budget.waits_for(waiting, 10_000.0) == "cap"
+    leave(budget, "X", 10_000.0)
+    assert budget.grant(10_000.0) == [waiting]
+
+
+def test_all_markets_together_and_those_over_all_have_limits_of_their_own() -> None:
+    """Connections over ALL count for nothing but themselves."""
+    budget = Budget(1000, Caps(total=2, agnostic=1))
+    markets = ("X", "ALL", "Y", "Z", "ALL")
+    assert [connect(budget, market) for market in markets] == [True, True, True, False, False]
+
+
+def test_a_place_is_taken_until_the_end_must_have_been_seen() -> None:
+    """Where the goodbye was not answered the place is free a little later, and that is when to look again."""
+    budget = Budget(1000, Caps(per_market=1))
+    assert connect(budget, "X")
+    leave(budget, "X", 10.0, hold_s=5.0)
+    assert not connect(budget, "X", 14.9)
+    assert budget.next_s(14.9) == 15.0
+    assert connect(budget, "X", 15.0)
+
+
+def test_a_failed_attempt_gives_its_place_back() -> None:
+    """What did not become a connection takes no place."""
+    budget = Budget(1000, Caps(per_market=1))
+    budget.ask(request(2, "X"))
+    budget.grant(0.0)
+    budget.finish(0.0)
+    budget.release("X", 0.0)
+    assert connect(budget, "X")
+
+
+def test_a_blocked_market_holds_up_no_other() -> None:
+    """Who waits for a place does not stand before those who wait for their turn only."""
+    budget = Budget(1000, Caps(per_market=1))
+    connect(budget, "X")
+    urgent, other = request(0, "X"), request(2, "Y")
+    budget.ask(urgent)
+    budget.ask(other)
+    assert budget.grant(0.0) == [other]
+
+
+def test_a_replacement_never_takes_the_place_of_a_line() -> None:
+    """Only what all lines together leave, connected or not, may be claimed by one line more."""
+    budget = Budget(1000, Caps(per_market=3, total=4))
+    for _ in range(2):
+        budget.claim("X")
+    assert budget.claim_spare("X")
+    assert not budget.claim_spare("X")
+    budget.claim("Y")
+    assert not budget.claim_spare("Y")
+    budget.unclaim("X")
+    assert budget.claim_spare("Y")
+
+
+# What is learnt
+
+
+def test_a_refusal_teaches_a_cap() -> None:
+    """With two connected, a refusal says two: the third waits, and one more is tried after the named time."""
+    budget = Budget(1000, Caps(per_market=5))
+    connect(budget, "X")
+    assert connect(budget, "X")
+    assert budget.refused("X", 0.0) == 2
+    assert budget.learnt() == {"X": 2}
+    assert budget.refused("X", 1.0) is None
+    assert not connect(budget, "X", CAP_RETRY_S)
+    assert connect(budget, "X", CAP_RETRY_S + 1.0)
+    assert budget.learnt() == {"X": 3}
+    assert not connect(budget, "X", CAP_RETRY_S + 2.0)
+
+
+def test_what_the_configuration_allows_ends_what_was_learnt() -> None:
+    """A cap that has grown up to the configured one is none any more."""
+    budget = Budget(1000, Caps(per_market=2))
+    connect(budget, "X")
+    assert budget.refused("X", 0.0) == 1
+    assert connect(budget, "X", CAP_RETRY_S)
+    assert budget.learnt() == {}
+
+
+def test_a_learnt_cap_leaves_no_place_for_a_replacement() -> None:
+    """What was learnt counts as the limit for who would only overlap."""
+    budget = Budget(1000, Caps(per_market=5))
+    for _ in range(2):
+        budget.claim("X")
+        connect(budget, "X")
+    assert budget.has_spare("X")
+    budget.refused("X", 0.0)
+    assert not budget.claim_spare("X")
+
+
+def test_a_refusal_with_nobody_connected_teaches_nothing() -> None:
+    """Then it may be the key; and with a connection that the exchange may not know to be gone, it may be that."""
+    budget = Budget(1000, Caps(per_market=5))
+    assert budget.refused("X", 0.0) is None
+    connect(budget, "X")
+    connect(budget, "X")
+    leave(budget, "X", 1.0, hold_s=5.0)
+    assert budget.refused("X", 2.0) is None
+    assert budget.refused("X", 6.0) == 1
+
+
+def test_a_learnt_cap_never_takes_the_last_line_of_a_feed() -> None:
+    """What was learnt may be wrong: a feed without any line is let through, up to what is configured."""
+    budget = Budget(1000, Caps(per_market=3))
+    connect(budget, "X")
+    connect(budget, "X")
+    budget.refused("X", 0.0)
+    assert not connect(budget, "X", 1.0, priority=1)
+    assert connect(budget, "X", 1.0, priority=0)
+    assert not connect(budget, "X", 1.0, priority=0)
+
+
+# Pauses
+
+
+def test_nobody_tries_before_the_named_time_and_then_one_alone() -> None:
+    """Retry-After is meant for all; after it one attempt goes first, and the others when it has not been refused."""
+    budget = Budget(1000)
+    for _ in range(3):
+        budget.ask(request())
+    budget.pause(0.0, 30.0)
+    assert budget.available(29.0) == 0
+    assert budget.next_s(29.0) == 30.0
+    assert len(budget.grant(30.0)) == 1
+    budget.pause(31.0, 30.0)
+    budget.finish(31.0)
+    assert budget.grant(60.0) == []
+    assert budget.waits_for(request(), 60.0) == "pause"
+    assert budget.waits_for(request(), 61.0) == "rate"
+    assert len(budget.grant(61.0)) == 1
+    budget.finish(62.0)
+    assert len(budget.grant(62.0)) == 1
+
+
+def test_a_pause_has_a_bound() -> None:
+    """However long the exchange asks for, it is an hour at most."""
+    budget = Budget(1)
+    budget.pause(0.0, 1e9)
+    assert budget.available(3600.0) == 1
+
+
+class Places(RuleBasedStateMachine):
+    """Connections that come and go, against a model that counts what the exchange may believe to be open."""
+
+    MARKETS = st.sampled_from(["X", "Y", "ALL"])
+    CAPS = Caps(per_market=2, total=3, agnostic=1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.budget = Budget(1000, self.CAPS)
+        self.now_s = 0.0
+        self.open: Counter[str] = Counter()
+        self.leaving: list[tuple[float, str]] = []
+        self.under_way: list[Request] = []
+        self.waiting: list[Request] = []
+
+    @rule(market=MARKETS, priority=st.integers(0, 2))
+    def ask(self, market: str, priority: int) -> None:
+        """Wish to connect."""
+        one = request(priority, market)
+        self.budget.ask(one)
+        self.waiting.append(one)
+
+    @rule()
+    def grant(self) -> None:
+        """Let in who may."""
+        for one in self.budget.grant(self.now_s):
+            self.waiting.remove(one)
+            self.under_way.append(one)
+
+    @precondition(lambda self: self.under_way)
+    @rule(succeeds=st.booleans(), refused=st.booleans())
+    def finish(self, *, succeeds: bool, refused: bool) -> None:
+        """End an attempt."""
+        market = self.under_way.pop(0).market
+        if succeeds:
+            self.budget.opened(market, self.now_s)
+            self.open[market] += 1
+        else:
+            self.budget.release(market, self.now_s)
+        self.budget.finish(self.now_s)
+        if not succeeds and refused:
+            self.budget.refused(market, self.now_s)
+
+    @rule(market=MARKETS, hold_s=st.sampled_from([0.0, 5.0]))
+    def lose(self, market: str, hold_s: float) -> None:
+        """End a connection."""
+        if self.open[market]:
+            self.open[market] -= 1
+            leave(self.budget, market, self.now_s, hold_s)
+            self.leaving.append((self.now_s + hold_s, market))
+
+    @rule(seconds=st.sampled_from([1.0, 5.0, CAP_RETRY_S]))
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now_s += seconds
+
+    @invariant()
+    def the_limits_hold(self) -> None:
+        """Check that the exchange never sees more connections than it allows."""
+        taken = Counter(self.open)
+        taken.update(one.market for one in self.under_way)
+        taken.update(market for until_s, market in self.leaving if until_s > self.now_s)
+        for market, count in taken.items():
+            assert count <= self.CAPS.of(market)
+        assert taken.total() - taken["ALL"] <= self.CAPS.total
+
+
+Places.TestCase.settings = settings(steady, max_examples=150, stateful_step_count=50)
+TestPlaces = Places.TestCase

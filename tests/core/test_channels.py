@@ -35,6 +35,19 @@ def test_a_class_stands_after_recv_and_only_where_there_is_one() -> None:
     assert ordinary.endswith(b'"seq":2,"line":"b","recv":7,"msg":{}}\n')
 
 
+@given(st.lists(st.binary(max_size=3), max_size=12), st.integers(0, 1001))
+@settings(deadline=None)
+def test_events_that_came_at_once_are_encoded_as_one_by_one(payloads: list[bytes], before: int) -> None:
+    """The records and the numbering are the same, also behind an event with a class."""
+    at_once, one_by_one = opened('%d"\\'), opened('%d"\\')
+    at_once.next = one_by_one.next = before + 1
+    for channel in (at_once, one_by_one):
+        channel.event("a", 7, b"{}", "late")
+    assert list(at_once.events("a", 7, payloads)) == [one_by_one.event("a", 7, one) for one in payloads]
+    assert at_once.next == one_by_one.next
+    assert at_once.event("b", 8, b"{}") == one_by_one.event("b", 8, b"{}")
+
+
 def test_a_gap_is_encoded_as_the_contract_shows_it() -> None:
     """A gap takes the next seq of its channel."""
     channel = opened()
@@ -122,3 +135,15 @@ def test_a_star_inside_a_part_stands_for_itself() -> None:
     """Parts are no globs: `BTC-*` names a market of that very name."""
     assert fnmatchcase("BTC-USD", "BTC-*")
     assert not Patterns(["BTC-*/publicTrades"]).match("BTC-USD/publicTrades")
+
+
+def test_events_are_counted_without_marks() -> None:
+    """Gaps and snapshots take seqs and are no events; the newest event has its time."""
+    channel = Channel("M/s", number=0, feed="M", account=False)
+    assert (channel.published, channel.last_ns) == (0, -1)
+    channel.snapshot("start", b"{}")
+    channel.event("a", 5, b"{}")
+    channel.gap("outage", 5, 9)
+    channel.event("b", 9, b"{}")
+    channel.snapshot_at(1, "join", b"{}")
+    assert (channel.next, channel.published, channel.last_ns) == (5, 2, 9)

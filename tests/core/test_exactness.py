@@ -10,9 +10,10 @@ from feedhandler.config import Bounds
 from tests.support.lines import World
 from tests.support.scripts import DISTINCT, REPEATED, Script, play, scripts, steady
 
-TINY = Bounds(window_events=16, window_s=3600)
+TINY = Bounds(window_events=16, settled_events=4, window_s=3600)
 
 CHAOS = ("emit",) * 8 + ("read",) * 7 + ("kill", "connect", "connect", "wait")
+CHANGE = (*CHAOS, "add", "add", "remove")
 QUICK = ("emit",) * 8 + ("read",) * 7 + ("kill", "connect", "connect")
 THERE = ("emit",) * 8 + ("read",) * 7
 
@@ -48,6 +49,29 @@ def test_one_order_on_all_lines_is_exact_or_marked(words: tuple[bytes, ...]) -> 
         world.assert_exact_or_marked()
 
     check()
+
+
+@pytest.mark.parametrize("words", [DISTINCT, DISTINCT + REPEATED], ids=["distinct", "mixed"])
+def test_lines_that_come_and_go_for_good_are_exact_or_marked(words: tuple[bytes, ...]) -> None:
+    """Requirements 3, 4 and 12: with lines added and removed under letters that come again, likewise."""
+
+    @settings(steady, max_examples=250)
+    @given(scripts(words=words, kinds=CHANGE))
+    def check(script: Script) -> None:
+        world = play(World(script.lines), script)
+        world.settle()
+        world.assert_exact_or_marked()
+
+    check()
+
+
+@settings(steady, max_examples=300)
+@given(scripts(words=DISTINCT, kinds=(*CHANGE, "drop"), interleaved=True))
+def test_lines_that_come_and_go_for_good_lose_nothing_that_was_read(script: Script) -> None:
+    """Rules R3 to R5 and R8: the same with different interleavings and drops."""
+    world = play(World(script.lines), script)
+    world.settle()
+    world.assert_complete_and_marked()
 
 
 @settings(steady, max_examples=150)
@@ -127,6 +151,61 @@ def test_rotation_costs_nothing(lag: int) -> None:
             world.connect(new)
         if number % 20 == 18:
             world.kill(old)
+    world.deliver_all()
+    world.assert_exact()
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3])
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_a_line_may_be_replaced_at_any_event(lines: int, ahead: int) -> None:
+    """Requirement 3: begin a planned replacement at every index of a recording; the output is the source.
+
+    The old line goes when it can be spared, whichever channels the new one has seen by then.
+    """
+    for index, victim in product(range(len(RECORDED)), range(lines)):
+        world = aligned(lines)
+        world.wait(6)
+        old = world.names[victim]
+        numbers = iter(range(2000, 3000))
+        new = ""
+        for at, word in enumerate([*RECORDED, *RECORDED, *RECORDED]):
+            fresh = word.rstrip(b"0123456789") + b"%d" % next(numbers) if word[-1:].isdigit() else word
+            world.emit(fresh, ahead=(0, ahead, 1, 2))
+            if at == index:
+                new = world.add()
+                world.connect(new)
+            for place, name in enumerate(list(world.connections)):
+                if (at + place) % 3 == 0:
+                    world.deliver(name)
+            world.wait(0.2)
+            good = new and world.arbiter.lines[new].health.state == "good"
+            if good and old in world.names and world.arbiter.can_spare(old):
+                world.remove(old)
+        assert old not in world.names
+        world.deliver_all()
+        world.assert_exact_per_channel()
+
+
+def test_a_line_is_spared_only_where_another_stands_in_for_it() -> None:
+    """A line that is alone, or the only one with a place in a channel, is needed."""
+    world = World(1)
+    world.connect("a")
+    world.emit(b"b1", b"t2", b"b3")
+    world.deliver_all()
+    world.wait(6)
+    assert not world.arbiter.can_spare("a")
+    world.connect(world.add())
+    world.emit(b"b4", b"b5")
+    world.deliver_all()
+    world.wait(6)
+    assert world.arbiter.lines["b"].health.state == "good"
+    assert not world.arbiter.can_spare("a")
+    assert world.arbiter.can_spare("b")
+    world.emit(b"t6")
+    world.deliver_all()
+    assert world.arbiter.can_spare("a")
+    world.remove("a")
+    world.emit(b"b7", b"t8")
     world.deliver_all()
     world.assert_exact()
 

@@ -38,3 +38,13 @@ def test_the_usual_lag_is_the_99th_percentile_of_the_newest() -> None:
     for _ in range(LAG_SAMPLES):
         health.lagged(2.0)
     assert health.usual_lag() == 2.0
+
+
+def test_lags_are_counted_for_good() -> None:
+    """What is forgotten for the patience stays in the histogram; percentiles are of the newest."""
+    health = LineHealth(Health(), 0.0)
+    assert health.percentiles(50, 99) == [0.0, 0.0]
+    for number in range(2 * LAG_SAMPLES):
+        health.lagged(float(number))
+    assert health.lags.count == 2 * LAG_SAMPLES
+    assert health.percentiles(50, 100) == [1.5 * LAG_SAMPLES - 1, 2 * LAG_SAMPLES - 1.0]

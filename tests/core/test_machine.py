@@ -11,14 +11,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from feedhandler.config import Bounds
 from feedhandler.core.arbiter import GHOSTS
 from tests.support.lines import World
-from tests.support.scripts import steady
+from tests.support.scripts import MOST_LINES, steady
 
-BOUNDS = Bounds(window_events=24, hold_events=12, window_s=3600)
-LINES = st.sampled_from("abc")
+BOUNDS = Bounds(window_events=24, settled_events=4, hold_events=12, window_s=3600)
+LINES = st.sampled_from("abcdef")
 
 
 class Merge(RuleBasedStateMachine):
-    """Three lines over one source, and what must hold after every step."""
+    """Lines that come and go over one source, and what must hold after every step."""
 
     @initialize()
     def start(self) -> None:
@@ -35,7 +35,7 @@ class Merge(RuleBasedStateMachine):
     @rule(name=LINES)
     def connect(self, name: str) -> None:
         """Connect a line that is not connected."""
-        if name not in self.next:
+        if name in self.world.names and name not in self.next:
             self.next[name] = len(self.world.source)
             self.world.connect(name)
 
@@ -52,6 +52,22 @@ class Merge(RuleBasedStateMachine):
         if name in self.next:
             del self.next[name]
             self.world.kill(name, reads=count)
+
+    @precondition(lambda self: len(self.world.names) < MOST_LINES)
+    @rule(connected=st.booleans())
+    def add(self, *, connected: bool) -> None:
+        """Let a new line take part under the next free letter."""
+        name = self.world.add()
+        if connected:
+            self.connect(name)
+
+    @precondition(lambda self: len(self.world.names) > 1)
+    @rule(name=LINES, count=st.integers(0, 3))
+    def remove(self, name: str, count: int) -> None:
+        """Let a line go for good."""
+        if name in self.world.names:
+            self.next.pop(name, None)
+            self.world.remove(name, reads=count)
 
     @rule(seconds=st.sampled_from([0.1, 0.3, 1.5]))
     def wait(self, seconds: float) -> None:
@@ -113,6 +129,7 @@ class Merge(RuleBasedStateMachine):
         """Check that what is held and kept stays within its bounds, and that the dead have no place."""
         arbiter = self.world.arbiter
         assert len(arbiter.ghosts) <= GHOSTS
+        assert set(arbiter.lines) == set(self.world.names)
         for name, line in arbiter.lines.items():
             assert len(line.hold.events) <= BOUNDS.hold_events
             assert line.connected == (name in self.next)

@@ -1,6 +1,7 @@
 """Recovery between the arbiter and the publisher: who is asked, what an answer is for, and what comes of none."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -8,8 +9,8 @@ import pytest
 from feedhandler.config import Bounds
 from feedhandler.config import Recovery as Settings
 from feedhandler.core.audit import PAST_S
-from feedhandler.core.bookkeeper import KNOWN_AFTER_S
-from feedhandler.core.messages import Gap, Output, Release, Reply, Snapshot, State
+from feedhandler.core.bookkeeper import KNOWN_AFTER_S, BookKeeper
+from feedhandler.core.messages import Gap, Output, Release, Reply, Run, Snapshot, State
 from feedhandler.core.notes import Note
 from feedhandler.core.recovery import MOST_ASKED, OVERDUE, Recovery
 from feedhandler.core.trades import ATTEMPTS
@@ -65,11 +66,15 @@ class House:
 
     def release(self, *outputs: Output) -> list[Output]:
         """Let the arbiter release something."""
-        return self._take(self.recovery.process(outputs, self.now, 7))
+        published = self._take(self.recovery.process(outputs, self.now, 7))
+        self.recovery.catch_up()
+        return published
 
     def event(self, channel: str, payload: bytes, position: int = 0, kind: str = "") -> list[Output]:
-        """Let the arbiter release an event."""
-        return self.release(Release(channel, payload, "a", 7, kind, position))
+        """Let the arbiter release an event; an ordinary one comes in a run."""
+        if kind:
+            return self.release(Release(channel, payload, "a", 7, kind, position))
+        return self.release(Run((channel,), (payload,), "a", 7, position))
 
     def wait(self, seconds: float = 0.0) -> list[Output]:
         """Time passes."""
@@ -117,9 +122,10 @@ class House:
         """Return the fields of the notes of a name."""
         return [note.fields for note in self.notes if note.name == name]
 
-    def _take(self, outputs: list[Output]) -> list[Output]:
-        self.published += outputs
-        return outputs
+    def _take(self, outputs: Sequence[Output]) -> list[Output]:
+        single = [one for out in outputs for one in (out.releases() if isinstance(out, Run) else (out,))]
+        self.published += single
+        return single
 
     @property
     def states(self) -> list[tuple[str, str]]:
@@ -364,3 +370,31 @@ def test_a_feed_that_is_down_has_no_channel_that_synchronises() -> None:
     house.release(State("down", 0))
     assert set(house.states[-4:]) >= {(BOOK, "down"), (TRADES, "down"), (OTHER, "down"), (ORDERS, "down")}
     assert house.recovery.busy
+
+
+def test_what_goes_out_first_is_in_the_book_that_is_asked_for_meanwhile() -> None:
+    """A run may be on its way to consumers before the book follows it: an image made then holds it."""
+    house = House()
+    house.synchronise()
+    run = Run((BOOK, TRADES, BOOK), (delta("0.5", "7", 3), trade(1), delta("0.4", "6", 4)), "a", 7, 10)
+    assert house.recovery.process([run], house.now, 7) == [run]
+    [keeper] = [one for one in house.recovery._keepers() if one.channel == BOOK]
+    assert isinstance(keeper, BookKeeper)
+    assert keeper.track.newest < 10
+    image = house.recovery.image(BOOK)
+    assert image is not None
+    assert b'"price":"0.5","quantity":"7"' in image
+    assert b'"price":"0.4","quantity":"6"' in image
+    assert keeper.track.newest == 12
+
+
+def test_a_run_is_taken_apart_where_one_of_its_channels_is_in_repair() -> None:
+    """What may pass goes out in its order, what is in repair is held."""
+    house = House()
+    run = Run((BOOK, TRADES, OTHER), (delta("0.5", "7", 3), trade(1), b"{}"), "a", 7, 10)
+    outputs = house.release(run)
+    assert [one for one in outputs if isinstance(one, Release)] == run.releases()[1:]
+    house.wait()
+    [(line, request_id)] = house.asked()
+    house.answer(line, house.book(("buy", "0.5", "7"), LEVELS[1]), request_id)
+    assert house.release(Run((BOOK,), (delta("0.3", "7", 9),), "a", 7, 13))

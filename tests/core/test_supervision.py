@@ -207,6 +207,35 @@ def test_what_nobody_else_saw_counts_against_its_bringer(lines: int) -> None:
     assert [order.line for order in world.orders] == ["a"]
 
 
+def test_what_a_line_did_is_not_held_against_another_of_its_name() -> None:
+    """Rule R6: the name of a line that is gone for good may be given again; the blame goes with the old line."""
+    world = aligned(3)
+    disagree(world, lost_on="b")
+    assert world.notes.count("line_diverged") == 1
+    world.remove("b")
+    assert world.add() == "b"
+    world.connect("b")
+    world.emit(b"b50", b"t51", b"b52")
+    world.deliver_all()
+    world.wait(1)
+    disagree(world, lost_on="b")
+    assert world.notes.count("line_diverged") == 2
+    assert not world.orders
+
+
+def test_a_verdict_on_a_line_that_is_gone_hits_nobody() -> None:
+    """Rule R6: who missed an event and left does not make the one that stays the only misser, nor is it blamed."""
+    world = aligned(3)
+    check_transcript(world, ">> a: b4 b5\n<< b4 b5\n>> b: b5 b6 b7 b8 b9\n<< b6 b7 b8 b9\n>> wait 1")
+    assert world.notes.count("event_missed") == 1
+    world.remove("b")
+    check_transcript(world, ">> c: b5 b6 b7 b8 b9 b10 b11\n<< b10 b11\n>> a: b6 b7 b8 b9 b10 b11")
+    world.wait(1)
+    assert world.notes.count("event_missed") == 2
+    assert [(gap.channel, gap.reason) for gap in world.gaps] == [("M/b", "divergence")]
+    assert not world.orders
+
+
 def test_two_of_four_prove_nothing() -> None:
     """Rule R6: where several lines brought it and several missed it, nobody is blamed."""
     world = aligned(4)
@@ -282,3 +311,21 @@ def unlabelled(world: World) -> tuple[object, ...]:
         if isinstance(one, Release | Gap)
     ]
     return released, world.orders, world.notes, world.states
+
+
+def test_the_clocks_are_compared_by_the_newest_event() -> None:
+    """(15) The exchange's time minus that of the arrival, negative where it is behind; nothing where none is told."""
+    world = World(1)
+    world.connect("a")
+    assert world.arbiter.clock_offset_s() is None
+    world.emit(b"b%d" % 250)
+    world.deliver_all()
+    assert world.arbiter.clock_offset_s() == pytest.approx(0.25 - world.wall / 1e9)
+    world.wall_ns = -(10**9)
+    world.emit(b"b%d" % 300)
+    world.deliver_all()
+    assert world.arbiter.clock_offset_s() == pytest.approx(0.3 - world.wall / 1e9)
+    assert world.wall / 1e9 < 0.3
+    world.emit(b"bx")
+    world.deliver_all()
+    assert world.arbiter.clock_offset_s() is None

@@ -80,6 +80,28 @@ def test_trimming_forgets_gaps_and_places_of_what_went() -> None:
     assert window.proven_from(30) == 25
 
 
+def test_of_what_is_settled_a_few_events_stay() -> None:
+    """The bound in settled events: what is before the given place goes, up to it."""
+    window = filled([b"%d" % n for n in range(10)], Bounds(settled_events=4))
+    assert not window.settle(0)
+    assert window.settle(3)
+    assert window.base == 3
+    assert window.settle(10)
+    assert (window.base, window.head, window.payloads) == (6, 10, [b"6", b"7", b"8", b"9"])
+    assert not window.settle(10)
+
+
+def test_it_is_known_which_channels_stood_in_what_went() -> None:
+    """The newest ordinary event of each channel that was dropped is remembered by its position."""
+    window = Window(Bounds(settled_events=1))
+    for number, channel in enumerate("bbtbtb"):
+        window.append(b"%d" % number, channel, "a", 0.0, before=2 if number == 4 else None)
+    assert window.settle(2)
+    assert window.gone == {"b": 1}
+    assert window.settle(5)
+    assert window.gone == {"b": 3, "t": 2}
+
+
 def test_values_are_compared_once_a_line_asked_for_it() -> None:
     """Rule R1: from then on other bytes of the same value are found."""
     window = filled([b'{"a":1,"b":2}'])

@@ -50,21 +50,94 @@ def test_public_events_go_to_the_channel_of_their_market(
     assert classify(payload) == Event(f"{market or 'BTC-USD'}/{stream}", payload)
 
 
-def test_account_trades_cover_all_markets() -> None:
-    """A list as data makes V1's name of public trades the account's own, whatever the connection's market."""
-    payload = encode("completedOrdersDelta", [ROW])
-    assert classify(payload) == Event("ALL/trades", payload)
+FILL = {"market": "ETH-USD", "orderId": "01", "matchId": "0b6f", "orderFilledAt": 1775000000456}
+ORDER_KINDS = ["createOrder", "cancelOrder", "modifyOrder", "rejectOrder"]
+KNOWN = [
+    encode("publicOrderBookDelta", {"orders": LEVELS}),
+    encode("publicCompletedOrdersDelta", {"orders": [ROW]}),
+]
+STRANGE = [
+    encode("pong", {}),
+    encode("marketStatus", {}),
+    encode("createOrder", {"order": {"market": "M"}}),
+    KNOWN[0].replace(b"12.5", "é".encode()),
+    KNOWN[0].replace(b"12.5", b"\xff"),
+    KNOWN[0].replace(b": [", b":\n["),
+    KNOWN[0].replace(b": [", b":\r["),
+    encode("publicOrderBookDelta", [], market="M"),
+    encode("publicOrderBookDelta", {}, market="new"),
+    KNOWN[0][:-1],
+    KNOWN[0] + KNOWN[1],
+    b"",
+]
 
 
-@pytest.mark.parametrize("kind", ["createOrder", "cancelOrder", "modifyOrder", "rejectOrder"])
-@pytest.mark.parametrize("status", [200, 202, 400])
-def test_order_notifications_are_events_of_their_order_s_market(kind: str, status: int) -> None:
-    """An order inside makes it an event, even where the exchange refuses the order."""
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(KNOWN), max_size=4), st.lists(st.sampled_from(KNOWN + STRANGE), max_size=2))
+def test_messages_read_at_once_are_what_each_of_them_is(first: list[bytes], second: list[bytes]) -> None:
+    """Their channels, where all are events of known channels that go out as they are; else each is read by itself."""
+    dialect = Dialect("BTC-USD")
+    for payload in KNOWN:
+        dialect.classify(payload)
+    payloads = [*first, *second, *first]
+    channels = dialect.ordinary(payloads)
+    if channels is not None:
+        expected = [Event(channel, one) for channel, one in zip(channels, payloads, strict=True)]
+        assert [dialect.classify(one) for one in payloads] == expected
+    assert (channels is None) == any(one not in KNOWN for one in payloads)
+
+
+@pytest.mark.parametrize("market", ["BTC-USD", "ALL"])
+@pytest.mark.parametrize("rows", [[], [FILL], [FILL, {**FILL, "market": "BTC-USD"}]])
+def test_account_trades_cover_all_markets(rows: list[dict[str, Any]], market: str) -> None:
+    """A list of any length makes V1's name of public trades the account's own, whatever the connection's market."""
+    payload = encode("completedOrdersDelta", rows)
+    assert classify(payload, market) == Event("ALL/trades", payload)
+    named = encode("completedOrdersDelta", rows, market="ETH-USD")
+    assert classify(named, market) == Event("ALL/trades", named)
+
+
+def test_trades_with_the_ids_of_orders_are_never_public() -> None:
+    """V1's name with rows of the account is the account's; a shape that is neither is not guessed at."""
+    account = encode("completedOrdersDelta", {"orders": [ROW, FILL]})
+    assert classify(account) == Event("ALL/trades", account)
+    for data in (FILL, {"orders": FILL}, {"orders": [1]}, {}, "text"):
+        payload = encode("completedOrdersDelta", data)
+        assert classify(payload) == Unknown("BTC-USD/other", payload)
+
+
+@pytest.mark.parametrize("kind", ORDER_KINDS)
+@pytest.mark.parametrize("status", [200, 202, 400, "200", None])
+def test_order_notifications_are_events_of_their_order_s_market(kind: str, status: object) -> None:
+    """The market is the message's, else its order's, else the connection's; even where the order is refused."""
     data = {"statusCode": status, "clientRequestId": "x", "order": {"market": "SOL-USD", "orderId": "1"}}
     payload = encode(kind, data)
     assert classify(payload, "ALL") == Event("SOL-USD/orders", payload)
     named = encode(kind, data, market="ETH-USD")
     assert classify(named, "ALL") == Event("ETH-USD/orders", named)
+    odd = encode(kind, data, market=7)
+    assert classify(odd, "ALL") == Event("SOL-USD/orders", odd)
+
+
+@pytest.mark.parametrize("kind", ORDER_KINDS)
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"statusCode": 404, "body": "gone"},
+        {"statusCode": 409, "body": "being filled", "clientRequestId": "theirs"},
+        {"statusCode": 202, "body": "accepted", "clientRequestId": "theirs#0", "apiQuotaUsed": 3},
+        {"statusCode": 200, "order": {"orderId": "1"}},
+        {"statusCode": 200, "order": {"market": 7}},
+        {"statusCode": 400, "order": None},
+        {"clientRequestId": 7},
+        {},
+    ],
+)
+def test_what_an_order_request_causes_is_an_event_whatever_it_says(kind: str, data: dict[str, Any]) -> None:
+    """We send no orders: an acknowledgement or a refusal answers somebody else, and comes to all of the account."""
+    payload = encode(kind, data)
+    assert classify(payload) == Event("BTC-USD/orders", payload)
+    assert classify(payload, "ALL") == Event("ALL/orders", payload)
 
 
 @pytest.mark.parametrize(
@@ -94,11 +167,37 @@ def test_the_answer_to_an_own_request_is_a_reply_whatever_its_type() -> None:
     assert isinstance(classify(encode("new", {"clientRequestId": "other"})), Unknown)
 
 
-def test_an_answer_that_reports_a_failure_is_a_reply() -> None:
-    """A failing status code without an order answers a request, though no id says so."""
-    payload = encode("cancelOrder", {"statusCode": 404, "body": "gone"})
-    assert classify(payload) == Reply("cancelOrder", "", payload)
-    assert isinstance(classify(encode("cancelOrder", {"statusCode": 200})), Unknown)
+@pytest.mark.parametrize("kind", [*ORDER_KINDS, "error", "new"])
+def test_the_answer_to_an_own_request_is_no_event(kind: str) -> None:
+    """Should the exchange answer a request of ours under the name of an order's, it is a reply all the same."""
+    payload = encode(kind, {"statusCode": 400, "clientRequestId": "own"})
+    assert classify(payload) == Reply(kind, "own", payload)
+
+
+@pytest.mark.parametrize(
+    ("request_id", "account", "is_reply"),
+    [
+        ("", False, True),
+        ("", True, True),
+        ("theirs", False, True),
+        ("theirs", True, False),
+        ("own", True, True),
+    ],
+)
+def test_a_failure_is_a_reply_unless_it_may_be_about_the_account(
+    request_id: str, account: bool, is_reply: bool
+) -> None:
+    """Of a type that no document names it may answer another client's order, so the account's readers get it."""
+    dialect = Dialect("BTC-USD", lambda one: one == "own", hears_account=lambda: account)
+    payload = encode("error", {"statusCode": 404, **({"clientRequestId": request_id} if request_id else {})})
+    expected = Reply("error", request_id, payload) if is_reply else Unknown("BTC-USD/other", payload)
+    assert dialect.classify(payload) == expected
+
+
+def test_a_type_that_nobody_described_with_an_order_is_unknown() -> None:
+    """The names of fills, triggers and the like are not known: they flow to the account's readers as unknown."""
+    payload = encode("orderFilled", {"statusCode": 400, "order": {"orderId": "1", "market": "SOL-USD"}})
+    assert classify(payload) == Unknown("BTC-USD/other", payload)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +207,8 @@ def test_an_answer_that_reports_a_failure_is_a_reply() -> None:
         encode("new", [1]),
         encode("publicOrderBookDelta", [1]),
         encode("pong", "text"),
-        encode("createOrder", {"statusCode": "200"}),
+        encode("createOrder", [1]),
+        encode("completedOrders", []),
         b'{"resultType":7,"data":{}}',
         b'{"data":{}}',
         b'{"resultType":"pong"}',
@@ -131,6 +231,10 @@ def test_a_known_event_with_an_odd_field_still_flows(market: object) -> None:
     """Requirement 13: a market that is no string does not lose an event; the connection's market stands in."""
     payload = encode("publicOrderBookDelta", {"orders": LEVELS}, market=market)
     assert classify(payload) == Event("BTC-USD/publicOrderBook", payload)
+    account = encode("completedOrdersDelta", [FILL], market=market)
+    assert classify(account) == Event("ALL/trades", account)
+    pong = encode("pong", {}, market=market)
+    assert classify(pong) == Reply("pong", "", pong)
 
 
 def test_unknown_fields_are_tolerated_everywhere() -> None:
@@ -141,9 +245,10 @@ def test_unknown_fields_are_tolerated_everywhere() -> None:
 
 
 def test_over_all_markets_a_public_event_has_to_name_its_own() -> None:
-    """Without it nobody knows the channel: the message is unknown, and still flows."""
-    payload = encode("publicOrderBookDelta", {"orders": LEVELS})
-    assert classify(payload, "ALL") == Unknown("ALL/other", payload)
+    """Without it nobody knows the channel: that is a fault which is counted, and the message still flows."""
+    for kind in (*messages._EVENTS, "completedOrdersDelta"):
+        payload = encode(kind, {"orders": LEVELS})
+        assert classify(payload, "ALL") == Unknown("ALL/other", payload, "market")
     named = encode("publicOrderBookDelta", {"orders": LEVELS}, market="ETH-USD")
     assert classify(named, "ALL") == Event("ETH-USD/publicOrderBook", named)
 
@@ -163,6 +268,8 @@ def test_over_all_markets_a_public_event_has_to_name_its_own() -> None:
         (b'{"x":"\xff"}', "utf8"),
         (b'{"resultType":"publicOrderBookDelta","data":{"x":"\xff"}}', "utf8"),
         (b'{"resultType":"new","data":{"x":"\xff"}}', "utf8"),
+        (b'{"resultType":"createOrder","data":{"order":{"market":"\xff"}}}', "utf8"),
+        (b'{"resultType":"completedOrdersDelta","data":{"orders":[{"orderId":"\xff"}]}}', "utf8"),
     ],
 )
 def test_what_is_not_one_json_object_in_utf8_is_garbage(payload: bytes, reason: str) -> None:
@@ -242,13 +349,41 @@ def test_nothing_ever_raises_and_what_is_published_is_one_line(payload: bytes) -
             encode("completedOrdersDelta", [{"matchId": "x", "orderFilledAt": 9}]),
             Identity(distinct=True, time_ms=9),
         ),
+        (
+            encode("completedOrdersDelta", [{"matchId": "x", "orderFilledAt": 0}]),
+            Identity(distinct=True, time_ms=None),
+        ),
+        (
+            encode("completedOrdersDelta", [{"matchId": "x"}, {"orderFilledAt": 9}]),
+            Identity(distinct=False, time_ms=9),
+        ),
         (encode("completedOrdersDelta", []), Identity(distinct=False, time_ms=None)),
         (
             encode("createOrder", {"order": {"orderId": "01", "updatedAt": 3}}),
+            Identity(distinct=False, time_ms=None),
+        ),
+        (
+            encode("createOrder", {"statusCode": 200, "order": {"orderId": "01", "updatedAt": 3}}),
             Identity(distinct=True, time_ms=3),
         ),
-        (encode("createOrder", {"order": {"orderId": "01"}}), Identity(distinct=False, time_ms=None)),
-        (encode("createOrder", {"order": {"updatedAt": 3}}), Identity(distinct=False, time_ms=3)),
+        (
+            encode("cancelOrder", {"statusCode": 202, "order": {"orderId": "01", "updatedAt": 3}}),
+            Identity(distinct=False, time_ms=None),
+        ),
+        (
+            encode("cancelOrder", {"statusCode": 409, "order": {"orderId": "01", "updatedAt": 3}, "ts": 4}),
+            Identity(distinct=False, time_ms=None),
+        ),
+        (encode("cancelOrder", {"statusCode": 404}), Identity(distinct=False, time_ms=None)),
+        (encode("createOrder", {"order": "01"}), Identity(distinct=False, time_ms=None)),
+        (
+            encode("createOrder", {"statusCode": 200, "order": {"orderId": "01"}}),
+            Identity(distinct=False, time_ms=None),
+        ),
+        (
+            encode("createOrder", {"statusCode": 200, "order": {"updatedAt": 3}}),
+            Identity(distinct=False, time_ms=3),
+        ),
         (encode("new", {}), Identity(distinct=False, time_ms=None)),
         (encode("new", {"ts": "soon"}), Identity(distinct=False, time_ms=None)),
         (b"garbage", Identity(distinct=False, time_ms=None)),

@@ -18,7 +18,10 @@ from feedhandler.exchange.token import (
     BAD_KEY_PAUSE_S,
     DOCUMENTED_LIFE_S,
     LIFE_MAX_S,
+    REPLACE_EVERY_S,
     REQUESTS_PER_MINUTE,
+    WINDOW_S,
+    Token,
     TokenSource,
     read_token,
 )
@@ -96,7 +99,7 @@ def notes() -> list[Note]:
 def source(endpoint: Endpoint, notes: list[Note], autojump_clock: trio.testing.MockClock) -> TokenSource:
     """Return a token source for the endpoint, on a clock that jumps."""
     autojump_clock.autojump_threshold = 0.005
-    return TokenSource(endpoint.url, keys, ssl.create_default_context(), notes.append)
+    return TokenSource(endpoint.url, keys, ssl.create_default_context(), notes.append, draw=lambda: 0.0)
 
 
 Clock = trio.testing.MockClock
@@ -118,7 +121,7 @@ async def test_one_request_for_all(endpoint: Endpoint, source: TokenSource, auto
     tokens: list[str] = []
 
     async def get() -> None:
-        tokens.append(await source.get())
+        tokens.append((await source.get()).text)
 
     async with trio.open_nursery() as nursery:
         for _ in range(20):
@@ -138,7 +141,7 @@ async def test_a_cancelled_request_is_made_by_the_next(
     tokens: list[str] = []
 
     async def get() -> None:
-        tokens.append(await source.get())
+        tokens.append((await source.get()).text)
 
     async with trio.open_nursery() as nursery:
         with trio.move_on_after(1):
@@ -152,14 +155,16 @@ async def test_it_is_renewed_before_its_end(
     endpoint: Endpoint, source: TokenSource, notes: list[Note], autojump_clock: Clock
 ) -> None:
     """A token is not handed out in the last three minutes of its life, nor renewed before."""
-    assert await source.get() == "token-1"
+    assert (await source.get()).text == "token-1"
     autojump_clock.jump(1619)
-    assert await source.get() == "token-1"
+    assert (await source.get()).text == "token-1"
     autojump_clock.jump(2)
-    assert await source.get() == "token-2"
+    assert (await source.get()).text == "token-2"
     assert [one.name for one in notes] == ["token_renewed", "token_renewed"]
     assert source.age_s == pytest.approx(0, abs=0.1)
-    assert repr(source) == f"<TokenSource {endpoint.url}: Token(life_s=1800)>"
+    assert repr(source) == (
+        f"<TokenSource {endpoint.url} fresh: Token(life_s=1800.0, asked_s={source._token.asked_s!r})>"
+    )
 
 
 async def test_short_lives_have_short_margins(
@@ -170,9 +175,9 @@ async def test_short_lives_have_short_margins(
     assert source.age_s is None
     await source.get()
     autojump_clock.jump(44)
-    assert await source.get() == "token-1"
+    assert (await source.get()).text == "token-1"
     autojump_clock.jump(2)
-    assert await source.get() == "token-2"
+    assert (await source.get()).text == "token-2"
 
 
 async def test_a_refused_token_is_replaced_once(
@@ -191,17 +196,19 @@ async def test_a_refused_token_is_replaced_once(
             nursery.start_soon(replace)
     assert replaced == [True] * 5
     assert len(endpoint.requests) == 2
-    assert await source.get() == "token-2"
+    assert (await source.get()).text == "token-2"
 
 
-async def test_a_young_token_is_not_replaced(
+async def test_refusals_do_not_use_up_the_requests(
     endpoint: Endpoint, source: TokenSource, autojump_clock: Clock
 ) -> None:
-    """A token refused within seconds of its making is not refused for its age."""
-    token = await source.get()
-    autojump_clock.jump(1)
-    assert not await source.replace(token)
-    assert len(endpoint.requests) == 1
+    """(12) A token that replaced a refused one and is refused itself is not replaced at once: its age is no reason."""
+    assert await source.replace(await source.get())
+    assert not await source.replace(await source.get())
+    assert len(endpoint.requests) == 2
+    autojump_clock.jump(REPLACE_EVERY_S)
+    assert await source.replace(await source.get())
+    assert (await source.get()).text == "token-3"
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -215,10 +222,13 @@ async def test_a_bad_key_is_distinct_and_not_asked_with_again_soon(
         assert refusal.status == status
         assert "key is not accepted" in str(refusal)
     assert len(endpoint.requests) == 1
-    assert notes == [Note("token_refused", {"status": status, "bad_key": True})]
+    detail = f"the API key is not accepted (HTTP status {status})"
+    fields = {"state": "bad_key", "status": status, "detail": detail, "retry_s": BAD_KEY_PAUSE_S}
+    assert notes == [Note("key_refused", fields)]
+    assert source.state == "bad_key"
     endpoint.status = 200
     autojump_clock.jump(BAD_KEY_PAUSE_S)
-    assert await source.get() == "token-2"
+    assert (await source.get()).text == "token-2"
 
 
 async def test_retry_after_holds_for_all(
@@ -242,7 +252,7 @@ async def test_the_limit_of_requests_is_kept(
         autojump_clock.jump(1.01)
     assert len(endpoint.requests) == REQUESTS_PER_MINUTE
     assert refusal.retry_after
-    assert autojump_clock.current_time() + refusal.retry_after == pytest.approx(60, abs=2)
+    assert autojump_clock.current_time() + refusal.retry_after == pytest.approx(WINDOW_S, abs=2)
 
 
 def unreadable() -> Credentials:
@@ -266,7 +276,7 @@ async def test_an_odd_key_is_sent_or_refused(endpoint: Endpoint, notes: list[Not
     odd = TokenSource(
         endpoint.url, lambda: Credentials(key="schl\xfcssel", secret="s"), context, notes.append
     )
-    assert await odd.get() == "token-1"
+    assert (await odd.get()).text == "token-1"
     bad = TokenSource(endpoint.url, lambda: Credentials(key="a\r\nb", secret="s"), context, notes.append)
     assert (await refused(bad.get)).status == 0
     assert len(endpoint.requests) == 1
@@ -350,7 +360,7 @@ def test_answers_without_a_token(body: bytes) -> None:
 def test_lives(expires_in: str, life_s: float) -> None:
     """A life that makes no sense is the documented one, an absurd one is cut; the token is used."""
     answer = Answer(200, b'{"access_token":"a.b-c_d","expires_in":%s}' % expires_in.encode())
-    assert read_token(answer) == ("a.b-c_d", life_s)
+    assert read_token(answer, 7.0) == Token("a.b-c_d", life_s, 7.0)
 
 
 @given(st.integers(100, 599), st.binary(max_size=200))

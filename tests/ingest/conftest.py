@@ -9,6 +9,7 @@ import pytest
 import trio
 import trustme
 
+from feedhandler.core.trail import NONE_KNOWN, Frames, Known
 from feedhandler.errors import ConnectionFailed
 
 
@@ -130,7 +131,11 @@ class Journal:
         """Hear that the connection is open."""
         self._write("connected", line)
 
-    def received(self, line: str, payloads: list[bytes]) -> None:
+    def recognise(self, line: str, rest: bytes | bytearray, data: bytes) -> Known:  # noqa: ARG002 - as any hub
+        """Know nothing of what a read begins with."""
+        return NONE_KNOWN
+
+    def received(self, line: str, payloads: list[bytes], frames: Frames) -> None:  # noqa: ARG002 - likewise
         """Take the messages of one read."""
         self.payloads += payloads
         self._write("received", line, tuple(payloads))

@@ -17,7 +17,9 @@ import trio_websocket
 import trustme
 
 from feedhandler.config import Bounds
+from feedhandler.core.trail import NONE_KNOWN, Frames
 from feedhandler.errors import ConfigError, ConnectionFailed, HandshakeRefused
+from feedhandler.exchange.token import Token
 from feedhandler.ingest import connect
 from feedhandler.ingest.connect import GOODBYE_S, Connection, open_line, tls_context
 from feedhandler.ingest.handshake import Target
@@ -37,7 +39,7 @@ class Inbox:
         self.batches = 0
         self.rejected: list[str] = []
 
-    def deliver(self, payloads: list[bytes]) -> None:
+    def deliver(self, payloads: list[bytes], _frames: Frames) -> None:
         """Take a read's worth."""
         self.payloads += payloads
         self.batches += 1
@@ -61,8 +63,9 @@ def opened(
     """Open a line to a test's server."""
     return open_line(
         Target.from_url(url.format(port=port)),
-        token=token,
+        token=None if token is None else Token(token, life_s=1800.0),
         deliver=inbox.deliver,
+        recognise=lambda _rest, _data: NONE_KNOWN,
         rejected=inbox.rejected.append,
         ssl_context=context or ssl.create_default_context(),
         bounds=bounds,
@@ -485,7 +488,7 @@ async def test_a_bug_in_delivery_is_raised(serve: Serve, inbox: Inbox) -> None:
         await peer.send(text(b"data"))
         await peer.frame()
 
-    def broken(_payloads: list[bytes]) -> None:
+    def broken(_payloads: list[bytes], _frames: Frames) -> None:
         raise ZeroDivisionError
 
     inbox.deliver = broken  # type: ignore[method-assign]
@@ -541,7 +544,8 @@ async def test_a_line_that_is_cancelled_while_its_readers_home_opens_ends(
             async with open_line(
                 target,
                 token=None,
-                deliver=lambda _: None,
+                deliver=lambda _payloads, _frames: None,
+                recognise=lambda _rest, _data: NONE_KNOWN,
                 rejected=lambda _: None,
                 ssl_context=ssl.create_default_context(),
                 bounds=Bounds(),

@@ -10,6 +10,7 @@ import trio.testing
 import trustme
 
 from feedhandler.config import Bounds
+from feedhandler.core.trail import NONE_KNOWN, Frames
 from feedhandler.ingest import dataplane
 from feedhandler.ingest.connect import open_line, tls_context
 from feedhandler.ingest.dataplane import DataPlaneStream
@@ -31,7 +32,8 @@ def plane_on(
     return DataPlaneStream(
         stream,
         check=check,
-        deliver=lambda payloads: log.append(tuple(payloads)),
+        deliver=lambda payloads, _frames: log.append(tuple(payloads)),
+        recognise=lambda _rest, _data: NONE_KNOWN,
         rejected=log.append,
         read_bytes=4096,
         max_message_bytes=4096,
@@ -114,7 +116,8 @@ async def test_two_flat_out_lines_share_the_daemon(serve: Serve, authority: trus
         async with open_line(
             target,
             token=None,
-            deliver=lambda _payloads: take(line),
+            deliver=lambda _payloads, _frames: take(line),
+            recognise=lambda _rest, _data: NONE_KNOWN,
             rejected=turns.append,
             ssl_context=context,
             bounds=Bounds(read_kib=16),
@@ -160,7 +163,7 @@ async def test_pings_are_answered_while_data_floods(serve: Serve) -> None:
         answered.set()
         scope.cancel()
 
-    def busy(_payloads: list[bytes]) -> None:
+    def busy(_payloads: list[bytes], _frames: Frames) -> None:
         sum(range(20_000))
 
     target = Target.from_url(f"ws://127.0.0.1:{await serve(flood)}")
@@ -170,6 +173,7 @@ async def test_pings_are_answered_while_data_floods(serve: Serve) -> None:
                 target,
                 token=None,
                 deliver=busy,
+                recognise=lambda _rest, _data: NONE_KNOWN,
                 rejected=lambda _kind: None,
                 ssl_context=tls_context(None),
                 bounds=Bounds(read_kib=16),
@@ -188,7 +192,7 @@ async def test_the_first_byte_of_what_is_delivered_has_its_time(monkeypatch: pyt
     times: list[float] = []
     ours, theirs = trio.testing.memory_stream_pair()
     plane = plane_on(ours, [])
-    plane._deliver = lambda _: times.append(plane.read_s)
+    plane._deliver = lambda *_: times.append(plane.read_s)
     whole, part = text(b"a" * 50), b"\x01\x01b"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(drain, plane)

@@ -1,7 +1,7 @@
 # ruff: noqa: ARG001 - the clock works by being asked for
 """One feed: what its lines bring becomes records of its channels, without any exchange or socket."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -44,9 +44,10 @@ def order(number: int) -> bytes:
     return b'{"resultType":"createOrder","data":{"order":{"orderId":"%d","updatedAt":%d}}}' % (number, number)
 
 
-def unknown(number: int) -> bytes:
+def unknown(number: int, market: str = "BTC-USD") -> bytes:
     """Return a message of a type that nobody described."""
-    return b'{"resultType":"marketStatus","market":"BTC-USD","data":{"number":%d}}' % number
+    text = b'{"resultType":"marketStatus","market":"%b","data":{"number":%d}}'
+    return text % (market.encode(), number)
 
 
 @dataclass
@@ -70,6 +71,13 @@ class Shop:
         """Write an event down."""
         channel.event(line, recv_ns, payload, event_class)
         self.records.append(("event", channel.name, line, payload, event_class))
+
+    def publish_run(
+        self, channels: Sequence[Channel], line: str, recv_ns: int, payloads: Sequence[bytes]
+    ) -> None:
+        """Write events down."""
+        for channel, payload in zip(channels, payloads, strict=True):
+            self.publish(channel, line, recv_ns, payload)
 
     def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
         """Write a gap down."""
@@ -200,6 +208,35 @@ async def test_unknown_types_may_be_about_the_account(bench: Bench) -> None:
     connect(feed, "a")
     feed.received("a", [unknown(1)])
     assert bench.shop.channels[OTHER].account
+
+
+async def test_what_the_account_says_stays_out_of_a_public_channel(bench: Bench) -> None:
+    """A feed of the account that comes later does not publish where everybody reads; its own channel is closed."""
+    public = bench.feed()
+    account = bench.feed(streams=("orders",), label="account/BTC-USD")
+    connect(public, "a")
+    connect(account, "a")
+    public.received("a", [unknown(1)])
+    account.received("a", [unknown(2), unknown(3, "ETH-USD")])
+    assert [record[0] for record in bench.shop.of("event")] == [OTHER, "ETH-USD/other"]
+    assert [bench.shop.channels[name].account for name in (OTHER, "ETH-USD/other")] == [False, True]
+    assert bench.named("unknown_withheld") == [{"feed": "account/BTC-USD", "channel": OTHER}]
+    public.streams += ("orders",)
+    public.received("a", [unknown(4)])
+    assert len(bench.named("unknown_withheld")) == 2
+    assert len(bench.shop.of("event")) == 2
+
+
+async def test_a_public_event_over_all_that_names_no_market_is_counted(bench: Bench) -> None:
+    """It goes to ALL/other, and each line that brings it is told."""
+    feed = bench.feed("ALL")
+    connect(feed, "a", "b")
+    for line in ("a", "b"):
+        feed.received(line, [trade(1, "")])
+    assert bench.shop.of("event") == [("ALL/other", "a", trade(1, ""), "unknown")]
+    assert bench.named("event_misshapen") == [
+        {"feed": "ALL", "line": line, "reason": "market"} for line in ("a", "b")
+    ]
 
 
 async def test_channels_have_a_bound(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +420,7 @@ def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str, f
     monkeypatch.setattr(
         feed_module.Line,
         "restart",
-        lambda line, reason, pause_s=0.0: found.append((line.name, reason, pause_s)),
+        lambda line, reason, pause_s=0.0, **_: found.append((line.name, reason, pause_s)),
     )
     return found
 
@@ -391,6 +428,7 @@ def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str, f
 async def test_orders_are_obeyed(bench: Bench, restarts: list[tuple[str, str, float]]) -> None:
     """A stalled line is restarted; a quarantined one is kept away for its time and its incident is handed on."""
     feed = bench.feed()
+    feed.rotation.busy = True  # otherwise it is replaced as soon as it is its turn
     feed.arbiter.orders += [Restart("a", "stalled"), Quarantine("b", {"line": "b"})]
     feed.tick()
     assert restarts == [("a", "stalled", 0.0), ("b", "quarantined", Health().quarantine_s)]

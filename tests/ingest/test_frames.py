@@ -197,10 +197,10 @@ def test_large_frame_in_small_reads_costs_linear_work() -> None:
     splitter.feed(wire[:100])
     looks = 0
 
-    def split_once(data: bytes) -> None:
+    def split_once(data: bytes, position: int) -> None:
         nonlocal looks
         looks += 1
-        FrameSplitter._split(splitter, data)
+        FrameSplitter._split(splitter, data, position)
 
     splitter._split = split_once  # type: ignore[method-assign]
     payloads, _ = split(splitter, [wire[i : i + 1000] for i in range(100, len(wire), 1000)])

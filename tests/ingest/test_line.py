@@ -12,6 +12,7 @@ import trio.testing
 from feedhandler.config import Bounds, Health
 from feedhandler.errors import HandshakeRefused, TokenRefused
 from feedhandler.exchange.requests import ping
+from feedhandler.exchange.token import Token
 from feedhandler.ingest.connect import tls_context
 from feedhandler.ingest.gate import Gate
 from feedhandler.ingest.handshake import Target
@@ -32,22 +33,27 @@ class Tokens:
     def __init__(self, *tokens: str | Exception) -> None:
         self.tokens = list(tokens)
         self.replaced: list[str] = []
+        self.renewed = trio.Event()
 
-    async def get(self) -> str:
+    async def get(self) -> Token:
         """Return the token in force."""
         await trio.lowlevel.checkpoint()
         if isinstance(self.tokens[0], Exception):
             raise self.tokens[0]
-        return self.tokens[0]
+        return Token(self.tokens[0], life_s=1800.0)
 
-    async def replace(self, refused: str) -> bool:
+    async def replace(self, refused: Token) -> bool:
         """Go on to the next token, if there is one."""
         await trio.lowlevel.checkpoint()
-        self.replaced.append(refused)
+        self.replaced.append(refused.text)
         if len(self.tokens) == 1:
             return False
         del self.tokens[0]
         return True
+
+    async def wait_renewed(self) -> None:
+        """Wait for a test to renew the token."""
+        await self.renewed.wait()
 
 
 def line_to(port: int, journal: Any, **changes: Any) -> Line:
@@ -253,7 +259,7 @@ async def test_restart_without_a_connection_changes_nothing(journal: Any) -> Non
     line = line_to(1, journal)
     line.restart("stall")
     assert not line.send("request")
-    assert repr(line) == "<Line a: no connection>"
+    assert repr(line) == "<Line a: backoff>"
 
 
 async def test_requests_are_sent_in_order_and_bounded(

@@ -1,6 +1,7 @@
 # ruff: noqa: ARG001 - the clock works by being asked for
 """The metrics of a whole daemon: names, formats, values against what was played, and what is gone again."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -258,6 +259,31 @@ async def test_a_large_scrape_is_made_in_slices(tmp_path: Path, autojump_clock: 
         pieces = list(collector.scrape(openmetrics=False))
     assert max(piece.count("\n") for piece in pieces) <= 2 + len(Bounds.__struct_fields__)
     assert sum(piece.count("\n") for piece in pieces) > 2000
+
+
+class Log:
+    """A log whose reader does not keep up."""
+
+    waiting, lost = 7, 3
+
+
+async def test_what_is_not_always_there_has_a_series_when_it_is(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The token's age and the clocks' difference have a series once there is a token and an event; the log likewise."""
+    async with scraped(tmp_path, token=True) as (stage, browser):
+        await stage.talk(1)
+        with_token = await scrape(browser)
+        sight = dataclasses.replace(stage.daemon.observation.sight, log=Log())
+        logged = values_of("".join(Collector(sight, lambda: 0).scrape(openmetrics=False)))
+        bare = dataclasses.replace(sight, tokens=None, feeds={})
+        empty = values_of("".join(Collector(bare, lambda: 0).scrape(openmetrics=False)))
+    assert 0 < value(with_token, "token_age_seconds") < 60
+    assert value(with_token, "exchange_clock_offset_seconds") < 0
+    assert value(with_token, "token_requests_total", result="renewed") == 1
+    assert (value(logged, "log_lines_waiting"), value(logged, "log_lines_lost_total")) == (7, 3)
+    assert not {"token_age_seconds", "exchange_clock_offset_seconds", "feed_state"} & names(empty)
+    assert value(empty, "feeds") == 0
 
 
 # What counts

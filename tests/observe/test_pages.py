@@ -10,6 +10,7 @@ from trio.testing import MockClock
 from feedhandler.config import Feed, Observe
 from feedhandler.errors import OperationalError
 from feedhandler.observe import readiness
+from feedhandler.observe.pages import REST_S
 from feedhandler.observe.progress import PROGRESS_S
 from feedhandler.simulator.settings import Behaviour
 from tests.support.stage import BTC, ETH, Stage, staged
@@ -169,6 +170,23 @@ async def test_the_page_and_the_state_are_served(tmp_path: Path, autojump_clock:
     assert state.headers["content-type"] == "application/json"
     assert state.json()["feeds"][0]["lines"][0]["led"] == []
     assert more.json()["feeds"][0]["lines"][0]["led"] != []
+
+
+async def test_pictures_are_made_one_at_a_time_with_a_rest(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Who asks again and again waits for his turn, and all get their answer."""
+    answers: list[int] = []
+    async with staged(tmp_path, observe=HTTP) as stage:
+        start = trio.current_time()
+
+        async def ask() -> None:
+            nonlocal answers
+            answers += [(await browser_of(stage).get(path)).status for path in ("/metrics", "/status")]
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(ask)
+        assert trio.current_time() - start == pytest.approx(19 * REST_S, abs=0.5)
+    assert answers == [200] * 20
 
 
 async def test_switched_off_nobody_listens(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -146,7 +146,7 @@ async def test_nothing_secret_is_told(tmp_path: Path, autojump_clock: MockClock)
         document = await StatusMaker(stage.daemon.observation.sight).document(history=True)
         tokens = stage.daemon.observation.sight.tokens
         assert tokens is not None
-        token = await tokens.get()
+        token = (await tokens.get()).text
     for secret in (*secrets.values(), token):
         assert secret.encode() not in document
     age_s = msgspec.json.decode(document, type=Status).token.age_s

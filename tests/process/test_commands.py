@@ -120,6 +120,18 @@ async def test_tail(tmp_path):
     assert [record["type"] for record in records].count("hello") == 2
 
 
+async def test_simulate_says_who_breaks_a_rule():
+    """A client that breaks a documented rule of the exchange gets a line on standard output, without its secret."""
+    request = b"GET /elsewhere HTTP/1.1\r\nHost: x\r\nX-Api-Secret: hidden\r\n\r\n"
+    async with simulated("--rate", 0, "--wait", 1, tls=False) as exchange:
+        port = int(exchange.url.rsplit(":", 1)[1])
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(request)
+            breach = await exchange.child.output.wait_for("breach ")
+    assert breach == "breach key and secret were sent to an address that is not the token endpoint"
+    assert "hidden" not in f"{exchange.child.output}{exchange.child.errors}"
+
+
 async def test_run_ends_on_sigterm(tmp_path):
     """SIGTERM ends the daemon with 0 as soon as its consumers have what is pending, and its socket is gone."""
     async with simulated("--market", "BTC-USD", "--rate", 2000, tls=False) as exchange:

@@ -53,6 +53,31 @@ class Model:
 appends = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 2)), max_size=120)
 
 
+@given(runs=st.lists(appends, max_size=6), limit=st.integers(1, 12_000))
+@settings(deadline=None)
+def test_a_run_is_kept_as_its_records_one_by_one(runs: list[list[tuple[int, int]]], limit: int) -> None:
+    """Places, tracks, sizes and texts are the same; after each run the bounds hold, but for one newest record."""
+    model, at_once = Model(limit, 3, limit // 2 + 1), Backlog(limit, limit // 2 + 1)
+    tracks = [at_once.track() for _ in model.tracks]
+    for run in runs:
+        first = len(model.all)
+        for size, track in run:
+            model.append(size, track)
+        new = model.all[first:]
+        at_once.extend([kept.record for kept in new], [kept.track for kept in new])
+        assert at_once.head == model.backlog.head
+        assert at_once.held_bytes == model.bytes_from(at_once.base)
+        assert at_once.held_bytes <= limit or len(at_once) <= 1
+        assert at_once.base <= at_once.reach <= at_once.head
+        assert model.bytes_from(at_once.reach) <= limit // 2 + 1 or at_once.head - at_once.reach <= 1
+        kept = b"".join(one.record for one in model.all[at_once.base :])
+        assert at_once.join(at_once.base, at_once.head) == kept
+        assert [at_once.next(track) for track in tracks] == [model.next(track) for track in tracks]
+        assert [at_once.oldest(track) for track in tracks] == [
+            model.first_of(track, at_once.base) for track in tracks
+        ]
+
+
 @given(appends=appends, limit=st.integers(1, 12_000))
 @settings(deadline=None)
 def test_the_bound_is_kept_and_the_oldest_go_first(appends: list[tuple[int, int]], limit: int) -> None:

@@ -55,6 +55,26 @@ async def test_a_session_from_the_greeting_to_the_last_word(
     assert house.reasons("consumer_left") == ["shutdown"]
 
 
+async def test_a_run_is_published_as_its_events_one_by_one(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Events of several channels keep their order, each under the next number of its own channel."""
+    async with serving(tmp_path, autojump_clock) as house, connected(house) as peer:
+        await peer.say(EVERYTHING)
+        [await peer.line() for _ in range(2)]
+        trades, book = house.trades, house.book
+        house.publisher.publish_run([trades, book, book, trades], "b", 7, [b"1", b"2", b"3", b"4"])
+        house.publisher.publish_run([book, book], "a", 8, [b"5", b"6"])
+        house.publisher.flush()
+        records = [json.loads(await peer.line()) for _ in range(6)]
+        assert [(one["channel"], one["seq"], one["line"], one["msg"]) for one in records] == [
+            (trades.name, 1, "b", 1),
+            (book.name, 1, "b", 2),
+            (book.name, 2, "b", 3),
+            (trades.name, 2, "b", 4),
+            (book.name, 3, "a", 5),
+            (book.name, 4, "a", 6),
+        ]
+
+
 async def test_an_event_is_with_the_kernel_when_flush_returns(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

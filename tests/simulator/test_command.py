@@ -35,14 +35,20 @@ def test_the_defaults():
     assert parse() == Settings(rate=command.DEFAULT_RATE)
     assert parse("--tape", "x") == Settings(tapes=(Path("x"),))
     assert parse("--tape", "x", "--market", "A-B", "--rate", "5").markets == ("A-B",)
+    assert parse("--account-rate", "5").account_rate == 5
     assert parse("--token-life", "60").plan.behaviour.token_life_s == 60
 
 
 def test_every_mistake_has_its_line():
     """Wrong options are all named."""
     with pytest.raises(ConfigError) as caught:
-        parse("--rate", "-1", "--wait", "-2", "--market", "ALL")
-    assert [mistake.split(":")[0] for mistake in caught.value.mistakes] == ["--rate", "--wait", "--market"]
+        parse("--rate", "-1", "--account-rate", "-1", "--wait", "-2", "--market", "ALL")
+    assert [mistake.split(":")[0] for mistake in caught.value.mistakes] == [
+        "--rate",
+        "--account-rate",
+        "--wait",
+        "--market",
+    ]
 
 
 def test_a_wrong_file_ends_with_code_2(capsys, tmp_path):

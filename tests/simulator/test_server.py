@@ -1,6 +1,7 @@
 # ruff: noqa: ARG001 - tests ask for the clock by name, and for what their parameters say
 """The exchange as its clients see it."""
 
+import contextlib
 import json
 import ssl
 from functools import partial
@@ -135,6 +136,61 @@ async def test_snapshot_switches(start, join, autojump_clock, switch, check):
     exchange = await start(plan=behaving(**switch))
     async with join(exchange) as line:
         assert check(await ask(line, "emitPublicOrderBook", clientRequestId="x"))
+
+
+TOKEN_REQUEST = b"POST /api/v1/token HTTP/1.1\r\nHost: x\r\nX-Api-Key: k\r\nX-Api-Secret: s\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "start_of_answer", "held"),
+    [
+        ("html", b"HTTP/1.1 200 ", True),
+        ("cut", b"HTTP/1.1 200 ", True),
+        ("empty", b"HTTP/1.1 200 ", False),
+        ("array", b"HTTP/1.1 200 ", True),
+        ("no_token", b"HTTP/1.1 200 ", True),
+        ("odd_token", b"HTTP/1.1 200 ", True),
+        ("redirect", b"HTTP/1.1 307 ", False),
+        ("no_http", b"\x00\x15SSH", True),
+        ("close", b"", False),
+    ],
+)
+async def test_the_token_endpoint_may_answer_something_else(
+    start, autojump_clock, kind, start_of_answer, held
+):
+    """Each odd answer comes and the connection is closed behind it; where it holds a token, that is a good one."""
+    exchange = await start(plan=behaving(endpoint_answer=kind))
+    async with await trio.open_tcp_stream("127.0.0.1", int(exchange.url.rsplit(":", 1)[1])) as stream:
+        await stream.send_all(TOKEN_REQUEST)
+        answer, _ = await read_to_end(stream)
+    assert answer.startswith(start_of_answer)
+    assert (b"simulated.token-000001.x" in answer) == held
+    assert exchange.gate.expiry("simulated.token-000001.x") is not None
+
+
+@pytest.mark.parametrize("kind", ["huge", "endless", "silence", "reset"])
+async def test_the_token_endpoint_may_answer_without_an_end(start, autojump_clock, kind):
+    """It may send megabytes, never stop, say nothing, or break off; a client that leaves ends it."""
+    exchange = await start(plan=behaving(endpoint_answer=kind))
+    received = 0
+    async with await trio.open_tcp_stream("127.0.0.1", int(exchange.url.rsplit(":", 1)[1])) as stream:
+        await stream.send_all(TOKEN_REQUEST)
+        with trio.move_on_after(100), contextlib.suppress(trio.BrokenResourceError):
+            while received < 9 * 1024 * 1024 and (data := await stream.receive_some()):
+                received += len(data)
+    assert (received > 8 * 1024 * 1024) == (kind in {"huge", "endless"})
+    assert exchange.gate.compliance.token_requests == 1
+
+
+async def test_key_and_secret_at_another_address_are_a_breach(start, autojump_clock):
+    """A client that follows a redirect with its secret, or sends it anywhere else, is written down."""
+    exchange = await start(plan=behaving(endpoint_answer="redirect"))
+    keys = {"X-Api-Key": "k", "X-Api-Secret": "s"}
+    async with httpx2.AsyncClient(base_url=exchange.http_url, follow_redirects=True) as http:
+        assert (await http.post("/api/v1/token", headers=keys)).status_code == 404
+    assert exchange.gate.compliance.breaches == [
+        "key and secret were sent to an address that is not the token endpoint"
+    ]
 
 
 async def test_tokens_over_http_and_their_use(start, join, autojump_clock):

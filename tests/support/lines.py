@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 
 from feedhandler.config import Bounds, Health
 from feedhandler.core.arbiter import Arbiter, Quarantine, Restart
-from feedhandler.core.messages import Event, Gap, Garbage, Identity, Message, Release, Reply, Unknown
+from feedhandler.core.messages import Event, Gap, Garbage, Identity, Message, Release, Reply, Run, Unknown
+
+SETTLED = 4
+"""Events that all lines have delivered, and that a world's window keeps: few, so that nothing may depend on them."""
 
 
 class Words:
@@ -28,6 +31,11 @@ class Words:
         if first == b"!":
             return Garbage("json")
         return Event(f"M/{first.decode(errors='replace')}", payload)
+
+    def ordinary(self, payloads: Sequence[bytes]) -> list[str] | None:
+        """Return the channels of words that are all events."""
+        events = [message for message in map(self.classify, payloads) if isinstance(message, Event)]
+        return [event.channel for event in events] if len(events) == len(payloads) else None
 
     def identify(self, payload: bytes) -> Identity:
         """Take a word with a number for distinct."""
@@ -74,7 +82,12 @@ class World:
         self.replies: list[Reply] = []
         self.states: list[str] = []
         self.arbiter = Arbiter(
-            "M", self.names, Words(), bounds=bounds or Bounds(), limits=health or Health(), now=self.now
+            "M",
+            self.names,
+            Words(),
+            bounds=bounds or Bounds(settled_events=SETTLED),
+            limits=health or Health(),
+            now=self.now,
         )
 
     @property
@@ -98,6 +111,22 @@ class World:
             self.connections[name] = Connection()
             self.arbiter.connected(name, self.now, self.wall)
             self._take()
+
+    def add(self) -> str:
+        """Let a new line take part under the first letter that is free; return it."""
+        name = next(letter for letter in "abcdefghij" if letter not in self.arbiter.lines)
+        self.arbiter.add_line(name, self.now)
+        self.names += name
+        return name
+
+    def remove(self, name: str, *, reads: int = 0) -> None:
+        """Let a line go for good after it has read so many more messages."""
+        if name in self.connections:
+            self.deliver(name, reads)
+            del self.connections[name]
+        self.names = self.names.replace(name, "")
+        self.arbiter.remove_line(name, self.now, self.wall)
+        self._take()
 
     def deliver(self, name: str, count: int | None = None, *, each: bool = False) -> None:
         """Let a line read what has been sent to it, in one batch or message by message."""
@@ -147,7 +176,9 @@ class World:
 
     def _take(self) -> None:
         for output in self.arbiter.outputs:
-            if isinstance(output, Release | Gap):
+            if isinstance(output, Run):
+                self.released += output.releases()
+            elif isinstance(output, Release | Gap):
                 self.released.append(output)
             else:
                 self.states.append(output.state)

@@ -11,6 +11,9 @@ from tests.support.lines import World
 DISTINCT = (b"b#", b"t#")
 REPEATED = (b"bx", b"by", b"tx")
 
+MOST_LINES = 6
+"""Lines that a script has at once; more are not added."""
+
 steady = settings(deadline=None, derandomize=True, database=None)
 """The profile of these tests: the same examples every time, however slow the machine."""
 
@@ -52,7 +55,9 @@ def scripts(
         st.sampled_from(words),
         ahead,
     )
-    return st.builds(Script, lines or st.integers(1, 5), st.lists(step, min_size=5, max_size=most))
+    return st.builds(
+        Script, st.integers(1, 5) if lines is None else lines, st.lists(step, min_size=5, max_size=most)
+    )
 
 
 def play(world: World, script: Script, *, clock_steps_ns: int = 0) -> World:
@@ -75,4 +80,8 @@ def play(world: World, script: Script, *, clock_steps_ns: int = 0) -> World:
             world.deliver(name, step.size + 1, each=step.flag)
         elif step.kind == "kill" and up:
             world.kill(name, reads=step.size)
+        elif step.kind == "add" and len(world.names) < MOST_LINES:
+            world.connect(world.add())
+        elif step.kind == "remove" and len(world.names) > 1:
+            world.remove(name, reads=step.size)
     return world

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from functools import partial
@@ -159,13 +159,17 @@ class Stage:
     @property
     def truth(self) -> dict[str, list[bytes]]:
         """What the exchange has broadcast, by channel."""
-        self.exchange.truth.flush()
         found: defaultdict[str, list[bytes]] = defaultdict(list)
+        for market, stream, message in self.broadcasts():
+            found[f"{market}/{stream}"].append(message)
+        return dict(found)
+
+    def broadcasts(self) -> Iterator[tuple[str, str, bytes]]:
+        """Yield what the exchange has broadcast, in its order: market, stream and message."""
+        self.exchange.truth.flush()
         for line in self._truth.read_bytes().splitlines():
             one = json.loads(line)
-            message = line[line.index(b',"msg":') + 7 : -1]
-            found[f"{one['market']}/{one['stream']}"].append(message)
-        return dict(found)
+            yield one["market"], one["stream"], line[line.index(b',"msg":') + 7 : -1]
 
     def assert_exact(self) -> None:
         """Assert that the consumer has what the exchange has broadcast, byte for byte, and nothing marked."""
@@ -177,10 +181,13 @@ class Stage:
         assert self.reading.of("gap") == []
         assert {event.get("class", "") for event in self.reading.of("event")} <= {"", "unknown"}
 
-    def follow_book(self, market: str = BTC) -> Follower:
-        """Assert that a book channel is right at every seq, and at its end; return what it consisted of."""
+    def follow_book(self, market: str = BTC, sent: Sequence[bytes] | None = None) -> Follower:
+        """Assert that a book channel is right at every seq, and at its end; return what it consisted of.
+
+        What was ``sent`` is the truth, unless the connections got it in other words (compact ones in any case).
+        """
         channel = f"{market}/publicOrderBook"
-        reference = Reference(self.openings[market], self.truth.get(channel, []))
+        reference = Reference(self.openings[market], self.truth.get(channel, []) if sent is None else sent)
         records = [one for one in self.reading.records if one.get("channel") == channel]
         follower = Follower(reference).check(records)
         assert follower.at_end
@@ -210,10 +217,13 @@ async def staged(
     markets_url: str = "",
     log: Notify = lambda _: None,
     tapes: tuple[Path, ...] = (),
+    account_rate: float = 0.0,
     before: Callable[[simulated.Exchange], None] = lambda _: None,
     **sections: Any,
 ) -> AsyncIterator[Stage]:
     """Raise the curtain: by default all lines are aligned when the body begins.
+
+    A daemon that breaks a documented rule of the exchange meanwhile fails the test.
 
     With ``tapes`` the exchange has their markets, and the test plays them. What is done ``before`` the daemon starts
     belongs to the exchange's past.
@@ -223,6 +233,7 @@ async def staged(
         markets=None if tapes else markets,
         tapes=tapes,
         wait=NEVER if tapes else 0,
+        account_rate=account_rate,
         truth=truth,
         plan=FaultPlan(behaviour=behaviour or Behaviour()),
         start_ms=START_MS,
@@ -245,6 +256,7 @@ async def staged(
             await stage.until(stage.all_synchronised)
             await stage.talk_until(stage.all_up)
         yield stage
+        assert exchange.gate.compliance.breaches == []
         nursery.cancel_scope.cancel()
 
 
