@@ -313,6 +313,7 @@ async def run(
     """Run the daemon in the foreground, with signals: the first end drains, the second calls ``exit_now``."""
     systemd = Systemd(environ, notify)
     daemon = Daemon(config, environ, fan_out(notify, systemd.hear), log)
+    daemon.observation.sight.progress.ask(systemd.standing_s)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey_signals, signals, daemon, reload, exit_now, systemd)

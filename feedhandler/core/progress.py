@@ -80,3 +80,7 @@ class Progress:
     def standing(self, now: float, longer_than_s: float) -> list[str]:
         """Return the names of the parts that have stood still for so long."""
         return [part.name for part in self._standing.values() if now - part.since >= longer_than_s]
+
+    def longest_s(self, now: float) -> float:
+        """Return for how long the part has stood still that has done so for longest (s); 0 where all move."""
+        return max((now - part.since for part in self._standing.values()), default=0.0)

@@ -30,7 +30,8 @@ whose reading is held up, say by an exchange that takes no pongs, is given up af
 ``health.ping_interval_s + health.pong_timeout_s``. That it is given up is no progress yet: until some line is seen to
 read again, reading stands still.
 
-While consumers are let go at the end, feeds and lines do not count any more, and the keep-alives go on.
+``/healthz`` and ``progress_idle_seconds`` go by the same (`observe.progress`), so Kubernetes and Prometheus see it,
+too. While consumers are let go at the end, feeds and lines do not count any more, and the keep-alives go on.
 
 Status
 ------
@@ -158,6 +159,10 @@ class Systemd:
     def still(self) -> list[str]:
         """Return the names of the parts that stand still."""
         return self._progress.standing(trio.current_time(), STILL_S)
+
+    def standing_s(self) -> float:
+        """Return for how long some part has stood still (s); 0 where all move."""
+        return self._progress.longest_s(trio.current_time())
 
     async def run(self, watched: Watched) -> None:
         """Look at the daemon, whose socket listens, and tell, until cancelled."""

@@ -27,6 +27,8 @@ def test_what_waits_in_its_old_place_stands_still():
     assert progress.standing(2.0, 1.0) == ["a"]
     assert progress.standing(2.0, 1.5) == []
     assert looked([part(1)]).standing(9.0, 0.0) == []
+    assert progress.longest_s(3.0) == 2.0
+    assert looked([part(1)]).longest_s(9.0) == 0.0
 
 
 def test_what_moves_is_not_asked_whether_it_waits():

@@ -293,13 +293,15 @@ async def _started_after(play: Play, began: float) -> bool:
 
 
 async def the_data_path_freezes(play: Play) -> None:
-    """The loop turns, and answers that nothing is done."""
+    """The loop turns, and answers that no time is told, or that nothing is read."""
     await play.open(start=False)
-    await play.daemon.start((sys.executable, os.fspath(FREEZING)))
-    await play.running()
-    play.daemon.process.send_signal(signal.SIGUSR2)
-    await play.fires("FeedhandlerDataPathStands")
-    await play.daemon.kill()
+    for fault in (signal.SIGUSR2, signal.SIGUSR1):
+        await play.daemon.start((sys.executable, os.fspath(FREEZING)))
+        await play.running()
+        await play.clears("FeedhandlerDataPathStands")
+        play.daemon.process.send_signal(fault)
+        await play.fires("FeedhandlerDataPathStands")
+        await play.daemon.kill()
     await play.daemon.start()
     await play.running()
     await play.clears("FeedhandlerDataPathStands")
