@@ -25,7 +25,6 @@ import time
 import uuid
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from functools import partial
 from typing import Final
 
 import msgspec
@@ -144,7 +143,7 @@ class Daemon:
         if exchange.token_url:
             tokens = TokenSource(
                 exchange.token_url,
-                partial(read_credentials, config, self._environ),
+                lambda: read_credentials(config, self._environ),
                 self._ssl,
                 self._notify,
                 in_thread=have_files(config, self._environ),

@@ -79,7 +79,7 @@ class Admission(Pinning):
         owing.position = position + count
         if frames.ends and len(self.lines) > 1:
             self._trail.add(position, frames, start, count)
-        self.outputs.append(Run(channels, published, line.name, recv, position))
+        self.outputs += Run(channels, published, line.name, recv, position).narrow()
         self._led(line, count, now, recv)
         return count
 

@@ -17,6 +17,12 @@ line has reached it.
 
 A line that dies leaves what it held behind as a **ghost**, which is joined like any witness.
 
+Most of what is read is either the next that a line owes, or new on a line that owes nothing. Both are taken by the
+read: new events leave as one run, and a read of bytes that another line has brought is compared whole (`recognise`,
+`trail`) before it is split into messages. What differs in any way goes the way of the single message.
+
+Of what every line has delivered, and nobody who joins can ask for, the window keeps little (`window`).
+
 Layers
 ------
 Each is a class of its own module that knows only what stands below it: `merge` (the sequence and the way into it),

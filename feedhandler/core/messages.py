@@ -6,7 +6,7 @@ The exchange's own dialect is `feedhandler.exchange.messages.Dialect`.
 
 from collections.abc import Sequence
 from itertools import compress
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -84,6 +84,10 @@ class Release(msgspec.Struct, frozen=True, gc=False):
     before: int = -1
 
 
+RUN_CHANNELS: Final = 16
+"""A run of more channels goes on in pieces of so many events."""
+
+
 class Run(msgspec.Struct, frozen=True, gc=False):
     """Ordinary events that one line brought at once; in the merged sequence they stand from ``position`` on.
 
@@ -95,6 +99,21 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     line: str
     recv: int
     position: int
+
+    def narrow(self) -> Sequence["Run"]:
+        """Return the run in pieces of few channels each: whoever takes a run looks through it once for each channel."""
+        if len(self.channels) <= RUN_CHANNELS or len(set(self.channels)) <= RUN_CHANNELS:
+            return (self,)
+        return [
+            Run(
+                self.channels[first : first + RUN_CHANNELS],
+                self.payloads[first : first + RUN_CHANNELS],
+                self.line,
+                self.recv,
+                self.position + first,
+            )
+            for first in range(0, len(self.channels), RUN_CHANNELS)
+        ]
 
     def releases(self) -> list[Release]:
         """Return the events one by one."""

@@ -20,6 +20,9 @@ A reply that carries no id is for the request that its line was asked first, of 
 asked before a gap is **void**: its answer is swallowed. Over ALL a reply may name not even its market; until they are
 seen to name one, or to carry ids, each line is asked for one thing of a kind at a time.
 
+**Out first.** A run of ordinary events that passes goes out as it came, and its keepers may hear of it when it is on
+its way (`catch_up`): to follow takes longer than to send. Who asks for a book meanwhile lets them hear of it first.
+
 **Quiet or dead.** Where all lines are silent and pongs come, the feed is quiet. Its books are audited then, at once and
 at their interval. One that is wrong while nobody says anything has been left behind: the lines are `dead`, and have
 to be replaced. A snapshot that is newer than all that the lines have brought, for some time, says so earlier.

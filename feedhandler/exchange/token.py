@@ -236,17 +236,19 @@ class TokenSource:
                 await self._try()
 
     def _due_s(self) -> float:
-        """Return when the next request is due although nobody asks."""
+        """Return when the next request is due although nobody asks; a moment in the past means at once."""
         token = self._token
         if token is None or self._refusal is not None or self._is_key_new:
-            return max(self._resume_s, trio.current_time())
+            return self._resume_s
         return max(token.ends_s - 2 * token.margin_s, token.asked_s + EARLY_MIN_S)
 
     async def _watch_keys(self) -> None:
         """Ask at once with a key or secret that has changed."""
         while True:
+            while not self._in_thread:  # an environment never changes
+                await self._changed.wait()
             await trio.sleep(KEYS_POLL_S)
-            if self._in_thread and not self._is_key_new and await self._have_keys_changed():
+            if not self._is_key_new and await self._have_keys_changed():
                 self._expect_key()
 
     async def _have_keys_changed(self) -> bool:

@@ -3,11 +3,13 @@
 This is the only file that knows httpx2. Requests are rare (a token every half hour, the markets at start-up),
 so each has a connection of its own and nothing stays open. Redirects are not followed and no proxy or other
 setting is taken from the environment: keys go where the configuration says and nowhere else. An exception of
-httpx2 holds the request with its headers, so none of them leaves this file, not even as a context.
+httpx2 holds the request with its headers, so none of them leaves this file, not even as a context, and ours leaves
+it without the frames in which the headers stood.
 """
 
+import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -56,8 +58,10 @@ async def ask(
     with trio.move_on_after(timeout_s):
         try:
             return await _ask(method, url, headers, ssl_context, timeout_s / STEPS)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
             failure = _failure(error)
+        except ConnectionFailed as own:
+            failure = own.with_traceback(None)
     raise failure
 
 
@@ -76,15 +80,20 @@ def retry_after_s(value: str, wall_s: float) -> float | None:
 async def _ask(
     method: str, url: str, headers: Mapping[str, Secret], ssl_context: ssl.SSLContext, step_s: float
 ) -> Answer:
-    sent = {name.encode(): secret.value.encode() for name, secret in headers.items()}
+    sent = {name.encode(): secret.value.encode(errors="replace") for name, secret in headers.items()}
     sent[b"Accept-Encoding"] = b"identity"
     async with (
         httpx2.AsyncClient(verify=ssl_context, trust_env=False, timeout=step_s) as client,
         client.stream(method, url, headers=sent) as response,
     ):
         body = bytearray()
-        async for piece in response.aiter_raw():  # to its end: httpx2 does not part from half a body in peace
-            body += piece[: ANSWER_MAX_BYTES + 1 - len(body)]
+        with (
+            trio.CancelScope() as enough
+        ):  # the library parts from half a body in peace only where it is cancelled
+            async for piece in response.aiter_raw():
+                body += piece[: ANSWER_MAX_BYTES + 1 - len(body)]
+                if len(body) > ANSWER_MAX_BYTES:
+                    enough.cancel()
         if len(body) > ANSWER_MAX_BYTES:
             raise ConnectionFailed("protocol", "the answer of the endpoint is too long")
         retry_after = response.headers.get("retry-after")
@@ -97,6 +106,19 @@ async def _ask(
 
 def _failure(error: Exception) -> ConnectionFailed:
     """Map an exception of httpx2 to ours; the text tells nothing of the request."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            text = f"the certificate of the endpoint is not accepted: {cause.verify_message}"
+            return ConnectionFailed("tls", text)
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return ConnectionFailed("tls", "the TLS handshake with the endpoint was not completed")
+    if any(isinstance(cause, socket.gaierror | UnicodeError) for cause in causes):
+        return ConnectionFailed("dns", "the name of the endpoint does not resolve")
+    return _plain_failure(error)
+
+
+def _plain_failure(error: Exception) -> ConnectionFailed:
     if isinstance(error, httpx2.ConnectError):
         return ConnectionFailed("unreachable", "no connection to the endpoint")
     if isinstance(error, httpx2.NetworkError):
@@ -104,3 +126,10 @@ def _failure(error: Exception) -> ConnectionFailed:
     if isinstance(error, httpx2.TimeoutException):
         return ConnectionFailed("timeout", "no answer of the endpoint in time")
     return ConnectionFailed("protocol", "the endpoint gave no usable HTTP answer")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Return an exception and what it came from, the nearest first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

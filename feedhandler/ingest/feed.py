@@ -6,7 +6,8 @@
       └── rotation (`ingest.rotation`)        replaces the lines, one at a time
 
 What a line reads is judged, numbered and on its way to the consumers before the line's next read: `received` is
-called from within the read, and nothing in it awaits.
+called from within the read, and nothing in it awaits. The ordinary events of a read stay together all the way, as one
+run; books and trades follow them when the consumers have been sent to.
 
 A feed's channels are opened when it starts, as far as they are known then; others with their first event, up to
 `CHANNELS` of them. A channel belongs to the feed that opened it. What another feed brings of it is no news there: it
@@ -448,15 +449,20 @@ class Feed:
         self._around.outlet.flush()
 
     def _publish_run(self, run: Run) -> None:
+        """Publish the events of a run at once, or one by one where not all of them are for this feed to publish."""
         known = self._channels
-        found = (known[name] if name in known else self._channel(name) for name in run.channels)
-        channels = [channel for channel in found if channel is not None]
-        if len(channels) < len(run.payloads):
-            for release in run.releases():
-                self._publish_release(release)
-        elif len(channels) == 1:
-            self._around.outlet.publish(channels[0], run.line, run.recv, run.payloads[0])
+        own: dict[str, Channel] = {}
+        for name in set(run.channels):
+            channel = known[name] if name in known else self._channel(name)
+            if channel is None:
+                for release in run.releases():
+                    self._publish_release(release)
+                return
+            own[name] = channel
+        if len(run.channels) == 1:
+            self._around.outlet.publish(own[run.channels[0]], run.line, run.recv, run.payloads[0])
         else:
+            channels = [own[name] for name in run.channels]
             self._around.outlet.publish_run(channels, run.line, run.recv, run.payloads)
 
     def _publish_release(self, release: Release) -> None:

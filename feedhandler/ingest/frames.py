@@ -17,6 +17,8 @@ Rules (RFC 6455, section 5, as a client reads it):
   fragmented or long. A length in more bytes than it needs is let pass: it leaves no doubt about where the
   frame ends.
 - What precedes a failure comes out; nothing after it does. Nor does anything after a close frame.
+- Whole frames that others have been seen to bring may be left out (``known_bytes``); the rest of a frame that earlier
+  bytes have begun is among them, or nothing is.
 
 `FrameSplitter._usual` is the daemon's hottest loop: one unfragmented short text frame after the other out
 of one piece of bytes. All else takes the way around through `FrameSplitter._unusual`, one frame a call.

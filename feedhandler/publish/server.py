@@ -1,8 +1,8 @@
 """The publisher: numbers what is released, keeps it, and has it on its way to every consumer at once.
 
-The feeds call it synchronously: `publish` for each event, `flush` once for all events of a read. Between an
-event's arrival and its place in the backlog nothing awaits, and **the publisher never waits for a
-consumer**: one that does not read costs itself its connection, and nobody else anything.
+The feeds call it synchronously: `publish_run` for the ordinary events of a read, `publish` for a single one,
+`flush` once for all of a read. Between an event's arrival and its place in the backlog nothing awaits, and **the
+publisher never waits for a consumer**: one that does not read costs itself its connection, and nobody else anything.
 
 The nursery tree while it serves:
 

@@ -5,7 +5,7 @@ import pprint
 import pytest
 from rich.pretty import pretty_repr
 
-from feedhandler.config import Config, Credentials, Exchange, Feed, read_credentials, render
+from feedhandler.config import Config, Credentials, Exchange, Feed, have_files, read_credentials, render
 from feedhandler.config.credentials import CREDENTIAL_BYTES
 from feedhandler.errors import ConfigError
 
@@ -96,6 +96,22 @@ def test_a_credential_is_one_word(tmp_path, content):
     assert found.startswith(f"exchange.api_secret_file: {file}")
     assert "two" not in found
     assert "\n" not in found
+
+
+@pytest.mark.parametrize("value", ["two\nlines", "schl\xfcssel", "\udcff", "a\x00b", "\ufeffkey"])
+def test_a_value_of_the_environment_is_one_word(value):
+    """(11) What the environment holds is judged likewise: one line that names the variable and not its value."""
+    (found,) = faults(config(), ENVIRON | {"FEEDHANDLER_API_KEY": value})
+    expected = "expected one word of visible ASCII characters"
+    assert found == f"exchange.api_key_file: $FEEDHANDLER_API_KEY: {expected}"
+
+
+def test_whether_files_are_read(tmp_path):
+    """Only an environment can be read without a disk."""
+    assert not have_files(config(), ENVIRON)
+    assert have_files(config(), {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert have_files(config(api_key_file=tmp_path / "k"), {})
+    assert have_files(config(api_secret_file=tmp_path / "s"), {})
 
 
 def test_nothing_shows_the_values(tmp_path):

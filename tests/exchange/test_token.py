@@ -2,18 +2,25 @@
 
 import json
 import ssl
+import threading
+import time
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from functools import partial
+from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feedhandler.config import Credentials
+from feedhandler.config import Config, Credentials, Exchange, Feed, read_credentials
 from feedhandler.core.notes import Note
-from feedhandler.errors import ConfigError, TokenRefused
+from feedhandler.errors import ConfigError, ConnectionFailed, TokenRefused
+from feedhandler.exchange import token as token_module
 from feedhandler.exchange.token import (
     BAD_KEY_PAUSE_S,
     DOCUMENTED_LIFE_S,
@@ -25,7 +32,7 @@ from feedhandler.exchange.token import (
     TokenSource,
     read_token,
 )
-from feedhandler.exchange.web import ANSWER_MAX_BYTES, Answer, retry_after_s
+from feedhandler.exchange.web import ANSWER_MAX_BYTES, Answer
 
 KEY = "the-key-value"
 SECRET = "top-secret-value"
@@ -105,6 +112,11 @@ def source(endpoint: Endpoint, notes: list[Note], autojump_clock: trio.testing.M
 Clock = trio.testing.MockClock
 
 
+def fields(notes: list[Note], name: str) -> list[dict[str, Any]]:
+    """Return what the notes of a name say."""
+    return [one.fields for one in notes if one.name == name]
+
+
 async def refused(get: Callable[[], Awaitable[Any]]) -> TokenRefused:
     """Return a refusal, and make sure that it tells no secret."""
     with pytest.raises(TokenRefused) as caught:
@@ -167,6 +179,80 @@ async def test_it_is_renewed_before_its_end(
     )
 
 
+async def test_it_is_renewed_before_anyone_has_to_wait(
+    nursery: trio.Nursery, endpoint: Endpoint, source: TokenSource, autojump_clock: Clock
+) -> None:
+    """(12) In the background a token is fetched at the start, and the next one a margin before it is needed."""
+    endpoint.pause_s = 2
+    nursery.start_soon(source.run)
+    await trio.sleep(10)
+    for number in range(2, 6):
+        await trio.sleep(1425)
+        assert (await source.get()).text == f"token-{number - 1}"
+        await trio.sleep(15)
+        before = trio.current_time()
+        assert (await source.get()).text == f"token-{number}"
+        assert trio.current_time() == before
+    assert len(endpoint.requests) == 5
+    assert autojump_clock.current_time() > 5000
+
+
+async def test_an_endpoint_that_fails_for_a_margin_costs_nothing(
+    nursery: trio.Nursery, endpoint: Endpoint, notes: list[Note], autojump_clock: Clock
+) -> None:
+    """While the renewal fails the old token is handed out until its margin, and the state says what happens."""
+    autojump_clock.autojump_threshold = 0.005
+    context = ssl.create_default_context()
+    source = TokenSource(endpoint.url, keys, context, notes.append, draw=lambda: 0.5)
+    nursery.start_soon(source.run)
+    await source.wait_renewed()
+    endpoint.status = 503
+    await trio.sleep(1500)
+    assert source.state == "refused"
+    assert (await source.get()).text == "token-1"
+    assert source.expires_in_s == pytest.approx(300, abs=1)
+    endpoint.status = 200
+    await source.wait_renewed()
+    assert source.state == "fresh"
+    assert autojump_clock.current_time() < 1540
+    assert {one["status"] for one in fields(notes, "token_refused")} == {503}
+
+
+async def test_very_short_lives_leave_requests_to_the_lines(
+    nursery: trio.Nursery, endpoint: Endpoint, source: TokenSource, autojump_clock: Clock
+) -> None:
+    """A token that lives for two seconds is not renewed in the background more often than every six."""
+    endpoint.life_s = 2
+    nursery.start_soon(source.run)
+    await trio.sleep(59)
+    assert len(endpoint.requests) == 10
+    assert autojump_clock.current_time() >= 59
+
+
+async def test_the_states_of_a_token(endpoint: Endpoint, source: TokenSource, autojump_clock: Clock) -> None:
+    """None, fresh, stale, refused, limited and bad key are told apart; a token makes good for everything."""
+    assert (source.state, source.age_s, source.expires_in_s, source.retry_in_s) == ("none", None, None, None)
+    token = await source.get()
+    assert source.state == "fresh"
+    assert token.ends_s == token.asked_s + 1800
+    assert source.expires_in_s == pytest.approx(1800, abs=0.1)
+    autojump_clock.jump(1700)
+    assert source.state == "stale"
+    for status, state in ((500, "refused"), (429, "limited"), (403, "bad_key"), (401, "bad_key")):
+        endpoint.status = status
+        await refused(source.get)
+        assert source.state == state
+        pause_s = source.retry_in_s
+        assert pause_s
+        autojump_clock.jump(pause_s)
+    autojump_clock.jump(200)
+    assert source.expires_in_s is not None
+    assert source.expires_in_s < 0
+    endpoint.status = 200
+    await source.get()
+    assert (source.state, source.retry_in_s) == ("fresh", None)
+
+
 async def test_short_lives_have_short_margins(
     endpoint: Endpoint, source: TokenSource, autojump_clock: Clock
 ) -> None:
@@ -211,6 +297,92 @@ async def test_refusals_do_not_use_up_the_requests(
     assert (await source.get()).text == "token-3"
 
 
+async def test_whoever_waits_for_a_token_hears_of_the_next_one(
+    endpoint: Endpoint, source: TokenSource, autojump_clock: Clock
+) -> None:
+    """A line that got none goes on with the next token, not with a refusal."""
+    endpoint.status = 500
+    woken: list[float] = []
+
+    async def wait() -> None:
+        await source.wait_renewed()
+        woken.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await refused(source.get)
+        await trio.sleep(10)
+        assert woken == []
+        endpoint.status = 200
+        await source.get()
+    assert len(woken) == 1
+    assert autojump_clock.current_time() < 12
+
+
+async def test_a_replacement_that_fails_leaves_the_token(
+    endpoint: Endpoint, source: TokenSource, autojump_clock: Clock
+) -> None:
+    """Where the endpoint has no other token, the handshake's refusal stands and the token is kept: it may be good."""
+    token = await source.get()
+    endpoint.status = 503
+    assert not await source.replace(token)
+    assert (await source.get()).text == token.text
+    autojump_clock.jump(REPLACE_EVERY_S)
+    endpoint.status = 200
+    assert await source.replace(token)
+    assert (await source.get()).text == "token-3"
+
+
+async def test_a_token_and_a_key_that_are_refused_are_of_no_use(
+    endpoint: Endpoint, source: TokenSource, autojump_clock: Clock
+) -> None:
+    """Where the token is refused and then the key as well, nobody tries that token again."""
+    token = await source.get()
+    endpoint.status = 401
+    assert (await refused(lambda: source.replace(token))).status == 401
+    assert (source.state, source.age_s) == ("bad_key", None)
+    assert (await refused(source.get)).status == 401
+    assert not await source.replace(token)
+    assert len(endpoint.requests) == 2
+    assert autojump_clock.current_time() < 1
+
+
+async def test_a_bad_key_is_retried_ever_more_slowly(
+    nursery: trio.Nursery, endpoint: Endpoint, source: TokenSource, notes: list[Note], autojump_clock: Clock
+) -> None:
+    """(11) The pause doubles up to five minutes; in an hour a bad key is asked with fifteen times, not seventy."""
+    endpoint.status = 401
+    nursery.start_soon(source.run)
+    await trio.sleep(3600)
+    pauses = [one["retry_s"] for one in fields(notes, "key_refused")]
+    assert pauses == [30.0, 60.0, 120.0, 240.0, *[300.0] * 11]
+    assert len(endpoint.requests) == len(pauses)
+    endpoint.status = 200
+    await source.wait_renewed()
+    assert source.state == "fresh"
+    assert autojump_clock.current_time() < 3900
+
+
+async def test_an_outage_of_half_an_hour(
+    nursery: trio.Nursery, endpoint: Endpoint, notes: list[Note], autojump_clock: Clock
+) -> None:
+    """(11) Pauses grow with full jitter up to half a minute, nothing is given up, and the end is found in time."""
+    autojump_clock.autojump_threshold = 0.005
+    lots = Random(4)
+    source = TokenSource(endpoint.url, keys, ssl.create_default_context(), notes.append, draw=lots.random)
+    endpoint.status = 503
+    nursery.start_soon(source.run)
+    await trio.sleep(1800)
+    pauses = [one["retry_s"] for one in fields(notes, "token_refused")]
+    assert max(pauses) <= 30
+    assert min(pauses[6:]) < 5
+    assert max(pauses[6:]) > 25
+    assert 100 < len(endpoint.requests) < 160
+    endpoint.status = 200
+    with trio.fail_after(30):
+        await source.wait_renewed()
+
+
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_bad_key_is_distinct_and_not_asked_with_again_soon(
     endpoint: Endpoint, source: TokenSource, notes: list[Note], autojump_clock: Clock, status: int
@@ -242,6 +414,27 @@ async def test_retry_after_holds_for_all(
     assert len(endpoint.requests) == 1
 
 
+async def test_retry_after_as_a_date(endpoint: Endpoint, source: TokenSource, autojump_clock: Clock) -> None:
+    """A date means the time until then, whatever the daemon's own timers show."""
+    endpoint.status = 429
+    endpoint.headers = f"Retry-After: {formatdate(time.time() + 90, usegmt=True)}\r\n"
+    await refused(source.get)
+    assert source.retry_in_s == pytest.approx(89, abs=2)
+    autojump_clock.jump(91)
+    endpoint.status = 200
+    assert (await source.get()).text == "token-2"
+
+
+async def test_an_absurd_retry_after_is_an_hour(
+    endpoint: Endpoint, source: TokenSource, autojump_clock: Clock
+) -> None:
+    """Nothing is given up for ever."""
+    endpoint.status, endpoint.headers = 503, "Retry-After: 99999999\r\n"
+    await refused(source.get)
+    assert source.retry_in_s == pytest.approx(3600, abs=1)
+    assert autojump_clock.current_time() < 1
+
+
 async def test_the_limit_of_requests_is_kept(
     endpoint: Endpoint, source: TokenSource, autojump_clock: Clock
 ) -> None:
@@ -253,6 +446,233 @@ async def test_the_limit_of_requests_is_kept(
     assert len(endpoint.requests) == REQUESTS_PER_MINUTE
     assert refusal.retry_after
     assert autojump_clock.current_time() + refusal.retry_after == pytest.approx(WINDOW_S, abs=2)
+
+
+async def test_another_configuration_does_not_reset_the_count(
+    endpoint: Endpoint, source: TokenSource, autojump_clock: Clock
+) -> None:
+    """(11) After a reload the requests of the last minute count on; another endpoint's token is another token."""
+    endpoint.status = 500
+    for _ in range(REQUESTS_PER_MINUTE):
+        await refused(source.get)
+        autojump_clock.jump(1.01)
+    endpoint.status = 200
+    source.change(f"{endpoint.url}?new", keys, ssl.create_default_context())
+    refusal = await refused(source.get)
+    assert (source.state, len(endpoint.requests)) == ("limited", REQUESTS_PER_MINUTE)
+    assert refusal.retry_after is not None
+    autojump_clock.jump(refusal.retry_after + 0.01)
+    await source.get()
+    assert "?new" in endpoint.requests[-1]
+    source.change(f"{endpoint.url}?newer", keys, ssl.create_default_context())
+    assert source.state == "none"
+    autojump_clock.jump(2)
+    await source.get()
+    assert "?newer" in endpoint.requests[-1]
+
+
+async def test_another_configuration_ends_the_pause_of_a_bad_key(
+    nursery: trio.Nursery, endpoint: Endpoint, source: TokenSource, autojump_clock: Clock
+) -> None:
+    """Where the files of the key have other names after a reload, they are tried at once."""
+    endpoint.status = 401
+    nursery.start_soon(source.run)
+    await trio.sleep(5)
+    endpoint.status = 200
+    source.change(endpoint.url, lambda: Credentials(key="another", secret="s"), ssl.create_default_context())
+    with trio.fail_after(1):
+        await source.wait_renewed()
+    assert "another" in endpoint.requests[-1]
+    assert autojump_clock.current_time() < 7
+
+
+class Ledger:
+    """A token endpoint in the place of `ask`: each request is counted at some moment of its time."""
+
+    def __init__(self, lots: Random) -> None:
+        self.counted_s: list[float] = []
+        self._lots = lots
+
+    async def ask(self, *_: object, **__: object) -> Answer:
+        """Take a while, count, take a while again, and answer with anything."""
+        lots = self._lots
+        await trio.sleep(lots.choice([0, 0, 0.1, 3]))
+        self.counted_s.append(trio.current_time())
+        await trio.sleep(lots.choice([0, 0, 0.1, 6]))
+        kind = lots.randrange(6)
+        if kind == 0:
+            raise ConnectionFailed("timeout", "no answer of the endpoint in time")
+        if kind == 1:
+            return Answer(429, b"", lots.choice([None, 0.0, 2.0]))
+        life_s = lots.choice([0.5, 2, 7])
+        status = lots.choice([200, 200, 401, 500])
+        return Answer(status, b'{"access_token":"x%d","expires_in":%g}' % (len(self.counted_s), life_s))
+
+    def most_in_a_minute(self) -> int:
+        """Return the most that any minute holds."""
+        return max(sum(start <= moment < start + 60 for moment in self.counted_s) for start in self.counted_s)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32))
+def test_no_minute_has_more_requests_than_it_may(seed: int) -> None:
+    """(11) Failures, cancelled lines, refused tokens, tiny lives, reloads: 20 in any minute as the endpoint counts."""
+    lots = Random(seed)
+    ledger = Ledger(lots)
+    context = ssl.create_default_context()
+
+    async def line(source: TokenSource) -> None:
+        while True:
+            with trio.move_on_after(lots.choice([0.05, 5, 100])):
+                try:
+                    token = await source.get()
+                    if lots.random() < 0.5:
+                        await source.replace(token)
+                except TokenRefused:
+                    await trio.lowlevel.checkpoint()
+            await trio.sleep(lots.uniform(0, 2))
+
+    async def reload(source: TokenSource) -> None:
+        while True:
+            await trio.sleep(lots.uniform(1, 20))
+            source.change(f"http://{lots.randrange(2)}/", keys, context)
+
+    async def live() -> None:
+        source = TokenSource("http://0/", keys, context, lambda _: None, draw=lots.random)
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(line, source)
+            nursery.start_soon(reload, source)
+            nursery.start_soon(source.run)
+            await trio.sleep(300)
+            nursery.cancel_scope.cancel()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_module, "ask", ledger.ask)
+        trio.run(live, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert len(ledger.counted_s) > 25
+    assert ledger.most_in_a_minute() <= REQUESTS_PER_MINUTE
+
+
+# Key and secret in files
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at the files all the time: reading them takes a thread, and with it real time."""
+    monkeypatch.setattr(token_module, "KEYS_POLL_S", 0.01)
+
+
+def write_keys(folder: Path, key: str, secret: str = SECRET) -> Callable[[], Credentials | None]:
+    """Write key and secret as an administrator does, and return how to read them."""
+    for name, value in (("key", key), ("secret", secret)):
+        (folder / "new").write_text(f"{value}\n")
+        (folder / "new").replace(folder / name)
+    exchange = Exchange(
+        websocket_url="wss://e",
+        token_url="https://t",
+        api_key_file=folder / "key",
+        api_secret_file=folder / "secret",
+    )
+    config = Config(exchange=exchange, feeds=(Feed(markets=("A",)),))
+    return partial(read_credentials, config, {})
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_new_key_ends_the_pause_of_a_bad_one(
+    nursery: trio.Nursery, endpoint: Endpoint, notes: list[Note], tmp_path: Path
+) -> None:
+    """(11) A key that is not accepted is replaced in its file: it is used at once, long before the pause is over."""
+    credentials = write_keys(tmp_path, "bad")
+    endpoint.status = 401
+    source = TokenSource(
+        endpoint.url, credentials, ssl.create_default_context(), notes.append, in_thread=True
+    )
+    nursery.start_soon(source.run)
+    while source.state != "bad_key":
+        await trio.testing.wait_all_tasks_blocked(0.001)
+    endpoint.status = 200
+    write_keys(tmp_path, "good")
+    with trio.fail_after(10):
+        await source.wait_renewed()
+    assert source.state == "fresh"
+    assert "x-api-key: bad" in endpoint.requests[0].lower()
+    assert "x-api-key: good" in endpoint.requests[-1].lower()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_key_that_changes_is_used_at_once(
+    nursery: trio.Nursery, endpoint: Endpoint, notes: list[Note], tmp_path: Path
+) -> None:
+    """A changed key fetches a new token although the old one is fresh; an unchanged one asks no more."""
+    read = write_keys(tmp_path, "one")
+    reads: list[Credentials | None] = []
+    context = ssl.create_default_context()
+    source = TokenSource(
+        endpoint.url, lambda: reads.append(read()) or reads[-1], context, notes.append, in_thread=True
+    )
+    nursery.start_soon(source.run)
+    with trio.fail_after(10):
+        while len(reads) < 10:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        assert len(endpoint.requests) == 1
+        write_keys(tmp_path, "one", "another-secret")
+        await source.wait_renewed()
+    assert "another-secret" in endpoint.requests[-1]
+    assert (await source.get()).text == f"token-{len(endpoint.requests)}"
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_key_file_that_goes_and_comes_back(
+    nursery: trio.Nursery, endpoint: Endpoint, notes: list[Note], tmp_path: Path
+) -> None:
+    """Without its file the key is a bad one, in one line that names the path; when it is back, it is used."""
+    credentials = write_keys(tmp_path, "the-key")
+    (tmp_path / "key").unlink()
+    source = TokenSource(
+        endpoint.url, credentials, ssl.create_default_context(), notes.append, in_thread=True
+    )
+    nursery.start_soon(source.run)
+    while source.state != "bad_key":
+        await trio.testing.wait_all_tasks_blocked(0.001)
+    (told,) = fields(notes, "key_refused")
+    assert (
+        told["detail"] == f"exchange.api_key_file: {tmp_path}/key cannot be read: No such file or directory"
+    )
+    assert endpoint.requests == []
+    write_keys(tmp_path, "the-key")
+    with trio.fail_after(10):
+        await source.wait_renewed()
+
+
+async def test_a_disk_that_hangs_holds_up_nothing(
+    endpoint: Endpoint, notes: list[Note], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Key files are read in a thread, with a bound; while one read hangs no second one is sent after it."""
+    monkeypatch.setattr(token_module, "KEYS_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(token_module, "BAD_KEY_PAUSE_S", 0.0)
+    released, started = threading.Event(), []
+
+    def hang() -> Credentials | None:
+        started.append(threading.get_ident())
+        released.wait(30)
+        return keys()
+
+    source = TokenSource(endpoint.url, hang, ssl.create_default_context(), notes.append, in_thread=True)
+    source._bad_key_pause_s = 0.0
+    for _ in range(3):
+        refusal = await refused(source.get)
+        assert str(refusal) == "the API key and secret cannot be read in time"
+    assert source.state == "bad_key"
+    assert len(started) == 1
+    assert started[0] != threading.get_ident()
+    assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+    released.set()
+    with trio.fail_after(10):
+        while source._reading.borrowed_tokens:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+    monkeypatch.setattr(token_module, "KEYS_TIMEOUT_S", 10)
+    assert (await source.get()).text == "token-1"
 
 
 def unreadable() -> Credentials:
@@ -370,30 +790,3 @@ def test_any_answer_is_a_token_or_a_refusal(status: int, body: bytes) -> None:
         read_token(Answer(status, body))
     except TokenRefused as refusal:
         assert refusal.status == status  # noqa: PT017 either outcome is fine
-
-
-@pytest.mark.parametrize(
-    ("value", "wait_s"),
-    [
-        ("120", 120.0),
-        (" 0 ", 0.0),
-        ("9" * 400, 999_999_999_999.0),
-        ("Thu, 01 Jan 1970 00:02:00 GMT", 20.0),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
-        ("Thu, 01 Jan 1970 00:02:00", 20.0),
-        ("soon", None),
-        ("-5", None),
-        ("\u0661", None),
-        ("", None),
-    ],
-)
-def test_retry_after(value: str, wait_s: float | None) -> None:
-    """Seconds or a date, read against the wall clock; anything else is no wish."""
-    assert retry_after_s(value, 100.0) == wait_s
-
-
-@given(st.text(max_size=60))
-def test_any_retry_after_is_read(value: str) -> None:
-    """No header raises."""
-    result = retry_after_s(value, 0.0)
-    assert result is None or result >= 0

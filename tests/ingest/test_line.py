@@ -346,6 +346,21 @@ async def test_a_bad_key_is_retried_slowly_and_takes_no_slot(
     assert ("connecting", "a") not in journal.entries
 
 
+async def test_a_line_without_a_token_goes_on_with_the_next_one(
+    serve: Serve, journal: Any, running: Callable[..., Line], autojump_clock: trio.testing.MockClock
+) -> None:
+    """(11) A token that is there at last ends the long wait that a bad key has cost, and nothing else does."""
+    tokens = Tokens(TokenRefused(401, "the API key is not accepted"))
+    running(autojump_clock, await serve(refusing(401, "new")), tokens=tokens)
+    await journal.wait_for("failed", "a", "token")
+    await trio.sleep(5)
+    assert journal.entries == [("failed", "a", "token")]
+    tokens.tokens = ["new"]
+    tokens.renewed.set()
+    await journal.wait_for("connected", "a")
+    assert trio.current_time() < 6
+
+
 async def test_many_restarts_leave_nothing_behind(
     serve: Serve, journal: Any, running: Callable[..., Line], autojump_clock: trio.testing.MockClock
 ) -> None:
