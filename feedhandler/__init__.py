@@ -29,7 +29,7 @@ The rooms, as data flows through them; what a room calls upward are callables th
                 of notes, logs, incident files
     simulator   the exchange that everything is tried against
     demo        all of it on one machine, in front of people
-    config, errors; daemon, the nursery tree; cli, the commands
+    config, errors; daemon, the nursery tree; cycles, when memory is searched for them; cli, the commands
 """
 
 __version__ = "0.1.0"

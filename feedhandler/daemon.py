@@ -9,7 +9,7 @@
         ├── incidents             written in a thread
         ├── the token             renewed before anyone has to wait for it
         ├── the ticker            tells every feed the time
-        ├── the books             follow what was published, a little at a time
+        ├── the books             follow what was published, a little at a time, where anything moves
         └── a feed each
             └── its lines
 
@@ -37,11 +37,13 @@ from feedhandler.core.budget import Caps
 from feedhandler.core.channels import Channel
 from feedhandler.core.notes import Notify, note
 from feedhandler.core.progress import Part
+from feedhandler.cycles import sweep
 from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
 from feedhandler.exchange.markets import fetch_markets
 from feedhandler.exchange.messages import OTHER
 from feedhandler.exchange.requests import ping
 from feedhandler.exchange.token import TokenSource
+from feedhandler.ingest.beat import sleep_in_step
 from feedhandler.ingest.connect import tls_context
 from feedhandler.ingest.feed import TICK_S, Feed, Surroundings
 from feedhandler.ingest.gate import Gate
@@ -58,8 +60,6 @@ from feedhandler.publish.server import Publisher
 MARKETS_RETRY_S: Final = 5.0
 """Between two attempts to learn the markets."""
 
-BOOKS_S: Final = 0.05
-"""How often the books follow what was published."""
 BOOKS_DELTAS: Final = 64
 """Deltas that a book follows at a time; then all other tasks have their turn."""
 
@@ -114,6 +114,9 @@ class Daemon:
         self._stopped_s = 0.0
         self._listed = False
         self.observation = Observation(self._sight(log), config.observe.http_address, notify)
+        self._moving: dict[Feed, None] = {}
+        self._movement = trio.Event()
+        self._moved_s = 0.0
 
     def _sight(self, log: Log | None) -> Sight:
         """Return what operators may look at."""
@@ -135,6 +138,10 @@ class Daemon:
             now_s=trio.current_time,
             started_ns=time.time_ns(),
         )
+
+    def moved_s(self) -> float:
+        """Return when anything was released last, to a tick."""
+        return self._moved_s
 
     def _surroundings(self, config: Config) -> Surroundings:
         exchange, limits = config.exchange, config.limits
@@ -238,16 +245,22 @@ class Daemon:
 
     async def _tick(self) -> None:
         while True:
-            await trio.sleep(TICK_S)
-            for feed in tuple(self.feeds.values()):
-                feed.tick()
+            await sleep_in_step(TICK_S)
+            now = trio.current_time()
+            for feed in [feed for feed in self.feeds.values() if feed.is_due(now)]:
+                if feed.tick():
+                    self._moved_s = now
+                self._moving[feed] = None
+                self._movement.set()
             self._progress.beat()
 
     async def _follow_books(self) -> None:
         """Keep the books near the head, so that who needs one does not wait for it."""
         while True:
-            await trio.sleep(BOOKS_S)
-            for track in [track for feed in self.feeds.values() for track in feed.recovery.behind()]:
+            await self._movement.wait()
+            self._movement = trio.Event()
+            moving, self._moving = self._moving, {}
+            for track in [track for feed in moving for track in feed.recovery.behind()]:
                 waiting = track.waiting
                 while waiting:
                     waiting = track.catch_up(BOOKS_DELTAS)
@@ -316,6 +329,7 @@ async def run(
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey_signals, signals, daemon, reload, exit_now, systemd)
+            nursery.start_soon(sweep, daemon.moved_s)
             async with trio.open_nursery() as serving:
                 await serving.start(daemon.run)
                 nursery.start_soon(systemd.run, daemon)

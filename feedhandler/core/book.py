@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from feedhandler.core.levels import ZEROS, Level, Levels, crossed, is_zero, normal
+from feedhandler.core.levels import ZEROS, Level, Levels, crossed, is_zero, normal, present
 
 DIFFERENCES_MOST = 100
 """The most differing levels that a comparison of two books names."""
@@ -37,7 +37,7 @@ class Book:
     """The levels of one market."""
 
     def __init__(self, levels: Levels | None = None) -> None:
-        self._levels = _present(levels or {})
+        self._levels = present(levels or {})
 
     def __len__(self) -> int:
         """Return how many levels there are, both sides together."""
@@ -50,7 +50,7 @@ class Book:
 
     def replace(self, levels: Levels) -> None:
         """Take a full image."""
-        self._levels = _present(levels)
+        self._levels = present(levels)
 
     def apply(self, levels: Levels) -> None:
         """Take an increment."""
@@ -100,22 +100,16 @@ class Book:
     def differing(self, other: "Book") -> set[str]:
         """Return the keys of the levels in which the two books differ."""
         mine, theirs = self._levels, other._levels
-        return {
-            key
-            for key in mine.keys() | theirs.keys()
-            if (one := mine.get(key)) is not (two := theirs.get(key)) and not _same(one, two)
-        }
+        changed = {
+            key for key, _ in mine.items() ^ theirs.items()
+        }  # few, and found without looking at the others
+        return {key for key in changed if not _same(mine.get(key), theirs.get(key))}
 
     def difference(self, other: "Book", keys: Collection[str] | None = None) -> list[Difference]:
         """Describe the first `DIFFERENCES_MOST` levels in which the books differ, or those of ``keys``, asks first."""
         mine, theirs = self._levels, other._levels
         differing = self.differing(other) if keys is None else keys
         return [_difference(mine.get(key), theirs.get(key)) for key in nsmallest(DIFFERENCES_MOST, differing)]
-
-
-def _present(levels: Levels) -> Levels:
-    """Return the levels that hold anything."""
-    return {key: level for key, level in levels.items() if not is_zero(level)}
 
 
 def _same(one: Level | None, other: Level | None) -> bool:

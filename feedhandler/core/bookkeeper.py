@@ -62,6 +62,9 @@ DISTRUST_MOST_S: Final = 3600.0
 MARK_EVERY_S: Final = 1.0
 """How exactly it is known when the book was at which position."""
 
+MARKS: Final = round(1.5 * LAG_MOST_S / MARK_EVERY_S)
+"""Such moments that are known: as far back as a snapshot may be from, and for as long as its audit takes."""
+
 NAMED_LEVELS: Final = 10
 """Differing levels that a note names."""
 
@@ -108,7 +111,7 @@ class BookKeeper:
         self._believed_from = 0.0
         self._mend_due = 0.0
         self._doubtful_replies = 0
-        self._marks: deque[tuple[float, int]] = deque(maxlen=round(LAG_MOST_S / MARK_EVERY_S) + 1)
+        self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS)
         self._image: tuple[BookTrack, int, bytes] | None = None
         self.track = self._new_track()
 
@@ -204,6 +207,13 @@ class BookKeeper:
         if self._audit is not None:
             return self._audit.comparison is None and now >= self._due
         return now >= self._audit_due
+
+    def due(self) -> float:
+        """Return when time matters next to a book that is neither in repair nor audited."""
+        mark = self._marks[-1][0] + MARK_EVERY_S if self._marks else 0.0
+        mend = self._mend_due if self.track.damaged else self._audit_due
+        moved = not self._marks or self._marks[-1][1] != self.track.newest
+        return min(self._audit_due, mend, mark) if moved else min(self._audit_due, mend)
 
     def asked(self, now: float) -> None:
         """Hear that a snapshot was asked for."""

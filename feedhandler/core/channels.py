@@ -14,7 +14,7 @@ Patterns choose channels: `*` stands for a whole part (`*/publicTrades`, `BTC-US
 everything. Choosing costs the same however many patterns there are.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import repeat
 
 import msgspec
@@ -158,7 +158,7 @@ class Channels:
 class Patterns:
     """A consumer's choice of channels: exact names and patterns."""
 
-    def __init__(self, patterns: Iterable[str]) -> None:
+    def __init__(self, patterns: Collection[str]) -> None:
         self.exact: list[str] = []
         self._names: set[str] = set()
         self._markets: set[str] = set()
@@ -166,6 +166,8 @@ class Patterns:
         self._everything = False
         for pattern in patterns:
             self._add(pattern)
+        self.selection = "*" if self._everything else _json(sorted(set(patterns))).decode()
+        """The choice in one string, the same for the same patterns in any order."""
 
     def _add(self, pattern: str) -> None:
         market, stream = split(pattern)

@@ -19,6 +19,7 @@ import re
 from collections.abc import Collection
 from decimal import Decimal
 from itertools import islice
+from operator import attrgetter
 from typing import Literal
 
 import msgspec
@@ -73,6 +74,7 @@ class _NotANumber(ValueError):
 _USUAL = rf"(?:0|[1-9][0-9]{{0,{DIGITS - 1}}}+)(?:\.[0-9]{{1,{DIGITS}}}+)?+"
 """A number as nearly all are spelled; as a quantity it is zero only where it is one of `ZEROS`."""
 
+_quantity = attrgetter("quantity")
 _usual = re.compile(_USUAL).fullmatch
 _all_usual = re.compile(rf"{_USUAL}(?:,{_USUAL})*+").fullmatch
 _plain = re.compile(rf"[0-9]{{1,{DIGITS}}}(?:\.[0-9]{{1,{DIGITS}}})?").fullmatch
@@ -94,6 +96,13 @@ def keyed(rows: Collection[Level]) -> Levels | Broken:
 def is_zero(level: Level) -> bool:
     """Tell whether a keyed level removes its price from the book."""
     return level.quantity in ZEROS
+
+
+def present(levels: Levels) -> Levels:
+    """Return the levels that hold anything, in a mapping of their own; a snapshot's mostly all do."""
+    if ZEROS.isdisjoint(map(_quantity, levels.values())):
+        return levels.copy()
+    return {key: level for key, level in levels.items() if not is_zero(level)}
 
 
 def normal(text: str) -> str:

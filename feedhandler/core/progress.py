@@ -33,11 +33,6 @@ class Part(NamedTuple):
     """What is shown by its moving; "": nothing but itself."""
 
 
-def always() -> bool:
-    """Say that there is always something to do."""
-    return True
-
-
 class Standing(NamedTuple):
     """A part that stands still, and since when."""
 

@@ -30,6 +30,7 @@ to be replaced. A snapshot that is newer than all that the lines have brought, f
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final, Protocol
 
 from feedhandler.config import Bounds
@@ -352,8 +353,10 @@ class Recovery:
 
         Something else with the id of a request, an acknowledgement, is not the answer; it is still to come.
         """
-        kind, market = self._desk.answers(reply), self._desk.named(reply)
-        own = reply.request_id in self._asked
+        kind, own = self._desk.answers(reply), reply.request_id in self._asked
+        if not kind and not own:
+            return ""
+        market = self._desk.named(reply)
         self._nameless = self._nameless and not (kind and (own or market))
         if reply.request_id:
             return reply.request_id if own and (kind or self._desk.refuses(reply)) else ""
@@ -404,6 +407,11 @@ class Recovery:
         return any(not asked.overdue for asked in self._asked.values()) or any(
             keeper.syncing or keeper.auditing for keeper in self._keepers()
         )
+
+    def due(self) -> float:
+        """Return when time matters next where nothing is in repair or under way; what is past may be done by now."""
+        forgotten = [asked.at + LAG_MOST_S for asked in self._asked.values()]
+        return min([*forgotten, *(keeper.due() for keeper in self._keepers())], default=inf)
 
     def synchronised(self) -> dict[str, bool]:
         """Return for each book whether it is there."""

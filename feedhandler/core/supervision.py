@@ -1,5 +1,7 @@
 """What time tells: who stands still, who missed what, what state the feed is in (rule R6, health)."""
 
+from math import inf
+
 from feedhandler.core import health as states
 from feedhandler.core.anchoring import Anchoring
 from feedhandler.core.canonical import canonical
@@ -169,6 +171,17 @@ class Supervision(Anchoring):
         }
 
     # The feed's state
+
+    def due(self) -> float:
+        """Return when time changes something in a feed whose lines owe and hold nothing; -inf where it always may."""
+        lines = [line for line in self.lines.values() if line.connected]
+        settled = any(line.up for line in lines) or not lines
+        disputed = self._divergences or any(line.owing and line.owing.passed for line in lines)
+        if self.ghosts or disputed or not settled:
+            return -inf
+        probations = [line.health.since for line in lines if line.health.state == states.PROBATION]
+        good = min(probations, default=inf) + self._limits.probation_s
+        return min(good, self._last_release + self._limits.quiet_s) if self.state == LIVE else good
 
     def _change_state(self, recv: int, now: float) -> None:
         """Announce the feed's state where it has changed."""

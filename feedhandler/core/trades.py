@@ -30,6 +30,7 @@ Where all lines are silent a snapshot is asked for as well. If two show trades t
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from math import inf
 from typing import Final, NamedTuple, Protocol
 
 from feedhandler.config import Bounds, Recovery
@@ -202,8 +203,17 @@ class TradeKeeper:
         """Tell whether a snapshot is to be asked for now: for a repair, or for the baseline."""
         if now < self._due:
             return False
-        wants_baseline = self._baseline is None and not self._recent and self.attempts < ATTEMPTS
-        return self.syncing or wants_baseline or (now >= self._check_due and self._pulse.quiet)
+        return self.syncing or self._wants_baseline or (now >= self._check_due and self._pulse.quiet)
+
+    @property
+    def _wants_baseline(self) -> bool:
+        return self._baseline is None and not self._recent and self.attempts < ATTEMPTS
+
+    def due(self) -> float:
+        """Return when time matters next where no repair is under way."""
+        if self._wants_baseline:
+            return self._due
+        return max(self._due, self._check_due) if self._pulse.quiet else inf
 
     def asked(self, now: float) -> None:
         """Hear that a snapshot was asked for."""

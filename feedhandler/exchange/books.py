@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import msgspec
 
 from feedhandler.core.book import Book
-from feedhandler.core.levels import Broken, Level, Levels, crossed, is_zero, keyed
+from feedhandler.core.levels import Broken, Level, Levels, crossed, keyed, present
 from feedhandler.exchange.messages import FAILED
 from feedhandler.exchange.requests import ALL
 
@@ -198,7 +198,7 @@ def _whole(rows: list[Level]) -> Levels | Broken:
         return levels
     if len(levels) < len(rows):
         return Broken("duplicate")
-    return {key: level for key, level in levels.items() if not is_zero(level)}
+    return present(levels)
 
 
 def _explain(payload: bytes, error: Exception) -> Broken:

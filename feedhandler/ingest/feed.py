@@ -34,7 +34,7 @@ from feedhandler.core.health import GOOD, PROBATION
 from feedhandler.core.histogram import LATENCY_S, Histogram
 from feedhandler.core.messages import Gap, Output, Release, Run, Snapshot, State
 from feedhandler.core.notes import Notify, note
-from feedhandler.core.progress import Part, always
+from feedhandler.core.progress import Part
 from feedhandler.core.recovery import Recovery
 from feedhandler.core.trail import NO_FRAMES, Frames, Known
 from feedhandler.errors import ConnectionFailed, LineNeeded, NoSuchLine
@@ -48,15 +48,19 @@ from feedhandler.exchange.messages import (
     channel_name,
 )
 from feedhandler.exchange.requests import connection_url
+from feedhandler.ingest.beat import BEAT_S
 from feedhandler.ingest.handshake import Target
 from feedhandler.ingest.line import Line, Means
 from feedhandler.ingest.rotation import BY_HAND, STALLED, Rotation
 
-TICK_S = 0.1
-"""How often the arbiter of a feed that has work to do is told the time."""
+TICK_S = BEAT_S
+"""How often a feed in which something moves is told the time."""
 
-IDLE_TICKS = 10
-"""A feed in which nothing moves is told the time every so many ticks."""
+RETRY_S = 1.0
+"""What is due in a feed at rest and cannot be done yet is tried again after so long."""
+
+REST_S = 10.0
+"""The longest that a feed is not told the time; only old events in memory wait for that."""
 
 SETTLED = frozenset({GOOD, PROBATION})
 """States of an aligned line that change by themselves, if at all, within seconds."""
@@ -153,6 +157,8 @@ class Feed:
         self._channels: dict[str, Channel | None] = {}
         self._moved = True
         self._ticks = 0
+        self._due = 0.0
+        self._head = self.arbiter.window.head
         for stream in self.streams:
             if stream == TRADES or market != ALL:
                 name = channel_name(ALL if stream == TRADES else market, stream)
@@ -271,7 +277,7 @@ class Feed:
 
     def parts(self) -> Iterator[Part]:
         """Return what has to move of the feed: its ticks, and the reading of each line."""
-        yield Part(self, f"feed {self.label}", self._ticks, always)
+        yield Part(self, f"feed {self.label}", self._ticks, lambda: self.is_due(trio.current_time()))
         for line in self._lines.values():
             yield from line.parts(self.label)
 
@@ -280,15 +286,41 @@ class Feed:
         wall_ns = self._around.wall_ns()
         self._publish([State(DOWN, wall_ns, name) for name in self._channels if self._owns(name)])
 
-    def tick(self) -> None:
-        """Let time pass for the arbiter and for recovery; the daemon calls this every `TICK_S`."""
+    def is_due(self, now: float) -> bool:
+        """Tell whether the feed has to be told the time: something has moved, or is due."""
+        return self._moved or now >= self._due
+
+    def tick(self) -> bool:
+        """Let time pass for the arbiter and for recovery; the daemon calls this at every `TICK_S` that is due.
+
+        Return whether anything was released since the last time.
+        """
         self._ticks += 1
-        if self._moved or self._ticks % IDLE_TICKS == 0 or self.recovery.busy or not self._settled():
-            self._moved = False
-            now, wall_ns = trio.current_time(), self._around.wall_ns()
+        now = trio.current_time()
+        news = self._has_news()
+        if self._moved:
+            self._due = now if news else min(self._due, self._next_due(now))
+        if now >= self._due:
+            wall_ns = self._around.wall_ns()
             self.arbiter.tick(now, wall_ns)
             self._carry_out(now, wall_ns)
             self._recover(self.recovery.tick(now, wall_ns))
+            self._due = self._next_due(now)
+        self._moved = False
+        return news
+
+    def _has_news(self) -> bool:
+        """Tell whether anything was released since the last time that this was asked."""
+        before, self._head = self._head, self.arbiter.window.head
+        return self._head != before
+
+    def _next_due(self, now: float) -> float:
+        """Return when the feed has to be told the time next, if nothing moves before."""
+        if self.recovery.busy or not self._settled():
+            return now
+        due = min(self.arbiter.due(), self.recovery.due())
+        was_due = due <= now - TICK_S  # what was due since then was asked for and could not be done
+        return now + RETRY_S if was_due else min(due, now + REST_S)
 
     def _settled(self) -> bool:
         """Tell whether time changes nothing soon: no line is suspect, owes anything, or holds anything."""
@@ -396,6 +428,7 @@ class Feed:
 
         What came with a read counts from the reading of its first byte, ``read_s`` (`time.perf_counter`).
         """
+        self._moved = True  # whatever it was, it may be due sooner now
         arbiter = self.arbiter
         if arbiter.outputs:
             outputs, arbiter.outputs = arbiter.outputs, []

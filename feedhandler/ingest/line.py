@@ -14,10 +14,11 @@ Rules:
 - A token that the exchange refuses (401, 403) is replaced once, and the attempt repeated at once, before the
   backoff. A key that the token endpoint refuses is asked with again only at the backoff's longest interval.
   A line that failed for want of a token goes on as soon as there is one.
-- An application-level ping goes out at its interval. The line is lost (``silent``) when for the interval
-  and the pong's time-out together nothing at all has arrived: no data, no pong, no control frame. That time
-  is counted in wake-ups of the line's own, so a daemon that stood still for a while blames itself and not
-  the exchange.
+- An application-level ping goes out at its interval; lines that connect together begin at different moments.
+  The line is lost (``silent``) when for the interval and the pong's time-out together nothing at all has
+  arrived: no data, no pong, no control frame. That is looked at when a ping is due, and a line that is heard
+  wakes for nothing else. No wait counts for more than it was meant to last, so a daemon that stood still for
+  a while blames itself and not the exchange.
 - A line holds a place among the concurrent connections from the attempt until its goodbye is over.
 - A 403 that another token does not help against is told to the gate: it may be a limit.
 - A line can be told to rest (`pause`) or to end for good (`retire`) at any moment, whatever it is doing; an attempt
@@ -47,6 +48,7 @@ from feedhandler.core.rotation import due_by_age_s, due_s
 from feedhandler.core.trail import Frames, Known
 from feedhandler.errors import ConnectionFailed, HandshakeRefused, TokenRefused
 from feedhandler.exchange.token import Token, TokenSource
+from feedhandler.ingest.beat import sleep_in_step
 from feedhandler.ingest.connect import Connection, open_line
 from feedhandler.ingest.gate import Gate, Place
 from feedhandler.ingest.handshake import Target
@@ -54,8 +56,8 @@ from feedhandler.ingest.handshake import Target
 OUTBOX_REQUESTS: Final = 64
 """Requests waiting to be sent on one line; further ones are refused, and whoever asks tries again later."""
 
-SILENCE_STEPS: Final = 5
-"""In how many wake-ups the time of silence is counted."""
+PING_STEP_S: Final = 0.2
+"""Pings wait in such steps: of hundreds of lines a few are due together, too few to hold anything up."""
 
 SILENT: Final = "silent"
 TIMEOUT: Final = "timeout"
@@ -415,8 +417,7 @@ class Line:
                 self._hub.connected(self.name)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._forward, outgoing, connection)
-                    nursery.start_soon(self._ping)
-                    nursery.start_soon(self._watch, connection)
+                    nursery.start_soon(self._keep_alive, connection)
                     reason = await connection.pump()
                     nursery.cancel_scope.cancel()
             finally:
@@ -428,21 +429,20 @@ class Line:
         async for text in outgoing:
             await connection.send(text)
 
-    async def _ping(self) -> None:
-        """Ask for a sign of life at every interval."""
-        while True:
-            await trio.sleep(self._means.health.ping_interval_s)
-            self.send(self._means.make_ping(str(uuid.uuid4())))
-
-    async def _watch(self, connection: Connection) -> None:
-        """End the connection when it is silent for too long."""
+    async def _keep_alive(self, connection: Connection) -> None:
+        """Ask for a sign of life at every interval, and end the connection when there is none for too long."""
         health = self._means.health
-        step_s = (health.ping_interval_s + health.pong_timeout_s) / SILENCE_STEPS
-        reads = silent_steps = 0
-        while silent_steps < SILENCE_STEPS:
-            await trio.sleep(step_s)
-            silent_steps = silent_steps + 1 if connection.reads == reads else 0
-            reads = connection.reads
+        longest_s = health.ping_interval_s + health.pong_timeout_s
+        reads, silent_s = connection.reads, 0.0
+        pause_s = health.ping_interval_s * self._means.draw()
+        while silent_s < longest_s:
+            began_s = trio.current_time()
+            await sleep_in_step(pause_s, PING_STEP_S)
+            silent_s += min(trio.current_time() - began_s, pause_s + PING_STEP_S)
+            if connection.reads != reads:
+                reads, silent_s = connection.reads, 0.0
+            self.send(self._means.make_ping(str(uuid.uuid4())))
+            pause_s = min(health.ping_interval_s, longest_s - silent_s)
         connection.end(SILENT)
 
 

@@ -16,7 +16,7 @@ Alive
 A keep-alive that a timer of the event loop sends proves that the loop turns and nothing else: readers may have stopped
 for ever beside it. So it is tied to the data path, part by part (`core.progress`):
 
-    a feed          its ticks go on; time is told to its lines, and a stalled one is found
+    a feed          it is told the time when something is due, so that a stalled line is found
     a line          while bytes wait in its socket, reads take them. A read is judged, numbered and delivered before
                     the next one, in one synchronous step: a delivery that does not return stops the loop itself,
                     and with it this task

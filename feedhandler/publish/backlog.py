@@ -148,6 +148,13 @@ class Backlog:
         end = bisect_right(self._ends, self._before(place) + most_bytes, place - self._offset)
         return min(max(end + self._offset, place + 1), self.head)
 
+    def rest(self, start: int, most_bytes: int) -> bytes | None:
+        """Return the records from a place on as one; None where that is out of reach, or they are more than that."""
+        if start < self.reach or self._total - self._before(start) > most_bytes:
+            return None
+        records = self._records
+        return records[-1] if start == self.head - 1 else b"".join(records[start - self._offset :])
+
     def join(self, start: int, end: int) -> bytes:
         """Return the records of a kept stretch as one."""
         return b"".join(self._records[start - self._offset : end - self._offset])

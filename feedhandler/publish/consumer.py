@@ -1,11 +1,14 @@
 """One consumer: its connection, from the greeting to the last word.
 
 Sending is synchronous and never waits: whoever has something for the consumer calls `flush`, which hands
-the kernel what it takes at once. What the kernel does not take marks the consumer as *behind*; from then on
-its own task sends, a chunk each time the socket can be written to, until the consumer has all there is. A
-chunk is at most `send_kib` of the backlog, joined, so that a consumer takes turns with all others. Beside its
-place in the backlog **a consumer holds what is being sent to it and no more**: a chunk, or the answer to its
-request with the books that it asked for, or one book that it is conflated to.
+the kernel what it takes at once. A consumer that has all there is, is **level**: it needs no looking after, and
+gets what comes next as a piece that was put together for all who are level with it (`follow`).
+
+What the kernel does not take marks the consumer as *behind*; from then on its own task sends, a chunk each time
+the socket can be written to, until the consumer has all there is. A chunk is at most `send_kib` of the backlog,
+joined, so that a consumer takes turns with all others. Beside its place in the backlog **a consumer holds what is
+being sent to it and no more**: a chunk, or the answer to its request with the books that it asked for, or one book
+that it is conflated to.
 
 What goes out, in this order: records for this consumer alone (the greeting, the answer to its request, the
 last word), then a heartbeat where one is due, then the stream. At most one heartbeat is due at a time, and
@@ -73,6 +76,7 @@ class Consumer:
         notify: Notify,
     ) -> None:
         self._sock = sock
+        self._transmit = sock.send
         self._peer = peer
         self._shelf = shelf
         self._account = account
@@ -89,6 +93,8 @@ class Consumer:
         self._subscription: Subscription | None = None
         self._heartbeat_due = False
         self._farewell = b""  # the last word once all that is pending is sent
+        self.level: Subscription | None = None
+        """Its subscription while it has all there is and nothing is due to it alone."""
         self._leaving = ""  # the reason, once the last word is on its way: nothing of the stream follows
 
     def __repr__(self) -> str:
@@ -149,24 +155,39 @@ class Consumer:
         """Let the consumer go at once."""
         self._end(self._leaving or "shutdown")
 
+    def follow(self, stream: Subscription, piece: bytes) -> None:
+        """Send what has come since the consumer was level, up to the head."""
+        stream.advance()
+        if piece and not self._put(piece):
+            self._arrange()
+
     def _send(self) -> None:
         """Send one chunk, and arrange for what is left."""
-        if not self._chunk:
-            self._chunk = self._next_chunk()
+        chunk = self._chunk or self._next_chunk()
+        if chunk:
+            self._put(chunk)
+        self._arrange()
+
+    def _put(self, chunk: bytes | memoryview) -> bool:
+        """Hand the kernel what it takes of a chunk, and keep the rest; tell whether all of it went."""
         try:
-            sent = self._sock.send(self._chunk) if self._chunk else 0
+            sent = self._transmit(chunk)
         except BlockingIOError:
             sent = 0
         except OSError:
             self._end("closed")
-            return
+            return True
+        if sent == len(chunk):
+            self._chunk, self._midway = b"", False
+            return True
         if sent:
-            self._midway = self._chunk[sent - 1] != _NEWLINE
-            self._chunk = memoryview(self._chunk)[sent:] if sent < len(self._chunk) else b""
-        self._arrange()
+            self._midway = chunk[sent - 1] != _NEWLINE
+        self._chunk = memoryview(chunk)[sent:]
+        return False
 
     def _arrange(self) -> None:
         """Let the consumer's own task go on, or stop, or end all."""
+        self.level = None
         if self._chunk or self._pending():
             self._behind.set()
             return
@@ -176,6 +197,8 @@ class Consumer:
             self._end(self._leaving)
         elif self._farewell:
             self._leave(self._farewell, "shutdown")
+        else:
+            self.level = self._subscription
 
     def _pending(self) -> bool:
         """Tell whether there is anything to take up after the present chunk."""
@@ -236,6 +259,7 @@ class Consumer:
         self._leave(records.error(code, detail), "refused")
 
     def _end(self, reason: str) -> None:
+        self.level = None
         self._leaving = reason
         self._scope.cancel()
 

@@ -169,9 +169,23 @@ class Publisher:
         self._append(record, states_track(channel))
 
     def flush(self) -> None:
-        """Send what is pending to every consumer that can take it at once."""
+        """Send what is pending to every consumer that can take it at once, put together once for all who are level."""
+        place, selection, piece = -1, "", None
+        pieces: dict[tuple[int, str], bytes | None] = {}
         for consumer in self._consumers:
-            consumer.flush()
+            stream = consumer.level
+            if stream is None:
+                consumer.flush()
+                continue
+            if stream.selection is not selection or stream.cursor != place:
+                place, selection = key = stream.cursor, stream.selection
+                if key not in pieces:
+                    pieces[key] = stream.piece(self._limits.send_bytes)
+                piece = pieces[key]
+            if piece is None:
+                consumer.flush()
+            else:
+                consumer.follow(stream, piece)
 
     # What the daemon runs.
 

@@ -17,10 +17,14 @@ reach. Records that it does not want take it nowhere: the cursor passes over the
 beyond the reach is *catching up*: until it has been within it once, only what is gone from the backlog
 counts, or a consumer that came back for its records would be overrun before it had the first of them.
 
+**What has been put together for one is put together for all like it.** Who has taken everything up to the same place,
+and has chosen the same channels (`selection`), gets the same bytes next (`piece`), and moves on with `advance`.
+
 To conflate is to go to the head, one channel after the other, each when there is room to say so: its book is
 made at that moment and no earlier, so that a consumer of many books never has more than one of them pending.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
@@ -66,6 +70,8 @@ class Subscription:
         self, backlog: Backlog, patterns: Patterns, *, account: bool, conflates: bool = False
     ) -> None:
         self.conflates = conflates
+        self.selection = sys.intern(patterns.selection if account else f"{patterns.selection} but account")
+        """What channels are chosen: equal for all who have chosen the same."""
         self._backlog = backlog
         self._patterns = patterns
         self._account = account
@@ -147,6 +153,19 @@ class Subscription:
         if start >= self._joined and 2 * len(self.channels) == len(self._since):
             return self._backlog.join(start, self.cursor)
         return self._backlog.join_chosen(start, self.cursor, self._since)
+
+    def piece(self, most_bytes: int) -> bytes | None:
+        """Return what is wanted of all since everything was taken; None where that has to be taken in parts."""
+        rest = self._backlog.rest(self.cursor, most_bytes)
+        if rest is None or 2 * len(self.channels) == len(self._since):
+            return rest
+        return self._backlog.join_chosen(self.cursor, self._backlog.head, self._since)
+
+    def advance(self) -> None:
+        """Move to the head: a piece was taken."""
+        start, self.cursor = self.cursor, self._backlog.head
+        if self.conflates:
+            self._count(start)
 
     def next_seqs(self) -> dict[str, int]:
         """Return of each channel the seq that comes next to this consumer."""

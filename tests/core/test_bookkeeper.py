@@ -12,7 +12,7 @@ from feedhandler.core import book_track
 from feedhandler.core.audit import PAST_S, Pulse
 from feedhandler.core.book import Book
 from feedhandler.core.book_repair import KNOWN_AFTER_S, LAG_MOST_S
-from feedhandler.core.bookkeeper import DOUBTFUL_REPLIES, STUCK_ATTEMPTS, BookKeeper
+from feedhandler.core.bookkeeper import DOUBTFUL_REPLIES, MARK_EVERY_S, STUCK_ATTEMPTS, BookKeeper
 from feedhandler.core.levels import Levels
 from feedhandler.core.messages import Gap, Output, Release, Snapshot
 from feedhandler.core.notes import Note
@@ -454,6 +454,37 @@ def test_a_snapshot_may_be_older_than_its_request() -> None:
         audited(world, world.snapshot(-2, (3, 7)))
     assert world.results()[-1] == "failed"
     assert next(one for one in world.notes if one.name == "book_failed").fields["levels"] == "buy 3: 1 is 7"
+
+
+def test_an_audit_knows_the_book_of_a_minute_ago_also_while_it_takes_its_time() -> None:
+    """(5) However regularly time is told, a level that nobody has touched for long is no excuse."""
+    world = synchronised(dated=False)
+    for _ in range(2 * round(LAG_MOST_S)):
+        world.tell(2, 3)
+        world.wait(MARK_EVERY_S)
+    for _ in range(2):
+        world.keeper.asked(world.now)
+        asked_at = world.now
+        for _ in range(5):
+            world.wait(MARK_EVERY_S)
+        world.answer(world.snapshot(-1, (3, 7)), asked_at=asked_at)
+        world.pulse.beats += 1
+        world.wait(PAST_S)
+    assert world.results() == ["suspicious", "failed"]
+
+
+def test_a_book_at_rest_says_when_time_matters() -> None:
+    """That is its next audit, or a mark for where it moved to, or its mending."""
+    world = synchronised(verify_s=3.0)
+    world.wait(0)
+    assert world.keeper.due() == world.now + 3.0
+    world.tell(2, 3)
+    assert world.keeper.due() == world.now + MARK_EVERY_S
+    world.wait(MARK_EVERY_S)
+    assert world.keeper.due() == world.now + 2.0
+    world.keeper.follow(Release(CHANNEL, b"{}", "a", 7, "", len(world.payloads)))
+    world.keeper.track.catch_up()
+    assert world.keeper.due() <= world.now
 
 
 def test_audits_come_at_their_interval_or_at_once_or_never() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feedhandler.core.progress import ENDED, Part, Progress, always
+from feedhandler.core.progress import ENDED, Part, Progress
 
 
 def looked(*looks: list[Part]) -> Progress:
@@ -62,11 +62,6 @@ def test_few_ends_are_remembered():
     """However many parts end standing still, `ENDED` of them are remembered."""
     stuck = [part(1, key=str(number), kind="reading") for number in range(3 * ENDED)]
     assert len(looked(stuck, stuck, []).standing(2.0, 0.0)) == ENDED
-
-
-def test_there_is_always_work_for_what_ticks():
-    """A tick waits for nothing but its time."""
-    assert looked([Part("t", "t", 5, always)], [Part("t", "t", 5, always)]).standing(1.0, 0.0) == ["t"]
 
 
 @dataclass

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 import trio
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from feedhandler.config import Bounds, Health, Recovery
 from feedhandler.core.arbiter import Quarantine, Restart
@@ -16,7 +18,7 @@ from feedhandler.errors import ConnectionFailed, HandshakeRefused
 from feedhandler.exchange.requests import ping
 from feedhandler.ingest import feed as feed_module
 from feedhandler.ingest.connect import tls_context
-from feedhandler.ingest.feed import IDLE_TICKS, Feed, Surroundings
+from feedhandler.ingest.feed import REST_S, RETRY_S, TICK_S, Feed, Surroundings
 from feedhandler.ingest.gate import Gate
 from feedhandler.ingest.line import Means
 
@@ -48,6 +50,12 @@ def unknown(number: int, market: str = "BTC-USD") -> bytes:
     """Return a message of a type that nobody described."""
     text = b'{"resultType":"marketStatus","market":"%b","data":{"number":%d}}'
     return text % (market.encode(), number)
+
+
+def filled(number: int) -> bytes:
+    """Return a new state of an order, which occurs once and can be told from all others."""
+    row = b'{"orderId":"%d","updatedAt":%d}' % (number, number)
+    return b'{"resultType":"createOrder","data":{"order":%b,"statusCode":200}}' % row
 
 
 @dataclass
@@ -343,26 +351,148 @@ async def test_states_are_told_to_every_channel(bench: Bench, autojump_clock: tr
         assert states == ["down", "live", "quiet", "live", "down", "down"]
 
 
+class Times:
+    """When the arbiter of a feed is told the time, by a daemon's ticks."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.told: list[float] = []
+        self._feed = feed
+        self._tick = feed.arbiter.tick
+        feed.arbiter.tick = self._write  # type: ignore[method-assign]
+
+    def _write(self, now: float, recv: int) -> None:
+        self.told.append(now)
+        self._tick(now, recv)
+
+    async def pass_by(self, seconds: float) -> list[float]:
+        """Tick for so long; return how long after the beginning the arbiter was told the time."""
+        began_s = trio.current_time()
+        self.told.clear()
+        for _ in range(round(seconds / TICK_S)):
+            await trio.sleep(TICK_S)
+            if self._feed.is_due(trio.current_time()):
+                self._feed.tick()
+        return [round(at - began_s, 1) for at in self.told]
+
+
 async def test_a_feed_at_rest_is_left_alone(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
-    """When all lines are good and owe nothing, the arbiter is told the time once in ten ticks only."""
-    feed = bench.feed(streams=("publicTrades",))
+    """When all lines are good and owe nothing, the arbiter is told the time when something is due, and now and then."""
+    feed = bench.feed(streams=("orders",))
     connect(feed, "a", "b")
     for line in ("a", "b"):
-        feed.received(line, [trade(1), trade(2)])
+        feed.received(line, [filled(1), filled(2)])
+    times = Times(feed)
+    quiet_s, good_s = bench.means.health.quiet_s, bench.means.health.probation_s
+    assert await times.pass_by(9) == pytest.approx([0.1, quiet_s, good_s], abs=0.1)
+    assert {line.health.state for line in feed.arbiter.lines.values()} == {"good"}
+    assert len(await times.pass_by(5 * REST_S)) == 5
+    feed.received("a", [filled(3)])
+    assert await times.pass_by(0.2) == [0.1, 0.2]  # line b owes it
+    feed.received("b", [filled(3)])
+    assert await times.pass_by(1) == [0.1]
+
+
+async def test_pongs_do_not_wake_a_feed(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+    """What changes nothing brings no work forward, nor does it put any off."""
+    feed = bench.feed(streams=("orders",))
+    connect(feed, "a")
+    feed.received("a", [filled(1)])
+    times = Times(feed)
+    await times.pass_by(10)
     told: list[float] = []
-    for _ in range(100):
-        await trio.sleep(0.1)
-        feed.tick()
-    tick = feed.arbiter.tick
-    feed.arbiter.tick = lambda now, recv: (told.append(now), tick(now, recv))[1]  # type: ignore[method-assign]
-    for _ in range(10 * IDLE_TICKS):
-        await trio.sleep(0.1)
-        feed.tick()
-    assert len(told) == 10
-    feed.received("a", [trade(3)])
-    feed.tick()
-    feed.tick()
-    assert len(told) == 12  # line b owes it
+    for _ in range(round(3 * REST_S)):
+        feed.received("a", [b'{"resultType":"pong","data":{}}'])
+        told += await times.pass_by(1)
+    assert len(told) == 3
+
+
+async def test_what_is_due_and_cannot_be_done_is_tried_again(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Trades want a first snapshot and no line can be asked: that is looked at once a second, and not at every tick."""
+    feed = bench.feed(streams=("publicTrades",))
+    connect(feed, "a")
+    times = Times(feed)
+    await times.pass_by(10)
+    assert len(await times.pass_by(20 * RETRY_S)) in range(18, 21)
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("bring"), st.sampled_from("ab"), st.integers(1, 3)),
+        st.tuples(st.just("pong"), st.sampled_from("ab"), st.just(1)),
+        st.tuples(st.sampled_from(["lose", "connect"]), st.sampled_from("ab"), st.just(1)),
+        st.tuples(st.just("wait"), st.just(""), st.sampled_from([1, 3, 12, 30, 70, 150])),
+    ),
+    max_size=25,
+)
+
+
+class Play:
+    """One feed that lives through steps; it writes down what comes of it, and when."""
+
+    def __init__(self) -> None:
+        self.bench = Bench()
+        self.feed = self.bench.feed(streams=("orders",))
+        self.story: list[tuple[object, float]] = []
+        self._brought = {"a": 0, "b": 0}
+        self._seen = (0, 0)
+
+    def act(self, kind: str, line: str, count: int) -> None:
+        """Let something happen; each line brings the same events from the first on."""
+        connected = line in "ab" and line and self.feed.arbiter.lines[line].connected
+        if kind == "connect" and not connected:
+            connect(self.feed, line)
+            self._brought[line] = max(0, max(self._brought.values()) - 2)
+        elif kind == "lose" and connected:
+            self.feed.lost(line, "reset")
+        elif kind == "pong" and connected:
+            self.feed.received(line, [b'{"resultType":"pong","data":{}}'])
+        elif kind == "bring" and connected:
+            first = self._brought[line] + 1
+            self._brought[line] += count
+            self.feed.received(line, [filled(number) for number in range(first, first + count)])
+        self.look()
+
+    def look(self) -> None:
+        """Write down what is new."""
+        records, notes = self.bench.shop.records, self.bench.notes
+        now_s = trio.current_time()
+        self.story += [(record, now_s) for record in records[self._seen[0] :]]
+        self.story += [((one.name, *one.fields.values()), now_s) for one in notes[self._seen[1] :]]
+        self._seen = len(records), len(notes)
+
+
+WITNESS_ALONE = [("bring", "a", 1), ("lose", "b", 1), ("connect", "b", 1), ("lose", "a", 1), ("wait", "", 30)]
+
+
+@given(steps=steps)
+@example(steps=WITNESS_ALONE)
+@settings(deadline=None, max_examples=60)
+def test_a_feed_that_is_left_alone_tells_the_same_story(steps: list[tuple[str, str, int]]) -> None:
+    """Told the time only when something is due, it says and does what it would say and do if told at every tick."""
+    clock = trio.testing.MockClock()
+
+    async def main() -> None:
+        always, lazy = Play(), Play()
+        for kind, line, count in [("connect", "a", 1), ("connect", "b", 1), *steps, ("wait", "", 150)]:
+            for play in (always, lazy):
+                play.act(kind, line, count)
+            for _ in range(count if kind == "wait" else 0):
+                clock.jump(TICK_S)
+                if lazy.feed.is_due(trio.current_time()):
+                    lazy.feed.tick()
+                always.feed._due = 0.0
+                always.feed.tick()
+                for play in (always, lazy):
+                    play.look()
+        assert [what for what, _ in lazy.story] == [what for what, _ in always.story]
+        late_s = [at - due for (_, at), (_, due) in zip(lazy.story, always.story, strict=True)]
+        assert max(late_s) <= RETRY_S + TICK_S
+        assert min(late_s) >= 0
+        await trio.lowlevel.checkpoint()
+
+    trio.run(main, clock=clock)
 
 
 async def test_urgency_falls_with_what_is_connected(bench: Bench) -> None:

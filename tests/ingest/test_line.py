@@ -191,6 +191,49 @@ async def test_pongs_keep_a_quiet_line(
     assert len(journal.payloads) >= 100
 
 
+async def test_a_daemon_that_stood_still_blames_itself(
+    serve: Serve, journal: Any, running: Callable[..., Line], autojump_clock: trio.testing.MockClock
+) -> None:
+    """Minutes in which nothing ran are not silence of the exchange; the line goes on and pings again."""
+
+    async def script(peer: Any) -> None:
+        await peer.accept()
+        while (await peer.frame())[0] == 1:
+            await peer.send(text(b'{"resultType":"pong"}'))
+
+    running(autojump_clock, await serve(script))
+    await journal.wait_for("connected", "a")
+    for _ in range(10):
+        autojump_clock.jump(60)
+        await trio.sleep(6)
+    assert [entry[0] for entry in journal.entries].count("connecting") == 1
+    assert len(journal.payloads) >= 10
+
+
+async def test_lines_that_connect_together_ping_apart(
+    serve: Serve, running: Callable[..., Line], autojump_clock: trio.testing.MockClock
+) -> None:
+    """The first ping of each comes at a moment drawn from the interval, and all others at the interval."""
+    pinged_s: list[list[float]] = []
+
+    async def script(peer: Any) -> None:
+        await peer.accept()
+        own: list[float] = []
+        pinged_s.append(own)
+        while (await peer.frame())[0] == 1:
+            own.append(trio.current_time())
+            await peer.send(text(b'{"resultType":"pong"}'))
+
+    port = await serve(script)
+    for share in (0.1, 0.5, 0.9):
+        running(autojump_clock, port, draw=lambda share=share: share)
+    await trio.sleep(30)
+    firsts = sorted(own[0] for own in pinged_s)
+    assert firsts == pytest.approx([0.5, 2.5, 4.5], abs=0.2)
+    for own in pinged_s:
+        assert [later - earlier for earlier, later in pairwise(own)] == pytest.approx([5.0] * 5, abs=0.01)
+
+
 async def test_data_without_pongs_keeps_a_line(
     serve: Serve, journal: Any, running: Callable[..., Line], autojump_clock: trio.testing.MockClock
 ) -> None:

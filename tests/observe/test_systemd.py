@@ -289,6 +289,7 @@ async def test_sending_that_stands_still(tmp_path, ear, autojump_clock, monkeypa
     """Records that wait for a consumer whose socket would take them end the keep-alives."""
     async with watched(tmp_path) as (stage, systemd):
         monkeypatch.setattr(Consumer, "_send", lambda _: None)
+        monkeypatch.setattr(Consumer, "follow", lambda *_: None)
         assert await silence(stage, ear, 4 * WATCHDOG_S) == 0
         assert [name.rpartition(" ")[0] for name in systemd.still()] == ["consumer test"]
 

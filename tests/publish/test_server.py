@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import socket
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from feedhandler import __version__
 from feedhandler.config import Bounds, Publish
 from feedhandler.core.notes import Note
 from feedhandler.publish.consumer import REQUEST_S
-from tests.publish.house import ACCOUNT, BOOK, EVERYTHING, TRADES, House, connected, serving
+from tests.publish.house import ACCOUNT, BOOK, EVERYTHING, TRADES, House, Peer, connected, serving
 
 SERVER = f'"server":"feedhandler {__version__}"'
 LISTED = '"channels":["m/publicTrades","m/publicOrderBook"]'
@@ -286,6 +286,41 @@ async def test_a_burst_comes_out_whole_and_others_get_their_turn(
         assert [record["seq"] for record in trades] == list(range(1, 2_501))
         assert [record for record in both if record["channel"] == TRADES] == trades
         assert all(status.lag_events == 0 for status in house.publisher.consumers())
+
+
+async def test_many_consumers_of_many_kinds_get_each_its_own(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Level or behind, with whatever choice: each gets what it has asked for, from where it joined, every record once.
+
+    Bursts are of one record, of some, and of more than one send; then nobody is level.
+    """
+    bursts = [(1, 10), (3, 10), (1, 400_000), (40, 20_000), (1, 10), (2, 10)]
+    requests: list[dict[str, Any]] = [
+        {"channels": ["*"]},
+        {"channels": [TRADES]},
+        {"channels": ["*/publicOrderBook"], "slow": "conflate"},
+        {"channels": ["*"], "slow": "conflate"},
+    ]
+    published: list[tuple[str, int]] = []
+    async with serving(tmp_path, autojump_clock) as house, AsyncExitStack() as stack:
+        peers: list[tuple[Peer, list[str], int]] = []
+        for round_, (count, size) in enumerate(bursts):
+            for request in requests:
+                peer = await stack.enter_async_context(connected(house, **request))
+                peers.append((peer, list(peer.confirmed["channels"]), len(published)))
+            for number in range(count):
+                channel = house.book if (round_ + number) % 3 else house.trades
+                published.append((channel.name, channel.next))
+                house.publisher.publish(channel, "a", 7, b'"%b"' % (b"y" * size))
+            house.publisher.flush()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.publisher.drain, 5)
+            for peer, channels, joined in peers:
+                records = [one for one in await peer.to_the_end() if one["type"] != "heartbeat"]
+                assert records.pop() == {"type": "bye", "reason": "shutdown"}
+                got = [(one["channel"], one["seq"]) for one in records]
+                assert got == [one for one in published[joined:] if one[0] in channels]
 
 
 async def test_a_heartbeat_is_true_of_its_place(tmp_path: Path, autojump_clock: MockClock) -> None:

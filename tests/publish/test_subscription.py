@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from feedhandler.core.channels import Channel, Channels
 from feedhandler.publish import records
-from feedhandler.publish.backlog import Backlog
+from feedhandler.publish.backlog import RECORD_COST_BYTES, Backlog
 from feedhandler.publish.request import Request, Resume
 from feedhandler.publish.subscription import (
     Refusal,
@@ -68,6 +68,11 @@ class World:
         record = channel.event("a", len(self.stream), b'{"x":"%b"}' % (b"x" * size))
         self.backlog.append(record, 2 * channel.number)
         self.stream.append(json.loads(record))
+
+    def costs(self, place: int) -> int:
+        """Return what all from a kept place on costs the backlog."""
+        head = self.backlog.head
+        return self.backlog.size(place, head) + RECORD_COST_BYTES * (head - place)
 
     def back(self, name: str, count: int) -> int:
         """Return the seq of a consumer that has not got the last so many events, as far as they are kept."""
@@ -190,6 +195,80 @@ def test_a_consumer_gets_what_the_model_says_or_a_refusal(
     if not lost:
         assert drained(stream.subscription, pull) == expected
         assert not stream.subscription.behind
+
+
+CHOICES = [["*"], ["m/*"], ["*/a"], ["m/a", "n/a"], ["n/a", "m/a"], ["m/b", "*/b"]]
+
+
+@given(
+    bursts=st.lists(
+        st.tuples(st.sampled_from(["burst", "burst", "burst", "join", "open"]), steps, st.integers(0, 5)),
+        min_size=1,
+        max_size=12,
+    ),
+    limit=st.integers(500, 50_000),
+    share=st.floats(0.1, 1),
+    most=st.integers(1, 20_000),
+)
+@settings(deadline=None, max_examples=200)
+def test_what_is_put_together_for_one_is_right_for_all_like_it(
+    bursts: list[tuple[str, list[tuple[str, str, int]], int]], limit: int, share: float, most: int
+) -> None:
+    """The piece of the first who is level is what each of the others would take by itself, whenever it joined.
+
+    A piece that would be more than a send, or reaches back beyond the reach, is none.
+    """
+    world = World(limit, int(limit * share))
+    pairs: list[tuple[Subscription, Subscription]] = []
+    opened = 0
+    for kind, steps, number in bursts:
+        if kind == "open" and opened < 4:
+            opened += 1
+            world.open(f"m/{opened}", account=bool(opened % 2))
+            channel = list(world.channels)[-1]
+            for one in (one for pair in pairs for one in pair):
+                one.offer(channel)
+        if kind == "join":
+            request = Request("subscribe", CHOICES[number], slow="conflate" if number % 2 else "disconnect")
+            pair = [world.subscribe(request, account=number > 2).subscription for _ in range(2)]
+            pairs.append((pair[0], pair[1]))
+        place = world.backlog.head
+        play(world, steps)
+        pieces: dict[str, bytes | None] = {}
+        for shared, alone in pairs:
+            assert shared.cursor == alone.cursor == place
+            if shared.selection not in pieces:
+                pieces[shared.selection] = shared.piece(most)
+            move_on(world, shared, alone, pieces[shared.selection], most)
+            assert shared.next_seqs() == alone.next_seqs()
+            assert shared._taken == alone._taken or not shared.conflates
+
+
+def move_on(world: World, shared: Subscription, alone: Subscription, piece: bytes | None, most: int) -> None:
+    """Let one take a piece that may be another's, and one take the same by itself; both are level again."""
+    place = shared.cursor
+    if piece is not None:
+        shared.advance()
+        assert piece == b"".join(alone.take(most) for _ in range(alone.behind))
+        return
+    assert place < world.backlog.reach or world.costs(place) > most
+    for one in (shared, alone):
+        one.jump()
+        while one.skipping:
+            one.skip()
+
+
+def test_only_the_same_choice_is_the_same_selection() -> None:
+    """The order of patterns does not matter, nor their repetition; who may read the account is another."""
+    world = World()
+
+    def selection(*channels: str, account: bool = False) -> str:
+        return world.subscribe(wish(*channels), account=account).subscription.selection
+
+    assert selection("m/*", "*/a") == selection("*/a", "m/*", "m/*")
+    assert selection("*", "m/a") == selection("*/*")
+    distinct = [selection(*one, account=account) for one in CHOICES[:4] for account in (False, True)]
+    assert len(set(distinct)) == len(distinct)
 
 
 @given(steps=steps, limit=st.integers(2_000, 20_000), data=st.data())
