@@ -5,7 +5,6 @@
 The event loop turns on in either case, so that only who watches the data path notices.
 """
 
-import math
 import signal
 import sys
 
@@ -14,6 +13,8 @@ import trio
 from feedhandler import daemon
 from feedhandler.cli import main
 from feedhandler.ingest.tcp import TcpStream
+
+FOR_EVER_S = 1e6
 
 
 async def _stand_still(*_: object) -> bytes:
@@ -26,7 +27,7 @@ def _stop_reading(*_: object) -> None:
 
 
 def _stop_ticking(*_: object) -> None:
-    daemon.TICK_S = math.inf
+    daemon.TICK_S = FOR_EVER_S
 
 
 if __name__ == "__main__":
