@@ -102,10 +102,13 @@ class Streams(Arbiter):
         self._stale.pop(stream, None)
         self._own.discard(stream)
         self._joiners.pop(stream, None)
-        channels = {channel for channel in self.window.newest if split(channel)[1] == stream}
+        lines = (*self.lines.values(), *self.ghosts)
+        kept = (held.event.channel for line in lines for held in (*line.hold.events, *line.aside))
+        known = (*self.window.newest, *self._shifts, *kept)
+        channels = {channel for channel in known if split(channel)[1] == stream}
         for channel in channels:
             self._shifts.pop(channel, None)
-        for line in (*self.lines.values(), *self.ghosts):
+        for line in lines:
             self._forget(line, channels, now)
         window = self.window
         self._divergences.drop(
