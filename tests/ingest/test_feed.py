@@ -575,3 +575,59 @@ async def test_orders_are_obeyed(bench: Bench, restarts: list[tuple[str, str, fl
     assert bench.named("line_restarted") == [{"feed": "BTC-USD", "line": "a", "reason": "stalled"}]
     assert bench.named("line_quarantined") == [{"feed": "BTC-USD", "line": "b"}]
     assert feed.arbiter.orders == []
+
+
+def asks(feed: Feed, line: str) -> list[tuple[str, str]]:
+    """Keep what a line is asked from now on, as its verb and id."""
+    asked: list[tuple[str, str]] = []
+
+    def send(text: str) -> bool:
+        request = msgspec.json.decode(text)
+        asked.append((request["message"], request["content"].get("clientRequestId", "")))
+        return True
+
+    feed.lines[line].send = send  # type: ignore[method-assign]
+    return asked
+
+
+def answer(verb: str, request_id: str) -> bytes:
+    """Return the reply to a request to subscribe or unsubscribe."""
+    return b'{"resultType":"%bd","data":{"clientRequestId":"%b"}}' % (verb.encode(), request_id.encode())
+
+
+async def test_a_stream_that_was_dropped_in_between_begins_with_its_last_subscription(bench: Bench) -> None:
+    """Added, dropped and added again before the first answer: what the first subscription brings is left out."""
+    feed = bench.feed(streams=("publicOrderBook",), lines=1)
+    asked = asks(feed, "a")
+    connect(feed, "a")
+    feed.received("a", [delta(1)])
+    feed.change(STREAMS, 1)
+    feed.change(("publicOrderBook",), 1)
+    feed.change(STREAMS, 1)
+    requests = [one for one in asked if "subscribe" in one[0]]
+    assert [verb for verb, _ in requests] == ["subscribe", "unsubscribe", "subscribe"]
+    first, leave, last = (answer(verb, request_id) for verb, request_id in requests)
+    feed.received("a", [first])
+    feed.received("a", [trade(1)])
+    feed.received("a", [leave])
+    assert bench.shop.of("event") == []
+    feed.received("a", [last])
+    feed.received("a", [trade(5)])
+    assert [record[2] for record in bench.shop.of("event")] == [trade(5)]
+    assert [note["channel"] for note in bench.named("straggler_left_out")] == [TRADES]
+
+
+async def test_a_stream_is_dropped_as_long_as_a_subscription_to_it_is_under_way(bench: Bench) -> None:
+    """Dropped before the subscription is answered: what it brings in the end is owed by no line."""
+    feed = bench.feed(streams=("publicOrderBook",))
+    asked = [asks(feed, "a"), asks(feed, "b")]
+    connect(feed, "a", "b")
+    feed.change(STREAMS, 2)
+    feed.change(("publicOrderBook",), 2)
+    (first_a, leave_a), (first_b, _) = ([one for one in each if "subscribe" in one[0]] for each in asked)
+    feed.received("a", [answer(*first_a)])
+    feed.received("a", [answer(*leave_a)])
+    feed.received("b", [answer(*first_b)])
+    feed.received("b", [trade(1)])
+    assert feed.arbiter.window.head == 0
+    assert [note["channel"] for note in bench.named("straggler_left_out")] == [TRADES]
