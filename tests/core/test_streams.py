@@ -518,6 +518,26 @@ def test_what_was_kept_of_a_dropped_stream_is_given_up() -> None:
     assert world.arbiter.lines["a"].owing.count == 0  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("reads", [1, 4])
+def test_who_joins_after_a_drop_does_not_owe_what_was_dropped(reads: int) -> None:
+    """What the window still has of a dropped stream is owed by nobody, and holds up no line that joins."""
+    world = aligned(2)
+    world.connect(world.add())
+    world.emit(b"b11", b"t12", b"t13", b"b14")
+    world.deliver("a")
+    world.deliver("b", reads)
+    world.drop_stream("t")
+    for number in range(15, 45):
+        world.emit(b"b%d" % number)
+        world.deliver_all()
+        world.wait(0.5)
+    for line in world.arbiter.lines.values():
+        assert line.up
+        assert line.owing.count == 0  # type: ignore[union-attr]
+        assert line.owing.passed == {}  # type: ignore[union-attr]
+    assert payloads(world.of("b")) == world.truth("b")
+
+
 def test_a_dropped_stream_may_come_again() -> None:
     """Dropped and added again, on top of what the window still has of it: one run of the truth each time."""
     world = aligned(2)
