@@ -199,7 +199,7 @@ class Joining(Admission):
             self._delivered(line, owing, now)
         for one, place_ in zip(own, places, strict=True):
             if place_ == MISSING:
-                self._release_late(line, owing, one, in_order, now)
+                self._before_join(line, owing, one, {one.event.channel: in_order}, now)
 
     # Ghosts
 

@@ -662,3 +662,18 @@ def test_what_is_settled_still_tells_who_owes_a_late_event() -> None:
         world.deliver(name)
     assert world.output.count(b"tx") == 1
     assert world.late == [b"tx"]
+
+
+def test_what_a_line_far_behind_had_put_aside_from_before_the_window_is_no_news() -> None:
+    """A line that the window has left behind brings, message by message, what was released and is there no more."""
+    world = World(2, bounds=Bounds(window_events=16))
+    world.connect("a", "b")
+    world.emit(b"t1", b"b2", b"t3", *(b"%s%d" % (b"tb"[i % 2 : i % 2 + 1], 10 + i) for i in range(14)))
+    world.deliver("a")
+    world.wait(0.1)
+    assert world.arbiter.window.payloads[0] == b"b2"
+    assert world.arbiter.lines["b"].owing is None
+    world.deliver("b", each=True)
+    world.emit(b"t30", b"b30")
+    world.deliver_all()
+    world.assert_exact()
