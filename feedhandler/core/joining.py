@@ -138,6 +138,13 @@ class Joining(Admission):
             left_out.add(channel)
             self.outputs.append(Gap(channel, UNPROVEN, self._last_recv, held.recv))
 
+    def _leave_out_aside(self, line: Line) -> None:
+        """Leave what a line has put aside to a gap: the window has left its place behind."""
+        aside, line.aside = line.aside, []
+        left_out: set[str] = set()
+        for one in aside:
+            self._leave_out(one, left_out)
+
     def _before_join(self, line: Line, owing: Owing, held: Held, first: dict[str, int], now: float) -> None:
         """Judge an event from before the first that a joining line shares, which the window does not hold."""
         window = self.window

@@ -677,3 +677,29 @@ def test_what_a_line_far_behind_had_put_aside_from_before_the_window_is_no_news(
     world.emit(b"t30", b"b30")
     world.deliver_all()
     world.assert_exact()
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_what_is_put_aside_where_the_window_has_left_it_behind_is_a_gap(*, dies: bool) -> None:
+    """(5, 11) A burst outruns a line, or its ghost, that waits for proof in another channel: that is marked, and no bug."""
+    world = World(2, bounds=Bounds(window_events=16))
+    world.connect("a")
+    world.emit(b"b1", b"t1")
+    world.deliver_all()
+    world.wait(1)
+    world.connect("b")
+    world.emit(b"b2", b"b3")
+    world.emit(b"t3", lost_on="a")
+    world.emit(b"b4")
+    world.deliver("a")
+    world.deliver("b", each=True)
+    assert [held.payload for held in world.arbiter.lines["b"].aside] == [b"t3", b"b4"]
+    if dies:
+        world.kill("b")
+    for number in range(5, 60):
+        world.emit(b"b%d" % number)
+    world.deliver("a")
+    world.wait(15)
+    assert world.arbiter.ghosts == []
+    assert b"t3" in world.output or ("M/t", "unproven") in [(gap.channel, gap.reason) for gap in world.gaps]
+    assert [one for one in world.output if one[:1] == b"b"] == [b"b%d" % number for number in range(1, 60)]
