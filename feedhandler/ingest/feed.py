@@ -427,7 +427,10 @@ class Feed:
         self._end_stragglers()
 
     def _end_stragglers(self) -> None:
-        for stream in self._given_up:
+        """Let a stream be gone that no line brings, nor one whose connection is still being opened with it."""
+        lines = (line for name, line in self._lines.items() if not self.arbiter.lines[name].connected)
+        coming = {stream for line in lines for stream in self._streams_of.get(line.opened, ())}
+        for stream in self._given_up - coming:
             if not self._subscriptions.carries(stream):
                 self.arbiter.dropped_everywhere(stream)
 
@@ -552,6 +555,7 @@ class Feed:
             self.arbiter.subscribed(stream, line, now, wall_ns)
         self._carry_out(now, wall_ns)
         self._subscribe(line)
+        self._end_stragglers()
         self.recovery.line_up(now)
         self._recover([])
 

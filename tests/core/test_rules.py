@@ -681,7 +681,7 @@ def test_what_a_line_far_behind_had_put_aside_from_before_the_window_is_no_news(
 
 @pytest.mark.parametrize("dies", [True, False])
 def test_what_is_put_aside_where_the_window_has_left_it_behind_is_a_gap(*, dies: bool) -> None:
-    """(5, 11) A burst outruns a line, or its ghost, that waits for proof in another channel: that is marked, and no bug."""
+    """(5, 11) A burst outruns a line or its ghost that waits for proof in another channel: that is marked, no bug."""
     world = World(2, bounds=Bounds(window_events=16))
     world.connect("a")
     world.emit(b"b1", b"t1")

@@ -631,3 +631,18 @@ async def test_a_stream_is_dropped_as_long_as_a_subscription_to_it_is_under_way(
     feed.received("b", [trade(1)])
     assert feed.arbiter.window.head == 0
     assert [note["channel"] for note in bench.named("straggler_left_out")] == [TRADES]
+
+
+async def test_a_stream_is_dropped_as_long_as_a_connection_with_it_is_being_opened(bench: Bench) -> None:
+    """The other lines have left it by then: what the new connection brings of it is owed by no line."""
+    feed = bench.feed()
+    asked = asks(feed, "a")
+    connect(feed, "a")
+    feed.connecting("b")
+    feed.change(("publicOrderBook",), 2)
+    (leave,) = [one for one in asked if "subscribe" in one[0]]
+    feed.received("a", [answer(*leave)])
+    feed.connected("b")
+    feed.received("b", [trade(1)])
+    assert feed.arbiter.window.head == 0
+    assert [note["channel"] for note in bench.named("straggler_left_out")] == [TRADES]
