@@ -454,7 +454,9 @@ class Feed:
     def _hire_more(self) -> None:
         """Add a line for good."""
         assert self._nursery is not None
-        free = next(name for name in LINE_NAMES if name not in self._lines)
+        free = next((name for name in LINE_NAMES if name not in self._lines), None)
+        if free is None:
+            return  # too many are still saying goodbye
         self._around.means.gate.claim(self.market)
         line = self._lines[free] = self._line(free, crc32(self.label.encode()) + LINE_NAMES.index(free))
         self.arbiter.add_line(free, trio.current_time())

@@ -646,3 +646,25 @@ async def test_a_stream_is_dropped_as_long_as_a_connection_with_it_is_being_open
     feed.received("b", [trade(1)])
     assert feed.arbiter.window.head == 0
     assert [note["channel"] for note in bench.named("straggler_left_out")] == [TRADES]
+
+
+async def test_lines_that_are_still_leaving_leave_no_letter_for_more(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Changed again and again while the exchange answers no goodbye: further lines come when there is a letter."""
+    feed = bench.feed(lines=1)
+
+    async def keep(_: object) -> None:
+        await trio.sleep_forever()
+
+    feed._keep = keep  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(feed.run)
+        await trio.sleep(0.1)
+        for count in (8, 1, 7, 1, 7):
+            feed.change(STREAMS, count)
+            for _ in range(10):
+                await trio.sleep(TICK_S)
+                feed.tick()
+        assert len(feed.lines) == len(feed_module.LINE_NAMES)
+        nursery.cancel_scope.cancel()
