@@ -770,6 +770,8 @@ class Feed:
             return None
         own = channel.feed == self.label
         self._channels[name] = channel if own or stream == OTHER else None
+        if self._channels[name] is None:
+            self._around.outlet.give_up(channel, self.label)  # it is not left to who makes nothing of it
         if own and stream == PUBLIC_BOOK:
             self._around.outlet.offer_book(channel, partial(self.recovery.image, name))
         return self._channels[name]

@@ -10,7 +10,7 @@ import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from feedhandler.config import Bounds, Health, Recovery
+from feedhandler.config import Bounds, Health, Publish, Recovery
 from feedhandler.core.arbiter import Quarantine, Restart
 from feedhandler.core.channels import Channel
 from feedhandler.core.notes import Note
@@ -21,6 +21,8 @@ from feedhandler.ingest.connect import tls_context
 from feedhandler.ingest.feed import REST_S, RETRY_S, TICK_S, Feed, Surroundings
 from feedhandler.ingest.gate import Gate
 from feedhandler.ingest.line import Means
+from feedhandler.publish.outlet import Outlet
+from feedhandler.publish.server import Publisher
 
 BOOK, TRADES, OTHER = "BTC-USD/publicOrderBook", "BTC-USD/publicTrades", "BTC-USD/other"
 STREAMS = ("publicTrades", "publicOrderBook")
@@ -668,3 +670,17 @@ async def test_lines_that_are_still_leaving_leave_no_letter_for_more(
                 feed.tick()
         assert len(feed.lines) == len(feed_module.LINE_NAMES)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_channel_is_not_left_to_a_feed_that_makes_nothing_of_it(bench: Bench) -> None:
+    """What another feed has brought of a channel, and left out, does not keep that open when its own feed goes."""
+    publisher = Publisher(
+        Publish(), bench.means.bounds, session="session", clock=lambda: 1, notify=bench.notes.append
+    )
+    bench.shop = Outlet(publisher)  # type: ignore[assignment]
+    own, other = bench.feed(), bench.feed("ETH-USD")
+    connect(other, "a")
+    other.received("a", [trade(1)])
+    assert [note["channel"] for note in bench.named("foreign_event")] == [TRADES]
+    own.retire()
+    assert sorted(one.name for one in publisher.channels() if one.retired) == [BOOK, TRADES]
