@@ -703,3 +703,30 @@ def test_what_is_put_aside_where_the_window_has_left_it_behind_is_a_gap(*, dies:
     assert world.arbiter.ghosts == []
     assert b"t3" in world.output or ("M/t", "unproven") in [(gap.channel, gap.reason) for gap in world.gaps]
     assert [one for one in world.output if one[:1] == b"b"] == [b"b%d" % number for number in range(1, 60)]
+
+
+def test_what_a_line_has_yet_to_bring_from_before_a_gap_is_no_news_behind_it() -> None:
+    """(9) Lines interleave channels differently: one comes to the gap in one channel, then to what is older in another."""
+    world = World(3)
+    world.connect("a", "b")
+    for number in range(3):
+        world.emit(b"b%d" % number, b"t%d" % number, ahead=(0, number % 2))
+        world.deliver_all()
+    world.wait(6)
+    world.emit(*(b"t%d" % number for number in range(10, 20)))
+    world.deliver("a")
+    world.wait(5)
+    assert not world.arbiter.lines["b"].up
+    world.kill("a")
+    world.connect("c")
+    world.emit(b"b30", b"b31", ahead=(0, 20))
+    world.deliver("c")
+    world.wait(6)
+    assert [gap.reason for gap in world.gaps] == ["unproven"]
+    world.emit(b"b32", b"t33")
+    world.deliver("c")
+    world.deliver("b", each=True)
+    world.emit(b"b34", b"t35")
+    world.deliver_all()
+    world.wait(12)
+    world.assert_complete_and_marked()
