@@ -706,7 +706,7 @@ def test_what_is_put_aside_where_the_window_has_left_it_behind_is_a_gap(*, dies:
 
 
 def test_what_a_line_has_yet_to_bring_from_before_a_gap_is_no_news_behind_it() -> None:
-    """(9) Lines interleave channels differently: one comes to the gap in one channel, then to what is older in another."""
+    """(9) Lines interleave differently: one comes to the gap in one channel, then to what is older in another."""
     world = World(3)
     world.connect("a", "b")
     for number in range(3):
@@ -730,3 +730,20 @@ def test_what_a_line_has_yet_to_bring_from_before_a_gap_is_no_news_behind_it() -
     world.deliver_all()
     world.wait(12)
     world.assert_complete_and_marked()
+
+
+def test_what_a_ghost_holds_from_before_the_window_is_not_released_again() -> None:
+    """(5) What it held came out, and the window has left it behind since: nothing says that it is new."""
+    world = World(3, bounds=Bounds(window_events=16))
+    world.connect("a", "b", "c")
+    world.receive("a", b"t1")
+    world.receive("c", b"b3")
+    world.receive("b", b"b3", b"t1", b"t4")
+    world.kill("a")
+    world.kill("c")
+    assert world.output == [b"t1", b"b3", b"t4"]
+    for number in range(5, 60):
+        world.receive("b", b"b%d" % number)
+    world.wait(15)
+    assert world.output.count(b"b3") == 1
+    assert world.arbiter.ghosts == []
