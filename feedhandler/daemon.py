@@ -1,6 +1,8 @@
 """The daemon's nursery tree.
 
     run
+    ├── signals                   SIGTERM and SIGINT end the service, a second one the process; SIGHUP reloads
+    ├── systemd                   hears that all is well, while it is
     ├── the publisher             outlives the feeds: its consumers get what is pending
     ├── the control socket        what `feedhandler ctl` asks for
     ├── the observation           likewise: metrics, health and status over HTTP (`observe.service`)
@@ -13,7 +15,6 @@
         └── the feeds
             └── a feed each       they come and go
                 └── its lines
-    signals                       SIGTERM and SIGINT end the service, a second one the process; SIGHUP reloads
 
 The feeds share one publisher, one gate for connection attempts and one token. At the end the service is cancelled
 first, so nothing new comes; then the consumers are let go with what is pending. Both together have
@@ -29,7 +30,7 @@ Nothing here reads a file in the event loop: the configuration is read again in 
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -52,6 +53,7 @@ from feedhandler.control.fleet import Fleet
 from feedhandler.control.requests import Answer, Done, Refusal
 from feedhandler.core.budget import Caps
 from feedhandler.core.notes import Notify, note
+from feedhandler.core.progress import Part
 from feedhandler.cycles import sweep
 from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
 from feedhandler.exchange.markets import Listing, fetch_markets
@@ -70,6 +72,7 @@ from feedhandler.observe.incidents import Incidents
 from feedhandler.observe.progress import Progress
 from feedhandler.observe.service import Observation
 from feedhandler.observe.sight import Log, Sight
+from feedhandler.observe.systemd import Systemd, fan_out
 from feedhandler.publish.outlet import Outlet
 from feedhandler.publish.server import Publisher
 
@@ -321,6 +324,17 @@ class Daemon:
 
     # What runs
 
+    def parts(self) -> Iterator[Part]:
+        """Return the parts of the data path that have to move now; at the end only the consumers do."""
+        if not self._service.cancel_called:
+            for feed in tuple(self.feeds.values()):
+                yield from feed.parts()
+        yield from self.publisher.parts()
+
+    def consumer_count(self) -> int:
+        """Return how many consumers are connected."""
+        return self.publisher.consumer_count
+
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._incidents.run)
@@ -403,21 +417,34 @@ async def run(
     log: Log | None = None,
 ) -> None:
     """Run the daemon in the foreground, with signals: the first end drains, the second calls ``exit_now``."""
+    systemd = Systemd(environ, notify)
+    notify = fan_out(notify, systemd.hear)
     daemon = Daemon(config, environ, notify, load=reload, set_level=set_level, log=log)
+    daemon.observation.sight.progress.ask(systemd.standing_s)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey_signals, signals, daemon, exit_now)
+            nursery.start_soon(_obey_signals, signals, daemon, exit_now, systemd)
             nursery.start_soon(sweep, daemon.moved_s)
-            await daemon.run()
+            async with trio.open_nursery() as serving:
+                await serving.start(daemon.run)
+                nursery.start_soon(systemd.run, daemon)
             nursery.cancel_scope.cancel()
 
 
-async def _obey_signals(signals: AsyncIterator[int], daemon: Daemon, exit_now: Callable[[], object]) -> None:
+async def _reload(daemon: Daemon, systemd: Systemd) -> None:
+    """Reload, and let systemd know when it begins and when it is over."""
+    with systemd.reloading():
+        await daemon.reload()
+
+
+async def _obey_signals(
+    signals: AsyncIterator[int], daemon: Daemon, exit_now: Callable[[], object], systemd: Systemd
+) -> None:
     stopping = False
     async with trio.open_nursery() as nursery:
         async for number in signals:
             if number == signal.SIGHUP:
-                nursery.start_soon(daemon.reload)
+                nursery.start_soon(_reload, daemon, systemd)
             elif stopping:
                 exit_now()
             else:

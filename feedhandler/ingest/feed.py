@@ -26,7 +26,7 @@ another, goes on with its seqs behind a gap: nothing proves what was said in bet
 """
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -43,6 +43,7 @@ from feedhandler.core.health import GOOD, PROBATION
 from feedhandler.core.histogram import LATENCY_S, Histogram
 from feedhandler.core.messages import Gap, Output, Release, Reply, Run, Snapshot, State
 from feedhandler.core.notes import Notify, note
+from feedhandler.core.progress import Part
 from feedhandler.core.recovery import Recovery
 from feedhandler.core.streams import Streams
 from feedhandler.core.trail import NO_FRAMES, Frames, Known
@@ -190,6 +191,7 @@ class Feed:
         self._channels: dict[str, Channel | None] = {}
         self._moved = True
         self._retired = False
+        self._ticks = 0
         self._due = 0.0
         self._head = self.arbiter.window.head
         for stream in self.streams:
@@ -312,6 +314,12 @@ class Feed:
         lines = self.arbiter.lines
         others = any(other.up for name, other in lines.items() if name != line)
         return lines[line].owing is not None and not others
+
+    def parts(self) -> Iterator[Part]:
+        """Return what has to move of the feed: its ticks, and the reading of each line."""
+        yield Part(self, f"feed {self.label}", self._ticks, lambda: self.is_due(trio.current_time()))
+        for line in self._lines.values():
+            yield from line.parts(self.label)
 
     def end(self) -> None:
         """Tell the consumers that nothing more will come of this feed for now."""
@@ -482,6 +490,7 @@ class Feed:
 
         Return whether anything was released since the last time.
         """
+        self._ticks += 1
         if self._retired:
             return False
         self._adjust()

@@ -30,7 +30,7 @@ Rules:
 import math
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +43,7 @@ import trio
 from feedhandler.config import Bounds, Health
 from feedhandler.core.backoff import Backoff
 from feedhandler.core.budget import CAP, Request
+from feedhandler.core.progress import Part
 from feedhandler.core.rotation import due_by_age_s, due_s
 from feedhandler.core.trail import Frames, Known
 from feedhandler.errors import ConnectionFailed, HandshakeRefused, TokenRefused
@@ -166,6 +167,12 @@ class Line:
     def is_open(self) -> bool:
         """Whether a request can be sent (`send`)."""
         return self._outbox is not None
+
+    def parts(self, feed: str) -> Iterator[Part]:
+        """Return the reading of the connection, if there is one."""
+        connection = self._connection
+        if connection is not None:
+            yield Part(connection, f"line {feed} {self.name}", connection.reads, connection.waits, "reading")
 
     @property
     def read_s(self) -> float:

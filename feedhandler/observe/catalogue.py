@@ -65,6 +65,12 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "config_needs_restart": Kind("warning", "a changed key takes effect at the next start", ("key",)),
     "control_unavailable": Kind("warning", "there is no control socket; all else goes on without"),
     "command_received": Kind("info", "an operator has asked for something", ("op", "on", "outcome")),
+    "progress_stopped": Kind(
+        "error",
+        "a part of the data path stands still with work before it; systemd gets no keep-alive",
+        ("part",),
+    ),
+    "progress_resumed": Kind("warning", "a part of the data path that stood still has gone on", ("part",)),
     # lines
     "line_connected": Kind("info", "a line is connected"),
     "line_lost": Kind(
@@ -361,6 +367,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "on": "what an operator's request names: feed, line, stream, market",
     "op": "what an operator has asked for",
     "outcome": "what came of a request: done, or the code of its refusal",
+    "part": "a part of the data path: a feed's ticks, a line's reading, the sending to a consumer",
     "pause_s": "how long nobody connects",
     "peak_bytes": "the most output that is expected in a second",
     "pid": "the process of a consumer",

@@ -24,7 +24,7 @@ still has them**, and needs no book for that.
 import errno
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import compress
 
@@ -33,6 +33,7 @@ import trio
 from feedhandler.config import ACCOUNT_STREAMS, Bounds, Publish, is_tight
 from feedhandler.core.channels import Channel, Channels
 from feedhandler.core.notes import Notify, note
+from feedhandler.core.progress import Part
 from feedhandler.publish import records
 from feedhandler.publish.backlog import Backlog
 from feedhandler.publish.consumer import Consumer, ConsumerLimits, ConsumerStatus
@@ -101,6 +102,16 @@ class Publisher:
     def consumers(self) -> list[ConsumerStatus]:
         """Return who is connected and how far behind."""
         return [consumer.status() for consumer in self._consumers]
+
+    @property
+    def consumer_count(self) -> int:
+        """How many consumers are connected."""
+        return len(self._consumers)
+
+    def parts(self) -> Iterator[Part]:
+        """Return what has to move here: the sending to each consumer."""
+        for consumer in tuple(self._consumers):
+            yield consumer.part()
 
     # What the feeds call: nothing here awaits.
 
