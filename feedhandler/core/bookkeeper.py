@@ -158,9 +158,13 @@ class BookKeeper:
             self.follow(release)
             return (*before, release)
         self._audit = None  # its base is not what it was taken for
-        self.track.insert_late(release.payload, release.before)
+        self._insert(release)
         self.passing = False
         return (release,)
+
+    def _insert(self, late: Release) -> None:
+        self.track.insert_late(late.payload, late.before)
+        self._image = None
 
     def flush(self) -> list[Output]:
         """Return the book that is owed after late deltas, if any is."""
@@ -303,7 +307,7 @@ class BookKeeper:
         if release.kind != LATE:
             self.track.append(release.position, release.payload)
             return [*owed, release] if published else []
-        self.track.insert_late(release.payload, release.before)
+        self._insert(release)
         if entry.in_place:
             return [*owed, msgspec.structs.replace(release, kind="")] if published else []
         self.passing = False

@@ -354,6 +354,24 @@ def test_what_was_late_during_a_repair_stands_behind_it_like_any_other() -> None
     assert not book.difference(world.books[-1])
 
 
+def test_each_late_delta_has_its_own_book_behind_it() -> None:
+    """R3: also where nothing else has come since the book was last looked at."""
+    world = Exchange()
+    world.answer(world.snapshot())
+    for price, quantity in ((2, 1), (3, 1), (60, 4), (61, 5)):
+        world.happen(price, quantity)
+    for index in (0, 3):
+        world.keeper.follow(Release(CHANNEL, world.payloads[index], "a", 7, "", index))
+    assert world.keeper.image() is not None
+    for index in (1, 2):
+        late = Release(CHANNEL, world.payloads[index], "b", 7, "late", 3 + index, 3)
+        world.consume([*world.keeper.take(late, 0.0), *world.keeper.flush()][1:])
+        assert world.consumer is not None
+        held = {level.price for level in world.consumer.levels()}
+        assert ("3" in held, "60" in held) == (True, index == 2)
+    assert not world.consumer.difference(world.books[-1])
+
+
 # Audits
 
 
