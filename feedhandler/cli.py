@@ -17,6 +17,7 @@ import trio
 from feedhandler import __version__, daemon, demo
 from feedhandler.client import tail
 from feedhandler.config import Config, describe, load, render
+from feedhandler.control import client as control
 from feedhandler.errors import ConfigError, FeedHandlerError
 from feedhandler.observe import command as observation
 from feedhandler.observe.logs import Logs
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add(commands, "run", "the daemon, in the foreground", _add_config, _run)
     _add(commands, "check", "validate a configuration and show what it means", _add_config, _check)
+    _add(commands, "ctl", "list and steer a running daemon", control.add_arguments, _ctl)
     _add(commands, "tail", "print the stream of a socket", tail.add_arguments, tail.run)
     _add(
         commands,
@@ -121,10 +123,16 @@ def _run(args: argparse.Namespace) -> int:
                 logs,
                 reload=partial(_load, args),
                 exit_now=partial(os._exit, FAILED),
+                set_level=logs.set_level,
                 log=logs,
             )
         )
     return DONE
+
+
+def _ctl(args: argparse.Namespace) -> int:
+    socket = args.socket or load(args.config, environ=os.environ).publish.socket
+    return control.run(args, socket)
 
 
 def _complain(group: BaseExceptionGroup[FeedHandlerError]) -> None:

@@ -1,49 +1,69 @@
 """The daemon's nursery tree.
 
     run
+    ├── signals                   SIGTERM and SIGINT end the service, a second one the process; SIGHUP reloads
+    ├── systemd                   hears that all is well, while it is
     ├── the publisher             outlives the feeds: its consumers get what is pending
+    ├── the control socket        what `feedhandler ctl` asks for
     ├── the observation           likewise: metrics, health and status over HTTP (`observe.service`)
     └── the service
         ├── incidents             written in a thread
         ├── the token             renewed before anyone has to wait for it
         ├── the ticker            tells every feed the time
         ├── the books             follow what was published, a little at a time, where anything moves
-        ├── signals               SIGTERM and SIGINT end the service, a second one the process; SIGHUP reloads
-        └── a feed each
-            └── its lines
+        ├── the markets           that the exchange lists, asked for again and again
+        └── the feeds
+            └── a feed each       they come and go
+                └── its lines
 
 The feeds share one publisher, one gate for connection attempts and one token. At the end the service is cancelled
 first, so nothing new comes; then the consumers are let go with what is pending. Both together have
 ``publish.drain_s``; only an exchange that does not answer the lines' goodbye can take longer, by its bound.
 
-Nothing here reads a file in the event loop: the configuration is read again in a thread.
+**A changed configuration** takes effect as far as it can (`config.difference`), key by key: what is fixed while the
+daemon runs keeps its old value, and is named. One with a mistake changes nothing. Feeds that are the same as before are
+not touched.
+
+Nothing here reads a file in the event loop: the configuration is read again in a thread, one reading at a time.
 """
 
 import signal
 import time
 import uuid
-from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
 from typing import Final
 
-import msgspec
 import trio
 
 from feedhandler import __version__
-from feedhandler.config import ACCOUNT_STREAMS, LISTED, Config, have_files, plan, read_credentials
-from feedhandler.config import Feed as FeedSettings
+from feedhandler.config import (
+    ACCOUNT_STREAMS,
+    LISTED,
+    Config,
+    Limits,
+    Wanted,
+    adopt,
+    have_files,
+    read_credentials,
+)
+from feedhandler.control import server as control
+from feedhandler.control.commands import Commands
+from feedhandler.control.fleet import Fleet
+from feedhandler.control.requests import Answer, Done, Refusal
 from feedhandler.core.budget import Caps
-from feedhandler.core.channels import Channel
 from feedhandler.core.notes import Notify, note
+from feedhandler.core.progress import Part
 from feedhandler.cycles import sweep
 from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
-from feedhandler.exchange.markets import fetch_markets
+from feedhandler.exchange.markets import Listing, fetch_markets
 from feedhandler.exchange.messages import OTHER
 from feedhandler.exchange.requests import ping
 from feedhandler.exchange.token import TokenSource
 from feedhandler.ingest.beat import sleep_in_step
 from feedhandler.ingest.connect import tls_context
 from feedhandler.ingest.feed import TICK_S, Feed, Surroundings
+from feedhandler.ingest.feeds import Feeds
 from feedhandler.ingest.gate import Gate
 from feedhandler.ingest.line import Means
 from feedhandler.observe.counts import Counts
@@ -52,42 +72,41 @@ from feedhandler.observe.incidents import Incidents
 from feedhandler.observe.progress import Progress
 from feedhandler.observe.service import Observation
 from feedhandler.observe.sight import Log, Sight
+from feedhandler.observe.systemd import Systemd, fan_out
+from feedhandler.publish.outlet import Outlet
 from feedhandler.publish.server import Publisher
 
 MARKETS_RETRY_S: Final = 5.0
-"""Between two attempts to learn the markets."""
+"""Between two attempts to learn the markets at the start."""
 
 BOOKS_DELTAS: Final = 64
 """Deltas that a book follows at a time; then all other tasks have their turn."""
 
 
-class Outlet:
-    """The publisher as feeds see it: a channel that is open already is theirs to find."""
+def _nothing_to_load() -> Config:
+    raise ConfigError(["this daemon was started without a file"])
 
-    def __init__(self, publisher: Publisher) -> None:
-        self._publisher = publisher
-        self._channels: dict[str, Channel] = {}
-        self.publish = publisher.publish
-        self.publish_run = publisher.publish_run
-        self.gap = publisher.gap
-        self.snapshot = publisher.snapshot
-        self.offer_book = publisher.offer_book
-        self.state = publisher.state
-        self.flush = publisher.flush
 
-    def channel(self, name: str, *, feed: str, account: bool) -> Channel:
-        """Return a channel, opened for ``feed`` unless it is open already."""
-        channel = self._channels.get(name)
-        if channel is None:
-            channel = self._channels[name] = self._publisher.channel(name, feed=feed, account=account)
-        return channel
+def _caps(limits: Limits) -> Caps:
+    return Caps(limits.connections_per_market, limits.connections_total, limits.connections_agnostic)
+
+
+def _no_level(_: str) -> None:
+    """Have no log."""
 
 
 class Daemon:
-    """One running configuration."""
+    """One running configuration; ``load`` reads it again, ``set_level`` sets the level of the log."""
 
     def __init__(
-        self, config: Config, environ: Mapping[str, str], notify: Notify, log: Log | None = None
+        self,
+        config: Config,
+        environ: Mapping[str, str],
+        notify: Notify,
+        *,
+        load: Callable[[], Config] = _nothing_to_load,
+        set_level: Callable[[str], object] = _no_level,
+        log: Log | None = None,
     ) -> None:
         self._counts = Counts(time.time_ns)
         self._progress = Progress()
@@ -95,6 +114,8 @@ class Daemon:
         self.config = config
         self._environ = environ
         self._notify = notify
+        self._load = load
+        self._set_level = set_level
         self._ssl = tls_context(config.exchange.ca_file)
         self.publisher = Publisher(
             config.publish,
@@ -105,11 +126,15 @@ class Daemon:
             account_streams=self._account_streams,
         )
         self._incidents = Incidents(config.observe.incidents, config.bounds.incident_files, notify)
-        self._around = self._surroundings(config)
-        self.feeds: dict[str, Feed] = {}
+        limits = config.limits
+        self._gate = Gate(limits.connections_per_minute, _caps(limits), notify)
+        self._around = self._surroundings()
+        self._listing = Listing()
+        self._relist = trio.Event()
+        self.fleet = Fleet(config, self._make_feed, notify)
         self._service = trio.CancelScope()
         self._stopped_s = 0.0
-        self._listed = False
+        self._reloading = self._reload_again = False
         self.observation = Observation(self._sight(log), config.observe.http_address, notify)
         self._moving: dict[Feed, None] = {}
         self._movement = trio.Event()
@@ -130,7 +155,9 @@ class Daemon:
             progress=self._progress,
             log=log,
             draining=lambda: self._service.cancel_called,
-            pending=lambda: not self._listed and any(LISTED in feed.markets for feed in self.config.feeds),
+            pending=lambda: (
+                not self._listing.markets and any(LISTED in feed.markets for feed in self.config.feeds)
+            ),
             wall_ns=time.time_ns,
             now_s=trio.current_time,
             started_ns=time.time_ns(),
@@ -140,20 +167,24 @@ class Daemon:
         """Return when anything was released last, to a tick."""
         return self._moved_s
 
-    def _surroundings(self, config: Config) -> Surroundings:
-        exchange, limits = config.exchange, config.limits
-        caps = Caps(limits.connections_per_market, limits.connections_total, limits.connections_agnostic)
+    @property
+    def feeds(self) -> Feeds:
+        """The feeds that run, by their labels."""
+        return self.fleet.feeds
+
+    def _surroundings(self) -> Surroundings:
+        config = self.config
         tokens = None
-        if exchange.token_url:
+        if config.exchange.token_url:
             tokens = TokenSource(
-                exchange.token_url,
+                config.exchange.token_url,
                 lambda: read_credentials(config, self._environ),
                 self._ssl,
                 self._notify,
                 in_thread=have_files(config, self._environ),
             )
         means = Means(
-            gate=Gate(limits.connections_per_minute, caps, self._notify),
+            gate=self._gate,
             tokens=tokens,
             ssl_context=self._ssl,
             health=config.health,
@@ -167,7 +198,7 @@ class Daemon:
             wall_ns=time.time_ns,
             incident=self._incidents.take,
             recovery=config.recovery,
-            account_other=self._has_account(),
+            account_other=self._has_account,
         )
 
     def _has_account(self) -> bool:
@@ -178,21 +209,38 @@ class Daemon:
         """Return the streams that are for the account's readers: with a feed about it unknown messages, too."""
         return ACCOUNT_STREAMS | {OTHER} if self._has_account() else ACCOUNT_STREAMS
 
+    def _make_feed(self, label: str, wanted: Wanted) -> Feed:
+        """Make a feed that goes by the settings of now."""
+        feed = Feed(
+            label,
+            self.config.exchange.websocket_url,
+            wanted.market,
+            wanted.streams,
+            wanted.lines,
+            self._around,
+        )
+        feed.retune(self.config.health, self.config.recovery)
+        return feed
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until `stop`; started when the socket listens."""
-        self._open_known_feeds()
+        commands = Commands(self.fleet, status=self.status, reload=self.reload, drain=self.stop)
         async with trio.open_nursery() as nursery:
             await nursery.start(self.publisher.serve)
             await nursery.start(self.observation.run)
-            self._notify(note("daemon_started", version=__version__, session=self.publisher.session))
-            task_status.started()
-            with self._service:
-                await self._serve()
-            self._notify(note("daemon_draining"))
-            for feed in self.feeds.values():
-                feed.end()
-            left_s = self._stopped_s + self.config.publish.drain_s - trio.current_time()
-            await self.publisher.drain(max(0.0, left_s))
+            serve = partial(control.serve, self.config.publish, commands.execute, self._notify)
+            async with trio.open_nursery() as controls:
+                await controls.start(serve)
+                self._notify(note("daemon_started", version=__version__, session=self.publisher.session))
+                task_status.started()
+                with self._service:
+                    await self._serve()
+                self._notify(note("daemon_draining"))
+                for feed in self.feeds.values():
+                    feed.end()
+                left_s = self._stopped_s + self.config.publish.drain_s - trio.current_time()
+                await self.publisher.drain(max(0.0, left_s))
+                controls.cancel_scope.cancel()
             self.observation.end()
         self._notify(note("daemon_stopped"))
 
@@ -201,20 +249,91 @@ class Daemon:
         self._stopped_s = trio.current_time()
         self._service.cancel()
 
-    async def reload(self, load: Callable[[], Config]) -> None:
-        """Read the configuration again: refuse a wrong one, and say what of a new one needs a restart."""
+    async def status(self) -> dict[str, object]:
+        """Return what runs, for operators."""
+        await trio.lowlevel.checkpoint()
+        return {
+            "session": self.publisher.session,
+            "feeds": [feed.status() for feed in self.feeds.values()],
+        }
+
+    # The configuration
+
+    async def reload(self) -> Answer:
+        """Read the configuration again, and let it take effect unless it has a mistake.
+
+        One reading is under way at a time; who asks meanwhile has it read once more.
+        """
+        if self._reloading:
+            self._reload_again = True
+            return Refusal("busy", "the configuration is being read already; it will be read once more")
+        self._reloading = True
         try:
-            config = await trio.to_thread.run_sync(load, abandon_on_cancel=True)
+            while True:
+                self._reload_again = False
+                answer = await self._read_again()
+                if not self._reload_again:
+                    return answer
+        finally:
+            self._reloading = False
+
+    async def _read_again(self) -> Answer:
+        try:
+            config = await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
         except ConfigError as error:
             for mistake in error.mistakes:
                 self._notify(note("config_refused", mistake=mistake))
-            return
-        names = [field.name for field in msgspec.structs.fields(Config)]
-        changed = [name for name in names if getattr(config, name) != getattr(self.config, name)]
-        for section in changed:
-            self._notify(note("config_needs_restart", section=section))
-        if not changed:
-            self._notify(note("config_reloaded"))
+            return Refusal("bad_config", "; ".join(error.mistakes))
+        if self._service.cancel_called:
+            return Refusal("draining", "the daemon is about to end")
+        fixed = self._adopt(config)
+        text = f"; at the next start: {', '.join(fixed)}" if fixed else ""
+        return Done(f"the configuration is in force{text}")
+
+    def _adopt(self, config: Config) -> tuple[str, ...]:
+        """Let a configuration take effect; return the changed keys that cannot."""
+        before, (self.config, fixed) = self.config, adopt(self.config, config)
+        now = self.config
+        for key in fixed:
+            self._notify(note("config_needs_restart", key=key))
+        if now.limits != before.limits:
+            self._gate.set_limit(now.limits.connections_per_minute, _caps(now.limits))
+        files = [(one.exchange.api_key_file, one.exchange.api_secret_file) for one in (before, now)]
+        if files[0] != files[1]:
+            self._change_keys()
+        if now.log.level != before.log.level:
+            self._set_level(now.log.level)
+        self.fleet.configure(now)
+        if (now.health, now.recovery) != (before.health, before.recovery):
+            for feed in self.feeds.values():
+                feed.retune(now.health, now.recovery)
+        self._relist.set()
+        self._notify(note("config_reloaded", feeds=len(self.feeds)))
+        return fixed
+
+    def _change_keys(self) -> None:
+        """Let key and secret be read from where the configuration says by now."""
+        tokens = self._around.means.tokens
+        if tokens is not None:
+            tokens.change(
+                self.config.exchange.token_url,
+                lambda: read_credentials(self.config, self._environ),
+                self._ssl,
+                in_thread=have_files(self.config, self._environ),
+            )
+
+    # What runs
+
+    def parts(self) -> Iterator[Part]:
+        """Return the parts of the data path that have to move now; at the end only the consumers do."""
+        if not self._service.cancel_called:
+            for feed in tuple(self.feeds.values()):
+                yield from feed.parts()
+        yield from self.publisher.parts()
+
+    def consumer_count(self) -> int:
+        """Return how many consumers are connected."""
+        return self.publisher.consumer_count
 
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -223,11 +342,8 @@ class Daemon:
             nursery.start_soon(self._follow_books)
             if self._around.means.tokens is not None:
                 nursery.start_soon(self._around.means.tokens.run)
-            for feed in self.feeds.values():
-                nursery.start_soon(feed.run)
-            for settings in self.config.feeds:
-                if settings.markets == (LISTED,):
-                    nursery.start_soon(self._open_listed_feeds, settings, nursery)
+            nursery.start_soon(self._follow_markets)
+            nursery.start_soon(self.feeds.run)
 
     async def _tick(self) -> None:
         while True:
@@ -252,51 +368,42 @@ class Daemon:
                     waiting = track.catch_up(BOOKS_DELTAS)
                     await trio.lowlevel.checkpoint()
 
-    # Feeds
-
-    def _open_known_feeds(self) -> None:
-        for settings in self.config.feeds:
-            for market in settings.markets:
-                if market != LISTED:
-                    self._open(settings, market)
-
-    def _open(self, settings: FeedSettings, market: str) -> Feed:
-        label = settings.label(market)
-        url = self.config.exchange.websocket_url
-        feed = Feed(label, url, market, settings.streams, settings.lines, self._around)
-        self.feeds[label] = feed
-        return feed
-
-    async def _open_listed_feeds(self, settings: FeedSettings, nursery: trio.Nursery) -> None:
-        """Open a feed for each market that the exchange lists, as far as the limits allow, unless there is one."""
-        markets = await self._markets()
-        self._listed = True
-        most = self._most_markets(len(markets))
-        if most < len(markets):
-            limit = plan(self.config, len(markets)).above_limits[0]
-            self._notify(note("markets_left_out", markets=len(markets) - most, limit=limit))
-        for market in markets[:most]:
-            if settings.label(market) not in self.feeds:
-                nursery.start_soon(self._open(settings, market).run)
-
-    def _most_markets(self, listed: int) -> int:
-        """Return how many of the listed markets the limits allow."""
-        return bisect_left(range(1, listed + 1), True, key=self._is_above_limits)
-
-    def _is_above_limits(self, markets: int) -> bool:
-        return bool(plan(self.config, markets).above_limits)
-
-    async def _markets(self) -> tuple[str, ...]:
+    async def _follow_markets(self) -> None:
+        """Ask the exchange for its markets, again and again, as long as there are feeds for all that it lists."""
         while True:
-            try:
-                markets = await fetch_markets(self.config.exchange.markets_url, self._ssl)
-            except OperationalError as failure:
-                reason = failure.reason if isinstance(failure, ConnectionFailed) else "answer"
-                self._notify(note("markets_failed", reason=reason, detail=str(failure)))
-            else:
-                self._notify(note("markets_listed", markets=len(markets)))
-                return markets
-            await trio.sleep(MARKETS_RETRY_S)
+            wait_s = float("inf")
+            if any(LISTED in feed.markets for feed in self.config.feeds):
+                wait_s = self.config.exchange.markets_refresh_s or float("inf")
+                if not await self._ask_for_markets():
+                    wait_s = min(wait_s, MARKETS_RETRY_S) if not self._listing.markets else wait_s
+            with trio.move_on_after(wait_s):
+                await self._relist.wait()
+            self._relist = trio.Event()
+
+    async def _ask_for_markets(self) -> bool:
+        """Ask once, and take what is answered; tell whether it was of use."""
+        try:
+            answer = await fetch_markets(self.config.exchange.markets_url, self._ssl)
+        except OperationalError as failure:
+            reason = failure.reason if isinstance(failure, ConnectionFailed) else "answer"
+            self._notify(note("markets_failed", reason=reason, detail=str(failure)))
+            return False
+        change = self._listing.take(answer)
+        if change.doubtful:
+            listed = len(self._listing.markets)
+            self._notify(note("markets_doubted", markets=len(answer), listed=listed))
+            return False
+        if change.appeared or change.vanished:
+            self._notify(
+                note(
+                    "markets_listed",
+                    markets=len(self._listing.markets),
+                    appeared=len(change.appeared),
+                    vanished=len(change.vanished),
+                )
+            )
+        self.fleet.list_markets(self._listing.markets)
+        return True
 
 
 async def run(
@@ -306,26 +413,38 @@ async def run(
     *,
     reload: Callable[[], Config],
     exit_now: Callable[[], object],
+    set_level: Callable[[str], object] = _no_level,
     log: Log | None = None,
 ) -> None:
     """Run the daemon in the foreground, with signals: the first end drains, the second calls ``exit_now``."""
-    daemon = Daemon(config, environ, notify, log)
+    systemd = Systemd(environ, notify)
+    notify = fan_out(notify, systemd.hear)
+    daemon = Daemon(config, environ, notify, load=reload, set_level=set_level, log=log)
+    daemon.observation.sight.progress.ask(systemd.standing_s)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey_signals, signals, daemon, reload, exit_now)
+            nursery.start_soon(_obey_signals, signals, daemon, exit_now, systemd)
             nursery.start_soon(sweep, daemon.moved_s)
-            await daemon.run()
+            async with trio.open_nursery() as serving:
+                await serving.start(daemon.run)
+                nursery.start_soon(systemd.run, daemon)
             nursery.cancel_scope.cancel()
 
 
+async def _reload(daemon: Daemon, systemd: Systemd) -> None:
+    """Reload, and let systemd know when it begins and when it is over."""
+    with systemd.reloading():
+        await daemon.reload()
+
+
 async def _obey_signals(
-    signals: AsyncIterator[int], daemon: Daemon, reload: Callable[[], Config], exit_now: Callable[[], object]
+    signals: AsyncIterator[int], daemon: Daemon, exit_now: Callable[[], object], systemd: Systemd
 ) -> None:
     stopping = False
     async with trio.open_nursery() as nursery:
         async for number in signals:
             if number == signal.SIGHUP:
-                nursery.start_soon(daemon.reload, reload)
+                nursery.start_soon(_reload, daemon, systemd)
             elif stopping:
                 exit_now()
             else:

@@ -11,6 +11,7 @@ from itertools import cycle, groupby
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -550,7 +551,7 @@ async def test_every_listed_market_gets_a_feed(tmp_path: Path, autojump_clock: M
             stage.assert_exact()
             reasons = [fields["reason"] for fields in stage.named("markets_failed")]
             assert reasons == ["protocol", "answer", "answer"]
-            assert stage.named("markets_listed") == [{"markets": 2}]
+            assert stage.named("markets_listed") == [{"markets": 2, "appeared": 2, "vanished": 0}]
             assert set(stage.daemon.feeds) == {BTC, ETH}
         nursery.cancel_scope.cancel()
 
@@ -587,7 +588,7 @@ async def test_no_market_takes_the_place_of_a_feed(tmp_path: Path, autojump_cloc
         ) as stage:
             first = stage.daemon.feeds[f"x/{BTC}"]
             await stage.until(lambda: len(stage.named("line_connected")) == 4)
-            assert stage.daemon.feeds == {f"x/{BTC}": first, ETH: stage.daemon.feeds[ETH]}
+            assert dict(stage.daemon.feeds) == {f"x/{BTC}": first, ETH: stage.daemon.feeds[ETH]}
         nursery.cancel_scope.cancel()
 
 
@@ -709,10 +710,11 @@ async def test_a_hangup_reads_the_configuration_again(
     await host.wait_for("daemon_started")
     signal.raise_signal(signal.SIGHUP)
     await host.wait_for("config_reloaded")
-    changed = Config(exchange=host.config.exchange, feeds=host.config.feeds, publish=Publish(drain_s=9.0))
+    publish = msgspec.structs.replace(host.config.publish, drain_s=9.0)
+    changed = msgspec.structs.replace(host.config, publish=publish)
     host.load = lambda: changed
     signal.raise_signal(signal.SIGHUP)
-    assert await host.wait_for("config_needs_restart") == {"section": "publish"}
+    assert await host.wait_for("config_needs_restart") == {"key": "publish.drain_s"}
     host.load = broken
     signal.raise_signal(signal.SIGHUP)
     await host.wait_for("config_refused")

@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from feedhandler.client.core import Event, Gap, Record, Refused, Skipped, Snapshot, Subscribed
+from feedhandler.client.core import Event, Gap, Record, Refused, Retired, Skipped, Snapshot, Subscribed
 
 LEVELS = 200_000
 PRICES_KEPT = 65_536  # numbers of prices remembered for all books; the least recently used ones go
@@ -183,7 +183,7 @@ class Books(Mapping[str, Book]):
 
     def follow(self, record: Record) -> None:
         """Take the next record of the stream, whatever it is."""
-        if isinstance(record, Event | Snapshot | Gap | Refused | Skipped):
+        if isinstance(record, Event | Snapshot | Gap | Refused | Retired | Skipped):
             if record.channel.endswith(_STREAM):
                 with self._lock:
                     self._follow(record)
@@ -193,7 +193,7 @@ class Books(Mapping[str, Book]):
                     if channel.endswith(_STREAM):
                         self._of(channel)
 
-    def _follow(self, record: Event | Snapshot | Gap | Refused | Skipped) -> None:
+    def _follow(self, record: Event | Snapshot | Gap | Refused | Retired | Skipped) -> None:
         kept = self._of(record.channel)
         if isinstance(record, Event):
             kept.apply(record)

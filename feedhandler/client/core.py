@@ -97,7 +97,7 @@ class Skipped(Record, frozen=True, tag="skipped"):
 
 
 class Refused(Record, frozen=True, tag="refused"):
-    """A channel that can't be resumed exactly and goes on live, from `next`."""
+    """A channel that can't be resumed exactly, or was opened again, and goes on live, from `next`."""
 
     channel: str
     reason: str
@@ -117,6 +117,14 @@ class State(Record, frozen=True, tag="state"):
 
     channel: str
     state: str
+    since: int
+
+
+class Retired(Record, frozen=True, tag="retired"):
+    """Nothing from `next` on comes of a channel, unless it is opened again."""
+
+    channel: str
+    next: int
     since: int
 
 
@@ -159,7 +167,20 @@ class _Head(msgspec.Struct, frozen=True):
     type: str
 
 
-_KNOWN = Hello | Subscribed | Event | Gap | Snapshot | Skipped | Refused | Heartbeat | State | Error | Bye
+_KNOWN = (
+    Hello
+    | Subscribed
+    | Event
+    | Gap
+    | Snapshot
+    | Skipped
+    | Refused
+    | Heartbeat
+    | State
+    | Retired
+    | Error
+    | Bye
+)
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(_KNOWN)
 _head_decoder = msgspec.json.Decoder(_Head)
 _WORDS = frozenset(kind.__struct_config__.tag for kind in _KNOWN.__args__)

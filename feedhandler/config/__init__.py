@@ -8,6 +8,7 @@
     loading      all of that, to a `Config` or to the whole list of mistakes
     credentials  key and secret, read anew at each call
     rendering    the effective configuration as TOML
+    difference   what a changed configuration means for a daemon that runs
     planning     connections needed against the limits, and the time they take; what is legal and doubtful
 
 A mistake is one line, its path first (``feed[0].lines: expected 1..8, got 0``), and all mistakes are
@@ -15,6 +16,7 @@ reported at once in one `ConfigError`. Key and secret never become part of a `Co
 """
 
 from feedhandler.config.credentials import Credentials, have_files, read_credentials
+from feedhandler.config.difference import Wanted, adopt, changes, clashes, wanted
 from feedhandler.config.loading import load
 from feedhandler.config.model import (
     ACCOUNT_STREAMS,
@@ -33,6 +35,7 @@ from feedhandler.config.model import (
     Recovery,
 )
 from feedhandler.config.planning import Plan, describe, plan
+from feedhandler.config.readers import is_market
 from feedhandler.config.rendering import render
 from feedhandler.config.rules import is_tight
 
@@ -53,11 +56,17 @@ __all__ = [
     "Plan",
     "Publish",
     "Recovery",
+    "Wanted",
+    "adopt",
+    "changes",
+    "clashes",
     "describe",
     "have_files",
+    "is_market",
     "is_tight",
     "load",
     "plan",
     "read_credentials",
     "render",
+    "wanted",
 ]

@@ -56,6 +56,8 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """Where a token is fetched; empty: none is sent."""
     markets_url: Annotated[str, Url(("https", "http"))] = ""
     """Where the exchange lists its markets; needed for ``markets = ["*"]``."""
+    markets_refresh_s: Annotated[float, Real(0, 86_400)] = 600.0
+    """Time between two requests for the list of markets; 0: it is asked for at the start only."""
     api_key_file: Annotated[Path | None, FilePath()] = None
     """Holds the API key; none: the systemd credential ``api-key``, else ``$FEEDHANDLER_API_KEY``."""
     api_secret_file: Annotated[Path | None, FilePath()] = None

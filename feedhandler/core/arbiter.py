@@ -53,6 +53,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Final
 
+from feedhandler.config import Health as HealthLimits
 from feedhandler.core.health import GOOD, LineHealth
 from feedhandler.core.joining import GHOSTS
 from feedhandler.core.line import Line, Order, Quarantine, Restart
@@ -85,6 +86,18 @@ __all__ = [
 
 class Arbiter(Supervision):
     """The merge of one feed's lines: say what happens, take away what comes of it."""
+
+    def go_on(self, last_recv: int) -> None:
+        """Go on behind what was released, up to ``last_recv``, before: the first decree writes a gap."""
+        self._begun = True
+        self._last_recv = last_recv
+
+    def retune(self, limits: HealthLimits) -> None:
+        """Judge lines by other limits from now on."""
+        self._limits = limits
+        self._divergences.bound = limits.quarantine_divergences
+        for line in (*self.lines.values(), *self.ghosts):
+            line.health.limits = limits
 
     def add_line(self, name: str, now: float) -> None:
         """Let one more line take part; its name is no other's at the time."""

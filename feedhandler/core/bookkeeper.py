@@ -97,7 +97,7 @@ class BookKeeper:
         self.attempts = 0
         self._feed = feed
         self._desk = desk
-        self._settings = settings
+        self.settings = settings
         self._bounds = bounds
         self._notify = notify
         self._pulse = pulse
@@ -249,15 +249,20 @@ class BookKeeper:
     def in_vain(self, reason: str, now: float) -> list[Output]:
         """Note a request without a usable answer; the next one is made after a pause."""
         self.attempts += 1
-        longest_s = min(self._settings.retry_s * 2 ** (self.attempts // STUCK_ATTEMPTS), RETRY_MOST_S)
+        longest_s = min(self.settings.retry_s * 2 ** (self.attempts // STUCK_ATTEMPTS), RETRY_MOST_S)
         self._due = now + min(RETRY_FIRST_S * 2 ** min(self.attempts, 16), longest_s)
         if not self.syncing:
             self._audit = None
-            self._audit_due = now + (self._settings.audit_s or 60.0) / AUDIT_RETRY_SHARE
+            self._audit_due = now + (self.settings.audit_s or 60.0) / AUDIT_RETRY_SHARE
         self._notify(note("snapshot_missed", feed=self._feed, channel=self.channel, reason=reason))
         if self.syncing and self.attempts % STUCK_ATTEMPTS == 0:
             self._notify(note("resync_stuck", feed=self._feed, channel=self.channel, attempts=self.attempts))
         return []
+
+    def end(self, recv: int) -> list[Output]:
+        """Return what is owed of a channel that is given up: its gap, with all that is held under it."""
+        gap, self._gap = self._gap, None
+        return [*self.flush(), *([] if gap is None else [Gap(gap.channel, gap.reason, gap.since, recv)])]
 
     # What is answered
 
@@ -300,7 +305,7 @@ class BookKeeper:
         self._image_ms = self._began_ms = image.ts
         self.passing = True
         self.attempts = 0
-        self._audit_due = now + self._settings.verify_s if self._settings.audit_s else float("inf")
+        self._audit_due = now + self.settings.verify_s if self.settings.audit_s else float("inf")
         self._notify(
             note(
                 "book_synchronised",
@@ -338,7 +343,7 @@ class BookKeeper:
         if not self._marks or now - self._marks[-1][0] >= MARK_EVERY_S:
             self._marks.append((now, self.track.newest))
         if self.track.damaged and now >= self._mend_due:
-            self._mend_due = now + max(self._settings.audit_s, self._settings.verify_s)
+            self._mend_due = now + max(self.settings.audit_s, self.settings.verify_s)
             return self._fail(DAMAGE, now, recv)
         audit = self._audit
         return self._judge(audit, now, recv) if audit is not None and audit.comparison is not None else []
@@ -385,7 +390,7 @@ class BookKeeper:
 
     def _conclude(self, result: str, now: float) -> list[Output]:
         self._audit = None
-        self._audit_due = now + self._audit_s() if self._settings.audit_s else float("inf")
+        self._audit_due = now + self._audit_s() if self.settings.audit_s else float("inf")
         if result in {"passed", "unplaced"}:
             self._failures, self._believed_from = 0, 0.0
         self._note_audit(result)
@@ -411,7 +416,7 @@ class BookKeeper:
             return []
         self._failures += 1
         if self._failures > 1:
-            self._believed_from = now + min(self._settings.audit_s * 2**self._failures, DISTRUST_MOST_S)
+            self._believed_from = now + min(self.settings.audit_s * 2**self._failures, DISTRUST_MOST_S)
         self._notify(note("book_failed", feed=feed, channel=channel, levels=levels, count=count))
         return self._fail(BEHIND if behind else AUDIT, now, recv)
 
@@ -424,7 +429,7 @@ class BookKeeper:
     def _audit_s(self) -> float:
         """Return the time to the next audit: spread, so that not all books are audited at once."""
         share: float = sum(self.channel.encode()) % 64 / 128
-        return self._settings.audit_s * (0.75 + share)
+        return self.settings.audit_s * (0.75 + share)
 
     # What is known
 

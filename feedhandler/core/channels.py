@@ -10,18 +10,28 @@ order of the contract, the exchange's message last and untouched, one line. What
 event to the next is encoded in advance: the channel's head of the line once, the middle (line letter, time,
 class) once for each read, since all events of one read share it.
 
+A channel that its feed has given up is **retired**: nothing comes of it, and it is listed no more. Its numbering is
+that of the session all the same: opened again it goes on with the next seq. Its number may be given to another channel
+once nothing of it is kept anywhere; then its name, its next seq and the time of its last event are all that is
+remembered, of `NAMES` channels at most, those that are open included. A session has no more than that.
+
 Patterns choose channels: `*` stands for a whole part (`*/publicTrades`, `BTC-USD/*`), `*` alone for
 everything. Choosing costs the same however many patterns there are.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import repeat
+from typing import NamedTuple
 
 import msgspec
 
 _json = msgspec.json.encode
 _digits = b"%d".__mod__
 _END = b"}\n"
+
+NAMES = 100_000
+"""Channels that a session numbers, open, retired and forgotten ones; further ones are not opened."""
 
 
 def split(name: str) -> tuple[str, str]:
@@ -51,35 +61,47 @@ class Channel:
         "name_json",
         "next",
         "number",
+        "retired",
         "stream",
     )
 
-    def __init__(self, name: str, *, number: int, feed: str, account: bool) -> None:
+    def __init__(
+        self, name: str, *, number: int, feed: str, account: bool, first: int = 1, last_ns: int = -1
+    ) -> None:
         self.name = name
         self.number = number
         self.feed = feed
         self.account = account
+        self.retired = False
         self.market, self.stream = split(name)
-        self.next = 1
-        self.marks = 0  # of its records so far, the gaps and snapshots
+        self.next = first
+        self.marks = (
+            first - 1
+        )  # of its records so far, the gaps and snapshots; what was forgotten counts as such
         self.name_json = _json(name)
         self._event_head = b'{"type":"event","channel":%b,"seq":' % self.name_json
         self._middle = b""
         self._middle_line = self._middle_class = ""
-        self._middle_ns = -1
+        self._middle_ns = last_ns
 
     def __repr__(self) -> str:
-        return f"<Channel {self.name} next={self.next}>"
-
-    @property
-    def published(self) -> int:
-        """How many events were published."""
-        return self.next - 1 - self.marks
+        return f"<Channel {self.name} next={self.next}{' retired' if self.retired else ''}>"
 
     @property
     def last_ns(self) -> int:
         """When its last event arrived (wall clock, ns); -1 where none has come yet."""
         return self._middle_ns
+
+    def end(self, since_ns: int) -> None:
+        """Be retired; where no event has ever come, what is proven ends at that moment."""
+        self.retired = True
+        if self._middle_ns < 0:
+            self._middle_ns = since_ns
+
+    @property
+    def published(self) -> int:
+        """How many events were published."""
+        return self.next - 1 - self.marks
 
     def event(self, line: str, recv_ns: int, payload: bytes, event_class: str = "") -> bytes:
         """Take the next seq for an event and encode it; `event_class` is empty for an ordinary one."""
@@ -129,30 +151,80 @@ class Channel:
         self._middle = b',"line":%b,"recv":%d%b,"msg":' % (_json(line), recv_ns, marked)
 
 
-class Channels:
-    """All channels of one session, in the order of their opening."""
+class Forgotten(NamedTuple):
+    """What is remembered of a channel whose number another one has."""
 
-    def __init__(self) -> None:
+    next: int
+    last_ns: int
+    account: bool = False
+
+
+class Channels:
+    """All channels of one session, the retired ones included, in the order of their numbers."""
+
+    def __init__(self, most: int = NAMES) -> None:
+        self._most = most
         self._by_name: dict[str, Channel] = {}
+        self._slots: list[Channel] = []
+        self._retired: deque[Channel] = deque()
+        self._forgotten: dict[str, Forgotten] = {}
 
     def __len__(self) -> int:
-        return len(self._by_name)
+        return len(self._slots)
 
     def __iter__(self) -> Iterator[Channel]:
-        return iter(self._by_name.values())
+        return iter(self._slots)
 
     def get(self, name: str) -> Channel | None:
-        """Return the channel of that name if it is open."""
+        """Return the channel of that name if it is open, or retired and not forgotten."""
         return self._by_name.get(name)
 
-    def open(self, name: str, *, feed: str, account: bool) -> Channel:
-        """Open a channel; its name must be new in this session."""
-        if name in self._by_name:
+    def forgotten(self, name: str) -> Forgotten | None:
+        """Return what is remembered of a channel that is retired, and whose number another one has."""
+        return self._forgotten.get(name)
+
+    def has_room(self, name: str) -> bool:
+        """Tell whether a channel can be opened: it has been there, or there are not too many yet."""
+        known = name in self._by_name or name in self._forgotten
+        return known or len(self._by_name) + len(self._forgotten) < self._most
+
+    def open(
+        self, name: str, *, feed: str, account: bool, is_gone: Callable[[Channel], bool] = lambda _: False
+    ) -> Channel:
+        """Open a channel that is not open; a retired one goes on where it ended.
+
+        A new one gets the number of the channel retired longest ago if that ``is_gone``: nothing of it is kept.
+        """
+        channel = self._by_name.get(name)
+        if channel is None:
+            return self._new(name, feed, account=account, is_gone=is_gone)
+        if not channel.retired:
             message = f"the channel {name!r} is open already"
             raise ValueError(message)
-        channel = Channel(name, number=len(self._by_name), feed=feed, account=account)
+        self._retired.remove(channel)
+        channel.retired, channel.feed, channel.account = False, feed, account
+        return channel
+
+    def _new(self, name: str, feed: str, *, account: bool, is_gone: Callable[[Channel], bool]) -> Channel:
+        number = len(self._slots)
+        if self._retired and is_gone(self._retired[0]):
+            number = self._forget(self._retired.popleft())
+        first, last_ns, _ = self._forgotten.pop(name, Forgotten(1, -1))
+        channel = Channel(name, number=number, feed=feed, account=account, first=first, last_ns=last_ns)
+        self._slots[number : number + 1] = [channel]
         self._by_name[name] = channel
         return channel
+
+    def _forget(self, channel: Channel) -> int:
+        del self._by_name[channel.name]
+        if channel.next > 1:
+            self._forgotten[channel.name] = Forgotten(channel.next, channel.last_ns, channel.account)
+        return channel.number
+
+    def retire(self, channel: Channel, since_ns: int) -> None:
+        """Let a channel be listed no more."""
+        channel.end(since_ns)
+        self._retired.append(channel)
 
 
 class Patterns:

@@ -10,7 +10,7 @@ off (requirement 13).
 """
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 FORGOTTEN_AFTER_S: Final = 3600.0
@@ -29,7 +29,7 @@ class Divergences:
     """The disputes of one feed and the blame of its lines."""
 
     def __init__(self, bound: int) -> None:
-        self._bound = bound
+        self.bound = bound
         self._disputes: dict[int, set[str]] = {}
         self._blame: dict[str, deque[float]] = {}
         self.switched_off = False
@@ -51,6 +51,11 @@ class Divergences:
         """Drop disputes over what the window has dropped."""
         self._disputes = {position: lines for position, lines in self._disputes.items() if position >= base}
 
+    def drop(self, positions: Iterable[int]) -> None:
+        """Drop the disputes over some positions."""
+        for position in positions:
+            self._disputes.pop(position, None)
+
     def leave(self, line: str) -> None:
         """Drop what stands against a line that is no more; that it missed an event stays true under no line's name."""
         self._blame.pop(line, None)
@@ -70,7 +75,7 @@ class Divergences:
 
     def blame(self, line: str, now: float) -> int:
         """Count one verdict against a line; return how many stand against it now."""
-        times = self._blame.setdefault(line, deque(maxlen=2 * self._bound))
+        times = self._blame.setdefault(line, deque(maxlen=2 * self.bound))
         times.append(now)
         while times[0] < now - FORGOTTEN_AFTER_S:
             times.popleft()
@@ -79,9 +84,9 @@ class Divergences:
     def to_quarantine(self, line: str, lines: Collection[str], now: float) -> bool:
         """Tell whether a line is over the bound and its peers are not; switch the check off where all are bad."""
         counts = {name: self._count(name, now) for name in lines}
-        if self.switched_off or counts[line] < self._bound:
+        if self.switched_off or counts[line] < self.bound:
             return False
-        if len(counts) > 1 and min(counts.values()) * 2 >= self._bound:
+        if len(counts) > 1 and min(counts.values()) * 2 >= self.bound:
             self.switched_off = True
             self._disputes.clear()
             return False

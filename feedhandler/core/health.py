@@ -56,7 +56,7 @@ class LineHealth:
     """One line's state and its usual lag."""
 
     def __init__(self, limits: Limits, now: float) -> None:
-        self._limits = limits
+        self.limits = limits
         self.state: str = BACKOFF
         self.since = now
         self.lags = Histogram(LAG_S)
@@ -94,4 +94,4 @@ class LineHealth:
 
     def patience(self) -> float:
         """Return how long the line may stand still behind its peers (s)."""
-        return max(self._limits.stall_min_s, self._limits.stall_lag_factor * self.usual_lag())
+        return max(self.limits.stall_min_s, self.limits.stall_lag_factor * self.usual_lag())

@@ -13,7 +13,7 @@ The hold is bounded in events and bytes. When it is full its oldest quarter goes
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from feedhandler.config import Bounds
@@ -65,6 +65,12 @@ class Hold:
     def drop(self, count: int) -> None:
         """Forget the oldest events."""
         self.events = self.events[count:]
+        self.bytes = sum(len(held.payload) for held in self.events)
+        self._look_again()
+
+    def forget(self, channels: Collection[str]) -> None:
+        """Forget the events of some channels."""
+        self.events = [held for held in self.events if held.event.channel not in channels]
         self.bytes = sum(len(held.payload) for held in self.events)
         self._look_again()
 

@@ -136,6 +136,8 @@ class Run(msgspec.Struct, frozen=True, gc=False):
 class Gap(msgspec.Struct, frozen=True, gc=False):
     """A stretch without proof of completeness (rule R9), for ``channel`` or, where that is "", for all of the feed.
 
+    Where ``stream`` is named, it is for the channels of that stream only.
+
     ``since`` is the arrival of the last proven event, ``until`` that of the first after it (wall clock, ns).
     """
 
@@ -143,6 +145,7 @@ class Gap(msgspec.Struct, frozen=True, gc=False):
     reason: str
     since: int
     until: int
+    stream: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False):

@@ -167,6 +167,20 @@ class Owing:
         elif position > self.position:
             self.early.add(position)
 
+    def forget(self, channel: str) -> None:
+        """Owe nothing of a channel any more."""
+        window = self._window
+        for position in list(self.owed_of(channel)):
+            if position in self.open:
+                self._close(position)
+            else:
+                self.skip(position)
+        self.passed = {
+            position: since
+            for position, since in self.passed.items()
+            if position >= window.base and window.channel(position) != channel
+        }
+
     def take(self, position: int, now: float) -> None:
         """Note that the line has delivered what stands at ``position``, which it owed."""
         late = position in self._window.late

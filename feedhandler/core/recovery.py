@@ -20,6 +20,9 @@ A reply that carries no id is for the request that its line was asked first, of 
 asked before a gap is **void**: its answer is swallowed. Over ALL a reply may name not even its market; until they are
 seen to name one, or to carry ids, each line is asked for one thing of a kind at a time.
 
+A channel that was there before this feed was **resumed**: nothing proves what was said in between, so a gap comes
+before its first record, and what can be repaired is.
+
 **Out first.** A run of ordinary events that passes goes out as it came, and its keepers may hear of it when it is on
 its way (`catch_up`): to follow takes longer than to send. Who asks for a book meanwhile lets them hear of it first.
 
@@ -38,8 +41,9 @@ from feedhandler.config import Recovery as Settings
 from feedhandler.core.audit import Pulse
 from feedhandler.core.book_repair import LAG_MOST_S, BookDesk
 from feedhandler.core.book_track import BookTrack
-from feedhandler.core.bookkeeper import AUDIT, BEHIND, BOOK, BookKeeper
+from feedhandler.core.bookkeeper import AUDIT, BEHIND, BOOK, GAP, BookKeeper
 from feedhandler.core.channels import split
+from feedhandler.core.merge import UNPROVEN
 from feedhandler.core.messages import Gap, Output, Release, Reply, Run, State
 from feedhandler.core.notes import Notify
 from feedhandler.core.trades import TRADES, TradeDesk, TradeKeeper
@@ -110,6 +114,7 @@ class Recovery:
         askable: Callable[[], Sequence[str]],
         owns: Callable[[str], bool],
         notify: Notify,
+        last_recv: Callable[[str], int] = lambda _: -1,
     ) -> None:
         self._feed = feed
         self._desk = desk
@@ -119,6 +124,9 @@ class Recovery:
         self._askable = askable
         self._owns = owns
         self._notify = notify
+        self._last_recv = last_recv
+        self.resumed: dict[str, int] = {}
+        """Channels that were there before this feed and have got no gap yet, and when their last record arrived."""
         self._channels: dict[str, Keeper | None] = {}
         self._asked: dict[str, Asked] = {}
         self._turn = 0
@@ -144,8 +152,27 @@ class Recovery:
         if not self._owns(channel):
             return []
         keeper = self._channels[channel] = self._new_keeper(channel)
+        last = self._last_recv(channel)
+        if last >= 0 and self._desk.has_gaps(split(channel)[1]):
+            self.resumed[channel] = last
+            if isinstance(keeper, BookKeeper):
+                keeper.reason = GAP
         state = self._states[channel] = self._state_of(keeper)
         return [State(state, recv, channel)]
+
+    def _open_at(self, first: Release, now: float, recv: int) -> list[Output]:
+        """Take up a channel whose first event has come."""
+        name = first.channel
+        result = self.open(name, recv)
+        if name in self.resumed:
+            self._open_gap(Gap(name, UNPROVEN, self.resumed[name], first.recv), now, result)
+        return result
+
+    def retune(self, settings: Settings) -> None:
+        """Ask and audit by other settings from now on."""
+        self._settings = settings
+        for keeper in self._keepers():
+            keeper.settings = settings
 
     def _new_keeper(self, channel: str) -> Keeper | None:
         market, stream = split(channel)
@@ -220,7 +247,7 @@ class Recovery:
     def _process_release(self, release: Release, now: float, recv: int, result: list[Output]) -> bool:
         """Let its keeper see to one event; tell whether anything else than to let it out was to do."""
         if release.channel not in self._channels:
-            result += self.open(release.channel, recv)
+            result += self._open_at(release, now, recv)
         keeper = self._channels.get(release.channel)
         if keeper is None:
             result.append(release)
@@ -248,12 +275,13 @@ class Recovery:
     def _open_gap(self, gap: Gap, now: float, result: list[Output]) -> None:
         for name, keeper in self._channels.items():
             own = Gap(name, gap.reason, gap.since, gap.until)
-            if gap.channel not in {"", name}:
+            if gap.channel not in {"", name} or gap.stream not in {"", split(name)[1]}:
                 continue
-            if isinstance(keeper, BookKeeper) or (keeper is not None and self._begun):
+            begun = self.resumed.pop(name, -1) >= 0 or self._begun
+            if isinstance(keeper, BookKeeper) or (keeper is not None and begun):
                 self._void(keeper)
                 result += keeper.open_gap(own, now)
-            elif self._begun and self._desk.has_gaps(split(name)[1]):
+            elif begun and self._desk.has_gaps(split(name)[1]):
                 result.append(own)
 
     # What is asked for
@@ -324,6 +352,20 @@ class Recovery:
         """Hear that a line is gone, and the answers that were to come on it: they are asked for on another."""
         self._asked = {key: asked for key, asked in self._asked.items() if asked.line != line}
         self._ask(now)
+
+    def close(self, channel: str, recv: int) -> list[Output]:
+        """Hear that a channel is given up at ``recv``: nothing is asked for it any more, and answers are of no use.
+
+        Return what is still owed of it: a gap that is open is written, for nothing can be repaired any more.
+        """
+        self.catch_up()
+        keeper = self._channels.pop(channel, None)
+        self._states.pop(channel, None)
+        self.resumed.pop(channel, None)
+        if keeper is None:
+            return []
+        self._void(keeper)
+        return keeper.end(recv)
 
     def _void(self, keeper: Keeper) -> None:
         """Let the answers to what was asked for a channel before its gap be of no use: they are too old."""

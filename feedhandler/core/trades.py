@@ -118,7 +118,7 @@ class TradeKeeper:
         self._pulse = pulse
         self._feed = feed
         self._desk = desk
-        self._settings = settings
+        self.settings = settings
         self._bounds = bounds
         self._notify = notify
         self._due = 0.0
@@ -226,7 +226,7 @@ class TradeKeeper:
     def in_vain(self, reason: str, now: float) -> list[Output]:
         """Note a request without a usable answer; after `ATTEMPTS` of them the trades go on without."""
         self.attempts += 1
-        self._due = now + self._settings.retry_s
+        self._due = now + self.settings.retry_s
         if not self.syncing:
             self._check_due = now + self._interval_s()
         self._notify(note("snapshot_missed", feed=self._feed, channel=self.channel, reason=reason))
@@ -245,14 +245,18 @@ class TradeKeeper:
         self.passing = not self._backfilled
         return held
 
+    def end(self, recv: int) -> list[Output]:  # noqa: ARG002 - what others need
+        """Return what is owed of a channel that is given up: what is held, unrepaired."""
+        return self._give_up() if self._held else []
+
     def tick(self, now: float, recv: int) -> list[Output]:  # noqa: ARG002 - what others need
         """Let time pass: a repair that keeps trades waiting for too long ends without a snapshot."""
-        longest_s = ATTEMPTS * (self._settings.reply_s + self._settings.retry_s)
+        longest_s = ATTEMPTS * (self.settings.reply_s + self.settings.retry_s)
         waits = len(self._held) > 1 and now - max(self._gap_at, self._held_at) >= longest_s
         return self._give_up() if waits else []
 
     def _interval_s(self) -> float:
-        return self._settings.audit_s or 60.0
+        return self.settings.audit_s or 60.0
 
     # What is answered
 

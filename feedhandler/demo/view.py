@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rich.box import SIMPLE_HEAD
@@ -55,7 +56,7 @@ FAULTS = {
 class Scene:
     """What there is to show."""
 
-    feeds: dict[str, Feed]
+    feeds: Mapping[str, Feed]
     started: float = field(default_factory=time.monotonic)
     received: int = 0
     news: deque[str] = field(default_factory=lambda: deque(maxlen=NEWS))
@@ -98,7 +99,7 @@ class Savings:
     failovers: int
 
 
-def savings(feeds: dict[str, Feed]) -> Savings:
+def savings(feeds: Mapping[str, Feed]) -> Savings:
     """Count what each line alone would have missed: what was released and never came on it."""
     released = copies = best = worst = failovers = 0
     for feed in feeds.values():

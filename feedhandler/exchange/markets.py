@@ -4,12 +4,18 @@ The shape of the answer is not documented (exchange-api.md, section 11), so it i
 sense: a list of names, a list of objects that have a name under one of the usual keys, or an object that
 holds either. Names are opaque, but one that could not stand in a channel or that means something else here
 is left out.
+
+**The list is asked for again and again**, and what it says is believed in its own time. A new market counts at once.
+One that is missing has vanished when it was missing in `MISSING_ANSWERS` good answers in a row. An answer is no good
+one that failed, that names no market, or that has **shrunk suspiciously**: it lacks more than half (`LACKING_MOST`) of
+the markets that count, and more than one. However often it comes, nothing vanishes by it; then it is for people to
+decide.
 """
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -24,8 +30,48 @@ DEPTH_MAX: Final = 4
 MARKETS_MAX: Final = 10_000
 """Markets that are taken; further ones are left out."""
 
+MISSING_ANSWERS: Final = 3
+"""Good answers in a row in which a market is missing before it has vanished."""
+LACKING_MOST: Final = 0.5
+"""The part of the markets that a good answer may lack."""
+
 NAME_KEYS: Final = ("market", "name", "symbol", "marketName", "id", "ticker", "pair")
 LIST_KEYS: Final = ("markets", "data", "result", "results", "items", "symbols")
+
+
+class Change(NamedTuple):
+    """What an answer has changed; ``doubtful`` if it was no good one and changed nothing."""
+
+    appeared: tuple[str, ...] = ()
+    vanished: tuple[str, ...] = ()
+    doubtful: bool = False
+
+
+class Listing:
+    """The markets that count as listed: ``markets``, in the order of their appearance."""
+
+    def __init__(self) -> None:
+        self._missing: dict[str, int] = {}
+
+    @property
+    def markets(self) -> tuple[str, ...]:
+        """The markets that count."""
+        return tuple(self._missing)
+
+    def take(self, answer: Iterable[str]) -> Change:
+        """Take an answer of the exchange; return what it changes."""
+        named = dict.fromkeys(answer)
+        lacking = [market for market in self._missing if market not in named]
+        if not named or len(lacking) > max(1, LACKING_MOST * len(self._missing)):
+            return Change(doubtful=True)
+        appeared = tuple(market for market in named if market not in self._missing)
+        self._missing.update(dict.fromkeys(named, 0))
+        for market in lacking:
+            self._missing[market] += 1
+        vanished = tuple(market for market in lacking if self._missing[market] >= MISSING_ANSWERS)
+        for market in vanished:
+            del self._missing[market]
+        return Change(appeared, vanished)
 
 
 async def fetch_markets(url: str, ssl_context: ssl.SSLContext) -> tuple[str, ...]:

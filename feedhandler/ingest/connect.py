@@ -33,7 +33,7 @@ from feedhandler.exchange.token import Token
 from feedhandler.ingest.dataplane import CLOSED, DataPlaneStream, Deliver, Recognise
 from feedhandler.ingest.frames import OVERSIZE, PROTOCOL
 from feedhandler.ingest.handshake import Target, check_answer, subprotocol
-from feedhandler.ingest.tcp import TcpStream, dial
+from feedhandler.ingest.tcp import TcpStream, Transport, dial
 from feedhandler.ingest.tls import TlsStream
 
 GOODBYE_S: Final = 1.0
@@ -48,8 +48,6 @@ _LIBRARY_ERRORS: Final = (
     trio_websocket.HandshakeError,
     trio_websocket.ConnectionClosed,
 )
-
-Transport = TcpStream | TlsStream
 
 
 class Connection:
@@ -72,6 +70,10 @@ class Connection:
     def reads(self) -> int:
         """How often something has arrived, pongs included."""
         return self._plane.reads
+
+    def waits(self) -> bool:
+        """Tell whether something has come that has to be read now."""
+        return self._plane.waits()
 
     @property
     def read_s(self) -> float:

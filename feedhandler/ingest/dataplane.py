@@ -38,6 +38,7 @@ from trio.abc import Stream
 from feedhandler.core.trail import NO_FRAMES, NONE_KNOWN, Frames, Known
 from feedhandler.errors import ConnectionFailed
 from feedhandler.ingest.frames import FrameSplitter
+from feedhandler.ingest.tcp import Transport
 
 HEAD_MAX_BYTES: Final = 16 * 1024
 """The longest head of an answer to a handshake; a longer one fails the attempt."""
@@ -62,7 +63,7 @@ class DataPlaneStream(Stream):
 
     def __init__(
         self,
-        stream: Stream,
+        stream: Transport,
         *,
         check: Callable[[bytes], None],
         deliver: Deliver,
@@ -87,6 +88,10 @@ class DataPlaneStream(Stream):
 
     def __repr__(self) -> str:
         return f"<DataPlaneStream {self.reason or 'up'}, {self.reads} reads>"
+
+    def waits(self) -> bool:
+        """Tell whether something has come that has to be read now."""
+        return self._opened.is_set() and not self._ended.is_set() and self._stream.readable()
 
     def open(self) -> None:
         """Let the data flow."""

@@ -14,10 +14,19 @@ A feed's channels are opened when it starts, as far as they are known then; othe
 is counted and left out, or it would come out twice. Only `MARKET/other`, which promises nothing, may be shared; its
 states are those of the feed that opened it. What a feed of the account says there is left out of one that everybody
 may read.
+
+**Streams may change** on live lines (`core.streams`, `exchange.subscribing`): an added one is subscribed to on each
+line and merged apart until every line has its place in it; a dropped one is retired first, so that no line owes it, and
+then unsubscribed from. Where a line cannot be brought to that, the lines are replaced one at a time: a new connection
+has the present streams in its URL.
+
+A feed that is given up retires its channels: `down`, then a word that nothing more comes of them. From that moment on
+whatever its lines still bring is left out. A channel that has been there before in this session, with this feed or with
+another, goes on with its seqs behind a gap: nothing proves what was said in between.
 """
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -28,13 +37,15 @@ import trio
 
 from feedhandler.config import ALL, Bounds, Health
 from feedhandler.config import Recovery as RecoverySettings
-from feedhandler.core.arbiter import DOWN, UNKNOWN, Arbiter, Quarantine, Restart
+from feedhandler.core.arbiter import DOWN, UNKNOWN, Quarantine, Restart
 from feedhandler.core.channels import Channel, split
 from feedhandler.core.health import GOOD, PROBATION
 from feedhandler.core.histogram import LATENCY_S, Histogram
-from feedhandler.core.messages import Gap, Output, Release, Run, Snapshot, State
+from feedhandler.core.messages import Gap, Output, Release, Reply, Run, Snapshot, State
 from feedhandler.core.notes import Notify, note
+from feedhandler.core.progress import Part
 from feedhandler.core.recovery import Recovery
+from feedhandler.core.streams import Streams
 from feedhandler.core.trail import NO_FRAMES, Frames, Known
 from feedhandler.errors import ConnectionFailed, LineNeeded, NoSuchLine
 from feedhandler.exchange.desk import Desk
@@ -47,6 +58,7 @@ from feedhandler.exchange.messages import (
     channel_name,
 )
 from feedhandler.exchange.requests import connection_url
+from feedhandler.exchange.subscribing import SUBSCRIBE, Outcome, Subscriptions
 from feedhandler.ingest.beat import BEAT_S
 from feedhandler.ingest.handshake import Target
 from feedhandler.ingest.line import Line, Means
@@ -67,6 +79,9 @@ SETTLED = frozenset({GOOD, PROBATION})
 CHANNELS = 10_000
 """Channels that a feed knows; events of further ones are counted and left out."""
 
+SURPLUS_S = 30.0
+"""The longest that a line too many is kept because the others have not proven yet that they can do without it."""
+
 LINE_NAMES = "abcdefghijklmnop"
 """A line has the first letter that is free: those that are to be, a replacement, and who is about to leave."""
 
@@ -74,8 +89,14 @@ LINE_NAMES = "abcdefghijklmnop"
 class Outlet(Protocol):
     """Where a feed's output goes; nothing of it awaits or raises."""
 
-    def channel(self, name: str, *, feed: str, account: bool) -> Channel:
-        """Return a channel, opened for this feed unless it is open already."""
+    def channel(self, name: str, *, feed: str, account: bool) -> Channel | None:
+        """Return a channel, opened for this feed unless it is open already; None where there are too many."""
+
+    def give_up(self, channel: Channel, feed: str) -> bool:
+        """Hear that a feed has no use for a channel any more; tell whether nobody has."""
+
+    def retire(self, channel: Channel, since_ns: int) -> None:
+        """Tell that nothing comes of a channel any more."""
 
     def publish(
         self, channel: Channel, line: str, recv_ns: int, payload: bytes, event_class: str = ""
@@ -113,7 +134,7 @@ class Surroundings:
     wall_ns: Callable[[], int]
     incident: Callable[[dict[str, object]], None]
     recovery: RecoverySettings
-    account_other: bool
+    account_other: Callable[[], bool]
     """Whether messages of unknown type may be about the account: then only its readers get them."""
     latency: Histogram = field(default_factory=lambda: Histogram(LATENCY_S))
     """From the reading of an event's first byte to its sending (s). All records of one read are sent at once."""
@@ -133,10 +154,23 @@ class Feed:
         bounds: Bounds = around.means.bounds
         health: Health = around.means.health
         names = LINE_NAMES[:lines]
-        self.arbiter = Arbiter(
-            label, names, self._dialect, bounds=bounds, limits=health, now=trio.current_time()
+        self.arbiter = Streams(
+            label,
+            names,
+            self._dialect,
+            streams=streams,
+            bounds=bounds,
+            limits=health,
+            now=trio.current_time(),
         )
+        self._url = url
+        self._health = health
+        self._count = lines
+        self._surplus_since = 0.0
         self._target = Target.from_url(connection_url(url, market, streams))
+        self._streams_of = {self._target: self.streams}
+        self._subscriptions = Subscriptions(streams, lambda: str(uuid.uuid4()))
+        self._given_up: set[str] = set()
         path = crc32(label.encode())
         self._lines = {name: self._line(name, path + index) for index, name in enumerate(names)}
         self._nursery: trio.Nursery | None = None
@@ -150,17 +184,22 @@ class Feed:
             askable=self._askable,
             owns=self._owns,
             notify=around.notify,
+            last_recv=self._last_recv,
         )
         self._attempting: set[str] = set()
         self._unproven: dict[str, int] = {}
         self._channels: dict[str, Channel | None] = {}
         self._moved = True
+        self._retired = False
+        self._ticks = 0
         self._due = 0.0
         self._head = self.arbiter.window.head
         for stream in self.streams:
             if stream == TRADES or market != ALL:
                 name = channel_name(ALL if stream == TRADES else market, stream)
                 self._publish(self.recovery.open(name, around.wall_ns()))
+        if self.recovery.resumed:
+            self.arbiter.go_on(max(self.recovery.resumed.values()))
 
     def __repr__(self) -> str:
         return f"<Feed {self.label} {self.arbiter.state} {list(self.arbiter.lines.values())}>"
@@ -177,10 +216,11 @@ class Feed:
             for line in self._lines.values():
                 gate.claim(self.market)
                 nursery.start_soon(self._keep, line)
+            self._adjust()
             await self.rotation.run()
 
     def _line(self, name: str, path: int) -> Line:
-        return Line(
+        line = Line(
             name,
             self._target,
             self,
@@ -189,6 +229,8 @@ class Feed:
             market=self.market,
             path=path,
         )
+        line.retune(self._health)
+        return line
 
     async def _keep(self, line: Line) -> None:
         """Let a line live, and then see it off."""
@@ -273,10 +315,166 @@ class Feed:
         others = any(other.up for name, other in lines.items() if name != line)
         return lines[line].owing is not None and not others
 
+    def parts(self) -> Iterator[Part]:
+        """Return what has to move of the feed: its ticks, and the reading of each line."""
+        yield Part(self, f"feed {self.label}", self._ticks, lambda: self.is_due(trio.current_time()))
+        for line in self._lines.values():
+            yield from line.parts(self.label)
+
     def end(self) -> None:
         """Tell the consumers that nothing more will come of this feed for now."""
         wall_ns = self._around.wall_ns()
         self._publish([State(DOWN, wall_ns, name) for name in self._channels if self._owns(name)])
+
+    def retire(self) -> None:
+        """Publish nothing any more, and tell the consumers so; whoever runs the feed ends its lines."""
+        if self._retired:
+            return
+        self._close(tuple(self._channels))
+        self._retired = True
+
+    def status(self) -> dict[str, object]:
+        """Return what operators want to know."""
+        return {
+            "feed": self.label,
+            "state": self.arbiter.state,
+            "streams": list(self.streams),
+            "lines": {name: line.health.state for name, line in self.arbiter.lines.items()},
+            "channels": {
+                name: channel.next
+                for name, channel in self._channels.items()
+                if channel is not None and self._owns(name)
+            },
+        }
+
+    def retune(self, health: Health, recovery: RecoverySettings) -> None:
+        """Go by other settings from now on."""
+        self._health = health
+        self.arbiter.retune(health)
+        self.recovery.retune(recovery)
+        for line in self._lines.values():
+            line.retune(health)
+
+    # Lines and streams that change
+
+    def change(self, streams: Sequence[str], lines: int) -> None:
+        """Have other streams and so many lines from now on; what stays is not touched."""
+        added = [stream for stream in streams if stream not in self.streams]
+        dropped = [stream for stream in self.streams if stream not in streams]
+        self._count = lines
+        self._surplus_since = trio.current_time()
+        self._moved = True
+        self._adjust()
+        if added or dropped:
+            self.streams = tuple(streams)
+            self._target = Target.from_url(connection_url(self._url, self.market, streams))
+            used = {line.opened for line in self._lines.values()}
+            self._streams_of = {target: had for target, had in self._streams_of.items() if target in used}
+            self._streams_of[self._target] = self.streams
+            for line in self._lines.values():
+                line.retarget(self._target)
+            for stream in dropped:
+                self._drop(stream)
+            for stream in added:
+                self._add(stream)
+            self._subscriptions.wanted = frozenset(streams)
+            for name in self._lines:
+                self._subscribe(name)
+
+    def _add(self, stream: str) -> None:
+        """Take up a stream: its channel is opened, and the lines may bring it from now on."""
+        self._given_up.discard(stream)
+        last_recv = None
+        if stream == TRADES or self.market != ALL:
+            name = channel_name(ALL if stream == TRADES else self.market, stream)
+            self._publish(self.recovery.open(name, self._around.wall_ns()))
+            last_recv = self.recovery.resumed.get(name)
+        self.arbiter.add(stream, trio.current_time(), last_recv=last_recv)
+
+    def _drop(self, stream: str) -> None:
+        """Give a stream up: its channels are retired, and nothing of it is released or owed any more."""
+        self._given_up.add(stream)
+        self.arbiter.drop(stream, trio.current_time())
+        self._carry_out(trio.current_time(), self._around.wall_ns())
+        names = [name for name, channel in self._channels.items() if channel and split(name)[1] == stream]
+        self._close(names)
+        for name in names:
+            del self._channels[name]
+
+    def _close(self, names: Iterable[str]) -> None:
+        """Retire channels of this feed; those that another feed uses, too, are left to it."""
+        wall_ns, outlet = self._around.wall_ns(), self._around.outlet
+        for name in names:
+            self._publish(self.recovery.close(name, wall_ns))
+            channel = self._channels[name]
+            if channel is not None and outlet.give_up(channel, self.label):
+                outlet.state(channel, DOWN, wall_ns)
+                outlet.retire(channel, wall_ns)
+        outlet.flush()
+
+    def _subscribe(self, line: str) -> None:
+        """Ask a line for what it lacks, and to leave what it has too much."""
+        now = trio.current_time()
+        for stream in self.arbiter.joining:
+            if not self._subscriptions.has(line, stream) and self._lines[line].is_open:
+                self.arbiter.asked(stream, line, now)
+        for text in self._subscriptions.ask(line, now):
+            self._lines[line].send(text)  # what is not sent is not answered, and so has failed
+
+    def _take_subscription(self, line: str, reply: Reply) -> None:
+        """Take a reply of a line that may be about its subscriptions."""
+        outcome = self._subscriptions.answer(line, reply)
+        if outcome is None:
+            return
+        if not outcome.done:
+            self._fall_back(outcome, "refused")
+        elif outcome.verb == SUBSCRIBE:
+            for stream in outcome.streams:
+                self.arbiter.subscribed(stream, line, trio.current_time(), self._around.wall_ns())
+            self._carry_out(trio.current_time(), self._around.wall_ns())
+        self._end_stragglers()
+
+    def _end_stragglers(self) -> None:
+        for stream in self._given_up:
+            if not self._subscriptions.carries(stream):
+                self.arbiter.dropped_everywhere(stream)
+
+    def _fall_back(self, outcome: Outcome, reason: str) -> None:
+        """Have a line replaced that could not be brought to change its subscriptions."""
+        self._around.notify(note("subscribe_failed", feed=self.label, line=outcome.line, reason=reason))
+        self.rotation.want(outcome.line, "streams")
+
+    def _adjust(self) -> None:
+        """Have as many lines as are wanted; while a replacement is under way, later."""
+        if len(self._lines) == self._count or self._nursery is None or self.rotation.busy:
+            return
+        staying = [name for name, line in self._lines.items() if not line.is_leaving]
+        for _ in range(self._count - len(staying)):
+            self._hire_more()
+        if len(staying) > self._count:
+            leaving = self._superfluous(staying)
+            if leaving is not None:
+                self.dismiss(leaving, "superfluous")
+
+    def _hire_more(self) -> None:
+        """Add a line for good."""
+        assert self._nursery is not None
+        free = next(name for name in LINE_NAMES if name not in self._lines)
+        self._around.means.gate.claim(self.market)
+        line = self._lines[free] = self._line(free, crc32(self.label.encode()) + LINE_NAMES.index(free))
+        self.arbiter.add_line(free, trio.current_time())
+        self._nursery.start_soon(self._keep, line)
+
+    def _superfluous(self, staying: Sequence[str]) -> str | None:
+        """Choose a line that the feed can do without, the unconnected and the last ones first; None for none yet."""
+        lines = self.arbiter.lines
+        patient = trio.current_time() - self._surplus_since < SURPLUS_S
+        for name in sorted(staying, key=lambda name: (not lines[name].connected, name), reverse=True):
+            if not lines[name].connected or self.arbiter.can_spare(name):
+                return name
+            if not patient and not self._is_last(name):
+                return name
+        return None
 
     def is_due(self, now: float) -> bool:
         """Tell whether the feed has to be told the time: something has moved, or is due."""
@@ -287,6 +485,10 @@ class Feed:
 
         Return whether anything was released since the last time.
         """
+        self._ticks += 1
+        if self._retired:
+            return False
+        self._adjust()
         now = trio.current_time()
         news = self._has_news()
         if self._moved:
@@ -295,6 +497,8 @@ class Feed:
             wall_ns = self._around.wall_ns()
             self.arbiter.tick(now, wall_ns)
             self._carry_out(now, wall_ns)
+            for outcome in self._subscriptions.overdue(now):
+                self._fall_back(outcome, "silence")
             self._recover(self.recovery.tick(now, wall_ns))
             self._due = self._next_due(now)
         self._moved = False
@@ -316,6 +520,8 @@ class Feed:
     def _settled(self) -> bool:
         """Tell whether time changes nothing soon: no line is suspect, owes anything, or holds anything."""
         head = self.arbiter.window.head
+        if self.arbiter.joining or self._subscriptions.busy or len(self._lines) != self._count:
+            return False
         return all(
             (line.health.state in SETTLED and not line.owing.count)
             if line.owing is not None
@@ -332,6 +538,8 @@ class Feed:
 
     def connecting(self, line: str) -> None:
         """Hear that a line tries to connect."""
+        if self._retired:
+            return
         self._attempting.add(line)
         now = trio.current_time()
         self.arbiter.connecting(line, now)
@@ -339,13 +547,20 @@ class Feed:
 
     def connected(self, line: str) -> None:
         """Hear that a line is connected."""
+        if self._retired:
+            return
         self._attempting.discard(line)
         self._unproven[line] = self._judged(line)
         self.rotation.look()
         self._around.notify(note("line_connected", feed=self.label, line=line))
         now, wall_ns = trio.current_time(), self._around.wall_ns()
         self.arbiter.connected(line, now, wall_ns)
+        streams = self._streams_of.get(self._lines[line].opened, ())
+        self._subscriptions.opened(line, streams)
+        for stream in self.arbiter.joining.intersection(streams):
+            self.arbiter.subscribed(stream, line, now, wall_ns)
         self._carry_out(now, wall_ns)
+        self._subscribe(line)
         self.recovery.line_up(now)
         self._recover([])
 
@@ -355,11 +570,15 @@ class Feed:
 
     def received(self, line: str, payloads: list[bytes], frames: Frames = NO_FRAMES) -> None:
         """Judge what one read of a line brought, and send what is new."""
+        if self._retired:
+            return
         self._moved = True
         now, wall_ns = trio.current_time(), self._around.wall_ns()
         replies = self.arbiter.receive(line, payloads, now, wall_ns, frames)
         self._carry_out(now, wall_ns, self._lines[line].read_s)
         for reply in replies:
+            if self._subscriptions.busy:
+                self._take_subscription(line, reply)
             self._recover(self.recovery.reply(line, reply, now, wall_ns))
         if line in self._unproven:
             self._prove(line)
@@ -380,15 +599,21 @@ class Feed:
 
     def lost(self, line: str, reason: str) -> None:
         """Hear that a connection has ended."""
+        if self._retired:
+            return
         self._around.notify(note("line_lost", feed=self.label, line=line, reason=reason))
         now, wall_ns = trio.current_time(), self._around.wall_ns()
         self.arbiter.lost(line, now, wall_ns)
+        self._subscriptions.closed(line)
+        self._end_stragglers()
         self._carry_out(now, wall_ns)
         self.recovery.line_lost(line, now)
         self._recover([])
 
     def failed(self, line: str, failure: ConnectionFailed, retry_s: float) -> None:
         """Hear that an attempt to connect has failed."""
+        if self._retired:
+            return
         self._attempting.discard(line)
         self._around.notify(
             note(
@@ -407,6 +632,8 @@ class Feed:
 
     def called_off(self, line: str) -> None:
         """Hear that an attempt was called off, since the line is to rest or to end."""
+        if self._retired:
+            return
         self._attempting.discard(line)
         now, wall_ns = trio.current_time(), self._around.wall_ns()
         self.arbiter.lost(line, now, wall_ns)
@@ -450,7 +677,7 @@ class Feed:
                 self._obey(Restart(line, "dead"))
 
     def _is_own_request(self, request_id: str) -> bool:
-        return self.recovery.is_own(request_id)
+        return self.recovery.is_own(request_id) or self._subscriptions.is_own(request_id)
 
     def _askable(self) -> list[str]:
         """Return the lines that can be asked for a snapshot, the good ones if there are any.
@@ -517,6 +744,9 @@ class Feed:
     def _leave_out(self, name: str) -> None:
         """Count an event that is not for this feed to publish."""
         known = name in self._channels
+        if split(name)[1] in self._given_up:
+            self._around.notify(note("straggler_left_out", feed=self.label, channel=name))
+            return
         self._around.notify(
             note("foreign_event" if known else "channel_left_out", feed=self.label, channel=name)
         )
@@ -526,14 +756,21 @@ class Feed:
         channel = self._channels[name] if name in self._channels else self._channel(name)
         return channel is not None and channel.feed == self.label
 
+    def _last_recv(self, name: str) -> int:
+        """Return when the last record of a channel arrived that goes on; -1 for one that begins."""
+        channel = self._channels.get(name)
+        return channel.last_ns if channel is not None and channel.next > 1 else -1
+
     def _channel(self, name: str) -> Channel | None:
         """Return a channel that this feed may publish in, None for one that belongs to another or is too many."""
-        if len(self._channels) >= CHANNELS:
-            return None
         stream = split(name)[1]
-        secret = self._around.account_other or self._hears_account()
+        if len(self._channels) >= CHANNELS or stream in self._given_up:
+            return None
+        secret = self._around.account_other() or self._hears_account()
         account = stream in ACCOUNT_STREAMS or (stream == OTHER and secret)
         channel = self._around.outlet.channel(name, feed=self.label, account=account)
+        if channel is None:
+            return None
         own = channel.feed == self.label
         self._channels[name] = channel if own or stream == OTHER else None
         if own and stream == PUBLIC_BOOK:
@@ -542,7 +779,7 @@ class Feed:
 
     def _hears_account(self) -> bool:
         """Tell whether the lines are subscribed to anything of the account: then unknown messages may be about it."""
-        return not ACCOUNT_STREAMS.isdisjoint(self.streams)
+        return not ACCOUNT_STREAMS.isdisjoint((*self.streams, *self._given_up))
 
     def _is_leak(self, release: Release, channel: Channel) -> bool:
         """Tell whether a message of unknown type may be about the account, and its channel is for everybody."""

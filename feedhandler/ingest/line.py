@@ -30,7 +30,7 @@ Rules:
 import math
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +43,7 @@ import trio
 from feedhandler.config import Bounds, Health
 from feedhandler.core.backoff import Backoff
 from feedhandler.core.budget import CAP, Request
+from feedhandler.core.progress import Part
 from feedhandler.core.rotation import due_by_age_s, due_s
 from feedhandler.core.trail import Frames, Known
 from feedhandler.errors import ConnectionFailed, HandshakeRefused, TokenRefused
@@ -138,9 +139,12 @@ class Line:
         self.due_s = math.inf
         """When the connection is to be replaced, on trio's clock."""
         self.draw = means.draw
+        self.opened = target
+        """What the last connection was opened with."""
         self._target = target
         self._hub = hub
         self._means = means
+        self._health = means.health
         self._priority = priority
         self._market = market
         self._backoff = Backoff(means.bounds.backoff_min_s, means.bounds.backoff_max_s)
@@ -164,6 +168,12 @@ class Line:
         """Whether a request can be sent (`send`)."""
         return self._outbox is not None
 
+    def parts(self, feed: str) -> Iterator[Part]:
+        """Return the reading of the connection, if there is one."""
+        connection = self._connection
+        if connection is not None:
+            yield Part(connection, f"line {feed} {self.name}", connection.reads, connection.waits, "reading")
+
     @property
     def read_s(self) -> float:
         """When the first byte of what is being delivered was read (`time.perf_counter`); 0 between connections."""
@@ -178,6 +188,11 @@ class Line:
     def is_paused(self) -> bool:
         """Whether the line rests until it is told to go on."""
         return self._doing == PAUSED
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the line ends for good."""
+        return self._is_retired
 
     @property
     def doing(self) -> str:
@@ -265,6 +280,14 @@ class Line:
     def _is_stopped(self) -> bool:
         return self._is_retired or self.is_paused
 
+    def retarget(self, target: Target) -> None:
+        """Make further connections to another target."""
+        self._target = target
+
+    def retune(self, health: Health) -> None:
+        """Ping and wait by other settings from now on."""
+        self._health = health
+
     def reset_backoff(self) -> None:
         """Hear that good data has come."""
         self.failures = 0
@@ -332,9 +355,10 @@ class Line:
     async def _opened(self, place: Place) -> AsyncIterator[Connection]:
         """Open a connection, say goodbye to it in the end, and then give its place back."""
         answered = True
+        self.opened = self._target
         try:
             async with open_line(
-                self._target,
+                self.opened,
                 token=self._token,
                 deliver=partial(self._hub.received, self.name),
                 recognise=partial(self._hub.recognise, self.name),
@@ -424,17 +448,17 @@ class Line:
 
     async def _keep_alive(self, connection: Connection) -> None:
         """Ask for a sign of life at every interval, and end the connection when there is none for too long."""
-        health = self._means.health
-        longest_s = health.ping_interval_s + health.pong_timeout_s
+        health = self._health
         reads, silent_s = connection.reads, 0.0
         pause_s = health.ping_interval_s * self._means.draw()
-        while silent_s < longest_s:
+        while silent_s < (longest_s := health.ping_interval_s + health.pong_timeout_s):
             began_s = trio.current_time()
             await sleep_in_step(pause_s, PING_STEP_S)
             silent_s += min(trio.current_time() - began_s, pause_s + PING_STEP_S)
             if connection.reads != reads:
                 reads, silent_s = connection.reads, 0.0
             self.send(self._means.make_ping(str(uuid.uuid4())))
+            health = self._health
             pause_s = min(health.ping_interval_s, longest_s - silent_s)
         connection.end(SILENT)
 

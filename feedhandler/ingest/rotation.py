@@ -50,7 +50,10 @@ class Crew(Protocol):
     """The lines of a feed, as far as their replacement goes."""
 
     label: str
-    arbiter: Arbiter
+
+    @property
+    def arbiter(self) -> Arbiter:
+        """The merge of the lines."""
 
     @property
     def lines(self) -> Mapping[str, Line]:

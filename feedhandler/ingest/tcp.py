@@ -19,7 +19,9 @@ Rules of the stream:
 """
 
 import os
+import select
 import socket
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -113,7 +115,15 @@ async def _connect(address: Address) -> trio.SocketStream:
     return trio.SocketStream(sock)
 
 
-class TcpStream(Stream):
+class Transport(Stream):
+    """A stream that tells whether something has come, without taking it."""
+
+    @abstractmethod
+    def readable(self) -> bool:
+        """Tell whether a read would return at once."""
+
+
+class TcpStream(Transport):
     """A connected TCP socket."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -140,6 +150,15 @@ class TcpStream(Stream):
                 continue
             except OSError as error:
                 raise trio.BrokenResourceError from error
+
+    def readable(self) -> bool:
+        """Tell whether a read would return at once."""
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
+            return False
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(0))
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of it."""

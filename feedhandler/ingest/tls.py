@@ -25,16 +25,17 @@ import ssl
 from typing import Final
 
 import trio
-from trio.abc import Stream
+
+from feedhandler.ingest.tcp import Transport
 
 RECORD_BYTES: Final = 16 * 1024
 """The most plain text in one record, and that ssl gives at once."""
 
 
-class TlsStream(Stream):
+class TlsStream(Transport):
     """The client's side of TLS; first of all it has to shake hands."""
 
-    def __init__(self, stream: Stream, context: ssl.SSLContext, host: str) -> None:
+    def __init__(self, stream: Transport, context: ssl.SSLContext, host: str) -> None:
         self._stream = stream
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -69,6 +70,10 @@ class TlsStream(Stream):
             if self._outgoing.pending:
                 await self._speak_up()
             await self._fetch(most_bytes)
+
+    def readable(self) -> bool:
+        """Tell whether the network has brought something."""
+        return self._stream.readable()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt it and send all of it."""

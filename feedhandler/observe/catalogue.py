@@ -39,16 +39,19 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "daemon_started": Kind("info", "the socket listens and the lines begin to connect"),
     "daemon_draining": Kind("info", "a signal asked for the end; consumers get what is pending"),
     "daemon_stopped": Kind("info", "the end"),
-    "markets_listed": Kind("info", "the exchange has told its markets"),
+    "markets_listed": Kind("info", "the exchange has told its markets, and they are others than before"),
     "markets_failed": Kind(
         "warning", "the exchange did not tell its markets; it is asked again", ("reason",)
+    ),
+    "markets_doubted": Kind(
+        "warning", "the exchange told so few of its markets that it is not believed; none is given up"
     ),
     "markets_left_out": Kind(
         "error", "the exchange lists more markets than the limits allow lines for; the last ones have no feed"
     ),
     "config_reloaded": Kind(
         "info",
-        "the configuration was read again and has not changed",
+        "the configuration was read again and is in force",
         metric=metrics.CONFIG_RELOADS,
         fixed={"result": "applied"},
     ),
@@ -59,7 +62,15 @@ CATALOGUE: Final[dict[str, Kind]] = {
         metric=metrics.CONFIG_RELOADS,
         fixed={"result": "refused"},
     ),
-    "config_needs_restart": Kind("warning", "a changed section takes effect at the next start", ("section",)),
+    "config_needs_restart": Kind("warning", "a changed key takes effect at the next start", ("key",)),
+    "control_unavailable": Kind("warning", "there is no control socket; all else goes on without"),
+    "command_received": Kind("info", "an operator has asked for something", ("op", "on", "outcome")),
+    "progress_stopped": Kind(
+        "error",
+        "a part of the data path stands still with work before it; systemd gets no keep-alive",
+        ("part",),
+    ),
+    "progress_resumed": Kind("warning", "a part of the data path that stood still has gone on", ("part",)),
     # lines
     "line_connected": Kind("info", "a line is connected"),
     "line_lost": Kind(
@@ -174,6 +185,18 @@ CATALOGUE: Final[dict[str, Kind]] = {
         "a feed is live, quiet, syncing or down now",
         ("feed", "state"),
         metric=metrics.FEED_STATE_CHANGES,
+    ),
+    "feed_opened": Kind("info", "a feed has come"),
+    "feed_changed": Kind("info", "a feed gets other lines or other streams"),
+    "feed_retired": Kind("info", "a feed was given up; its lines say goodbye"),
+    "stream_joined": Kind("info", "an added stream has begun on all lines of a feed", ("feed", "stream")),
+    "straggler_left_out": Kind(
+        "debug", "an event of a stream that is not the feed's any more, or not yet", ("feed", "channel")
+    ),
+    "subscribe_failed": Kind(
+        "warning",
+        "a line could not be brought to change its subscriptions; it is replaced",
+        ("feed", "line", "reason"),
     ),
     "gap_declared": Kind("debug", "nothing proves that a feed is complete here", ("feed", "reason")),
     "gap_published": Kind("error", "a channel has a gap", ("channel", "reason"), metric=metrics.GAPS),
@@ -311,6 +334,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "timestamp": "when it came (UTC)",
     "repeated": "how many notes of this name and key the line stands for; the newest is shown",
     # of some notes
+    "appeared": "how many markets the exchange did not list before",
     "attempts": "requests in a row without a usable answer",
     "by": "the line that replaces another",
     "cause": "what has changed a line's health",
@@ -324,9 +348,11 @@ FIELDS: Final[Mapping[str, str]] = {
     "error": "what failed, by the system's name for it, or where in the program",
     "events": "how many events",
     "feed": "the feed, by its label",
+    "feeds": "how many feeds run",
     "file": "the name of an incident file",
     "held": "how many events were held until then",
     "invented": "whether the line brought what nobody else has; otherwise it missed what others brought",
+    "key": "the changed key of a configuration",
     "kind": "the class of an event",
     "levels": "the first levels that differ: side, price, the book's quantity and the snapshot's",
     "life_s": "how long a token lives",
@@ -334,9 +360,14 @@ FIELDS: Final[Mapping[str, str]] = {
     "limit_bytes": "how far consumers may fall behind",
     "line": "the line, by its letter",
     "lines": "how many log lines",
+    "listed": "how many markets the exchange listed before",
     "market": "the market",
     "markets": "how many markets",
     "mistake": "what is wrong with a configuration, its path first",
+    "on": "what an operator's request names: feed, line, stream, market",
+    "op": "what an operator has asked for",
+    "outcome": "what came of a request: done, or the code of its refusal",
+    "part": "a part of the data path: a feed's ticks, a line's reading, the sending to a consumer",
     "pause_s": "how long nobody connects",
     "peak_bytes": "the most output that is expected in a second",
     "pid": "the process of a consumer",
@@ -345,10 +376,11 @@ FIELDS: Final[Mapping[str, str]] = {
     "result": "what came of it, a word of a closed set",
     "retry_s": "how long until the next attempt",
     "rows": "how many trades",
-    "section": "the changed section of a configuration",
     "session": "the life of the numbering",
     "snapshot_bytes": "the largest snapshot of a book",
     "state": "the new state",
+    "stream": "the stream",
+    "vanished": "how many markets the exchange does not list any more",
     "status": "the HTTP status of an answer, 0 where there was none",
     "uid": "the user of a consumer",
     "version": "the version of the program",

@@ -136,6 +136,10 @@ class Journal:
         if len(self._stories) > STORIES:
             self._write_repeated(self._stories.pop(next(iter(self._stories))))
 
+    def set_level(self, level: str) -> None:
+        """Write what is at least so important from now on."""
+        self._least = LEVELS[level]
+
     def finish(self) -> None:
         """Write what is kept back."""
         self._finish(before=self._now())
@@ -196,6 +200,10 @@ class Logs:
     def __call__(self, one: Note) -> None:
         """Take a note."""
         self._journal(one)
+
+    def set_level(self, level: str) -> None:
+        """Write what is at least so important from now on."""
+        self._journal.set_level(level)
 
     @property
     def lost(self) -> int:

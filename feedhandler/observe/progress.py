@@ -1,9 +1,11 @@
 """Whether the data path makes progress: its ticker says so, and whoever asks is told how long ago that was.
 
 An event loop that stands still answers nobody, and that is answer enough. This is for the other case: the loop runs,
-and the ticker, which tells every feed the time, does not come round any more.
+and the ticker, which tells every feed the time, does not come round any more, or a part of the data path stands still
+with work before it (`observe.systemd` looks for those).
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -17,6 +19,11 @@ class Progress:
 
     def __init__(self) -> None:
         self._at = trio.current_time()
+        self._standing_s: Callable[[], float] = lambda: 0.0
+
+    def ask(self, standing_s: Callable[[], float]) -> None:
+        """Ask this as well: for how long a part of the data path has stood still with work before it (s)."""
+        self._standing_s = standing_s
 
     def beat(self) -> None:
         """Note that every feed was told the time."""
@@ -24,8 +31,8 @@ class Progress:
 
     @property
     def idle_s(self) -> float:
-        """For how long the ticker has not come round."""
-        return trio.current_time() - self._at
+        """For how long the ticker, or any part of the data path that has work to do, has not come round."""
+        return max(trio.current_time() - self._at, self._standing_s())
 
     @property
     def made(self) -> bool:

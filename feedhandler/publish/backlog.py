@@ -84,6 +84,15 @@ class Backlog:
         self._tracks.append(_Track(first))
         return len(self._tracks) - 1
 
+    def renew(self, track: int, first: int) -> None:
+        """Give a track of which nothing is kept to others; its first record will be its `first`-th."""
+        self._tracks[track] = _Track(first)
+
+    def newest(self, track: int) -> int:
+        """Return where the track's newest record lies or lay; -1 where there was none."""
+        owned = self._tracks[track]
+        return owned.places[-1] if owned.places else owned.lost_place
+
     def append(self, record: bytes, track: int) -> None:
         """Take the next record, and let the oldest ones go where the bound is passed."""
         self._records.append(record)

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import trio
 
 from feedhandler.core.notes import Notify, note
+from feedhandler.core.progress import Part
 from feedhandler.publish import records
 from feedhandler.publish.endpoint import Peer
 from feedhandler.publish.request import BadRequest, parse
@@ -113,6 +114,23 @@ class Consumer:
         return ConsumerStatus(
             self._name, *self._peer, stream is not None, lag_events, lag_bytes, self._since_ns
         )
+
+    def part(self) -> Part:
+        """Return the sending to this consumer, whose place is what it has taken and what it is being sent."""
+        stream = self._subscription
+        place = (stream.cursor if stream else 0, len(self._chunk), len(self._private))
+        return Part(self, f"consumer {self._name} {self._peer.pid}", place, self._waits)
+
+    def _waits(self) -> bool:
+        """Tell whether there is something to send and the socket takes it."""
+        return bool(self._chunk or self._pending()) and self._takes()
+
+    def _takes(self) -> bool:
+        if self._sock.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
+        return bool(poll.poll(0))
 
     # Sending: nothing here waits.
 
@@ -259,7 +277,11 @@ class Consumer:
             self._note("consumer_left", reason=self._leaving or "shutdown")
 
     def _hello(self) -> bytes:
-        readable = (channel for channel in self._shelf.channels if self._account or not channel.account)
+        readable = (
+            channel
+            for channel in self._shelf.channels
+            if not channel.retired and (self._account or not channel.account)
+        )
         return records.hello(self._shelf.session, readable)
 
     async def _send_rest(self) -> None:

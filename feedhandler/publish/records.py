@@ -47,6 +47,11 @@ def state(channel: str, word: str, since_ns: int) -> bytes:
     return _line(type="state", channel=channel, state=word, since=since_ns)
 
 
+def retired(channel: str, next_seq: int, since_ns: int) -> bytes:
+    """Say that a channel is given up: nothing from `next` on comes of it until a state of it says otherwise."""
+    return _line(type="retired", channel=channel, next=next_seq, since=since_ns)
+
+
 def heartbeat(now_ns: int, next_seqs: dict[str, int]) -> bytes:
     """Tell the next seq of each channel, true of the place in the stream where this record stands."""
     return _line(type="heartbeat", now=now_ns, next=next_seqs)

@@ -24,7 +24,7 @@ still has them**, and needs no book for that.
 import errno
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import compress
 
@@ -33,11 +33,12 @@ import trio
 from feedhandler.config import ACCOUNT_STREAMS, Bounds, Publish, is_tight
 from feedhandler.core.channels import Channel, Channels
 from feedhandler.core.notes import Notify, note
+from feedhandler.core.progress import Part
 from feedhandler.publish import records
 from feedhandler.publish.backlog import Backlog
 from feedhandler.publish.consumer import Consumer, ConsumerLimits, ConsumerStatus
 from feedhandler.publish.endpoint import Peer, listening, peer_of
-from feedhandler.publish.subscription import Shelf, records_track, states_track
+from feedhandler.publish.subscription import Shelf, Subscription, records_track, states_track
 
 ACCEPT_PAUSE_S = 0.1  # after the system has run out of descriptors or memory
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -62,7 +63,7 @@ class Publisher:
         self._channels = Channels()
         self._backlog = Backlog(settings.backlog_bytes, settings.consumer_bytes)
         self._append = self._backlog.append
-        self._states: dict[str, bytes] = {}
+        self._states: dict[int, bytes] = {}
         self._images: dict[str, Callable[[], bytes | None]] = {}
         self._shelf = Shelf(
             session, self._channels, self._backlog, self._state_of, self._image_of, account_streams
@@ -102,17 +103,58 @@ class Publisher:
         """Return who is connected and how far behind."""
         return [consumer.status() for consumer in self._consumers]
 
+    @property
+    def consumer_count(self) -> int:
+        """How many consumers are connected."""
+        return len(self._consumers)
+
+    def parts(self) -> Iterator[Part]:
+        """Return what has to move here: the sending to each consumer."""
+        for consumer in tuple(self._consumers):
+            yield consumer.part()
+
     # What the feeds call: nothing here awaits.
 
-    def channel(self, name: str, *, feed: str, account: bool) -> Channel:
-        """Open a channel; consumers whose patterns match it get it from its first record on."""
-        channel = self._channels.open(name, feed=feed, account=account)
-        self._backlog.track()  # its numbered records
-        self._backlog.track()  # its states
-        for consumer in self._consumers:
-            if consumer.subscription:
-                consumer.subscription.offer(channel)
+    def channel(self, name: str, *, feed: str, account: bool) -> Channel | None:
+        """Open a channel; consumers whose patterns match it get it from its next record on.
+
+        None where the session has too many. A channel that was retired goes on with its next seq, and whoever has not
+        seen its earlier ones is told so.
+        """
+        if not self._channels.has_room(name):
+            return None
+        channels, backlog = len(self._channels), self._backlog
+        again = self._channels.get(name) is not None
+        channel = self._channels.open(name, feed=feed, account=account, is_gone=self._is_gone)
+        if channel.number == channels:
+            backlog.track(channel.next)  # its numbered records
+            backlog.track()  # its states
+        elif not again:
+            backlog.renew(records_track(channel), channel.next)
+            backlog.renew(states_track(channel), 1)
+        self._states.pop(channel.number, None)
+        for subscription in self._subscriptions():
+            subscription.offer(channel)
+        if channel.next > 1:
+            told = records.refused(name, "retired", channel.next, channel.next)
+            self._append(told, states_track(channel))
         return channel
+
+    def retire(self, channel: Channel, since_ns: int) -> None:
+        """Publish that nothing comes of a channel any more; `flush` sends it."""
+        record = records.retired(channel.name, channel.next, since_ns)
+        self._channels.retire(channel, since_ns)
+        self._states[channel.number] = record
+        self._images.pop(channel.name, None)
+        self._append(record, states_track(channel))
+
+    def _is_gone(self, channel: Channel) -> bool:
+        """Tell whether nothing of a retired channel is kept, and nobody has yet to be told of its end."""
+        newest = max(map(self._backlog.newest, (records_track(channel), states_track(channel))))
+        return newest < self._backlog.base and not any(one.holds(channel) for one in self._subscriptions())
+
+    def _subscriptions(self) -> list[Subscription]:
+        return [consumer.subscription for consumer in self._consumers if consumer.subscription]
 
     def publish(
         self, channel: Channel, line: str, recv_ns: int, payload: bytes, event_class: str = ""
@@ -154,7 +196,7 @@ class Publisher:
     def state(self, channel: Channel, word: str, since_ns: int) -> None:
         """Publish a channel's state, to later consumers when they subscribe; `flush` sends it."""
         record = records.state(channel.name, word, since_ns)
-        self._states[channel.name] = record
+        self._states[channel.number] = record
         self._append(record, states_track(channel))
 
     def flush(self) -> None:
@@ -263,4 +305,4 @@ class Publisher:
         return (image() if image else None) or b""
 
     def _state_of(self, channel: Channel) -> bytes:
-        return self._states.get(channel.name, b"")
+        return self._states.get(channel.number, b"")

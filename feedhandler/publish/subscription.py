@@ -17,6 +17,9 @@ reach. Records that it does not want take it nowhere: the cursor passes over the
 beyond the reach is *catching up*: until it has been within it once, only what is gone from the backlog
 counts, or a consumer that came back for its records would be overrun before it had the first of them.
 
+A **retired** channel is offered to nobody, except to a consumer that resumes it: that one gets what it lacks. Whoever
+has passed its end is a reader of it no longer; opened again it is offered anew.
+
 **What has been put together for one is put together for all like it.** Who has taken everything up to the same place,
 and has chosen the same channels (`selection`), gets the same bytes next (`piece`), and moves on with `advance`.
 
@@ -75,6 +78,7 @@ class Subscription:
         self._backlog = backlog
         self._patterns = patterns
         self._account = account
+        self._whole = True  # every channel that was offered since the beginning was chosen
         self._since: list[int] = []
         self._taken: list[int] = []  # of each track the ordinal that comes next; kept up if it conflates
         self._joined = self.cursor = backlog.head
@@ -94,16 +98,37 @@ class Subscription:
 
     def may_read(self, channel: Channel) -> bool:
         """Tell whether the peer may know of the channel at all."""
-        return self._account or not channel.account
+        return self.may_know(account=channel.account)
+
+    def may_know(self, *, account: bool) -> bool:
+        """Tell whether the peer may know of a channel that is one of the account, or is not."""
+        return self._account or not account
 
     def offer(self, channel: Channel) -> None:
-        """Take up the next channel of the session: live if it was asked for and may be read."""
-        chosen = self._patterns.match(channel.name) and self.may_read(channel)
+        """Take up a channel that has just been opened: live if it was asked for and may be read."""
+        number, known = records_track(channel), channel in self.channels
+        if number == len(self._since):
+            self._since += (NEVER, NEVER)
+            self._taken += (0, 0)
+        chosen = self._patterns.match(channel.name) and self.may_read(channel) and not channel.retired
+        if chosen and known:
+            return  # retired and opened again before this consumer came to its end
+        if known:
+            self.channels.remove(channel)
         if chosen:
             self.channels.append(channel)
+        self._whole = self._whole and (chosen or channel.retired)
         since = self._backlog.head if chosen else NEVER
-        self._since += (since, since)
-        self._taken += map(self._backlog.next, _tracks(channel))
+        self._since[number : number + 2] = since, since
+        self._taken[number : number + 2] = map(self._backlog.next, _tracks(channel))
+
+    def recall(self, channel: Channel) -> None:
+        """Take up a retired channel, for what a consumer lacks of it, where it was asked for and may be read."""
+        if not (self._patterns.match(channel.name) and self.may_read(channel)):
+            return
+        self.channels.append(channel)
+        self._since[states_track(channel)] = self._backlog.head
+        self._since[records_track(channel)] = self._backlog.head
 
     def replay(self, channel: Channel, seq: int) -> None:
         """Let a channel come from a kept seq on."""
@@ -150,14 +175,14 @@ class Subscription:
         self._move(self._backlog.end_of(start, most_bytes))
         if self.conflates:
             self._count(start)
-        if start >= self._joined and 2 * len(self.channels) == len(self._since):
+        if start >= self._joined and self._whole:
             return self._backlog.join(start, self.cursor)
         return self._backlog.join_chosen(start, self.cursor, self._since)
 
     def piece(self, most_bytes: int) -> bytes | None:
         """Return what is wanted of all since everything was taken; None where that has to be taken in parts."""
         rest = self._backlog.rest(self.cursor, most_bytes)
-        if rest is None or 2 * len(self.channels) == len(self._since):
+        if rest is None or self._whole:
             return rest
         return self._backlog.join_chosen(self.cursor, self._backlog.head, self._since)
 
@@ -168,8 +193,26 @@ class Subscription:
             self._count(start)
 
     def next_seqs(self) -> dict[str, int]:
-        """Return of each channel the seq that comes next to this consumer."""
+        """Return of each channel the seq that comes next to this consumer; of retired ones up to their end."""
+        self._leave_ended()
         return {channel.name: self._next(channel) for channel in self.channels}
+
+    def first_seqs(self) -> dict[str, int]:
+        """Return of each channel the first seq that will come, the ended ones included."""
+        return {channel.name: self._next(channel) for channel in self.channels}
+
+    def holds(self, channel: Channel) -> bool:
+        """Tell whether the channel is one of these, be it up to its end only."""
+        return channel in self.channels
+
+    def _leave_ended(self) -> None:
+        """Be a reader no longer of what is retired and was read to its end."""
+        if any(channel.retired for channel in self.channels):
+            self.channels = [channel for channel in self.channels if not self._has_ended(channel)]
+
+    def _has_ended(self, channel: Channel) -> bool:
+        newest = self._backlog.newest
+        return channel.retired and self.cursor > max(map(newest, _tracks(channel)))
 
     def lag_events(self) -> int:
         """Return the number of wanted records beyond the cursor; states are not counted.
@@ -268,14 +311,23 @@ def subscribe(shelf: Shelf, request: Request, *, account: bool) -> Stream | Refu
             return Refusal("forbidden", f"the channel {name} is not for this user")
         if channel is None:
             return Refusal("unknown_channel", f"there is no channel {name}")
+        if channel.retired and not _resumes(request, channel):
+            return Refusal("unknown_channel", f"the channel {name} is retired")
     for channel in shelf.channels:
         subscription.offer(channel)
+        if channel.retired and _resumes(request, channel):
+            subscription.recall(channel)
     refused = _resume(shelf, subscription, request.resume)
-    unknown = _unknown(shelf, subscription, patterns, request.resume)
-    reasons = Counter(why.reason for why in (*refused.values(), *unknown.values()))
+    unknown, ended = _unknown(shelf, subscription, patterns, request.resume)
+    reasons = Counter(why.reason for why in (refused | unknown).values())
     resumed = set(request.resume.seq) - refused.keys() if request.resume else set()
     fresh = {channel.name for channel in subscription.channels} - resumed if request.snapshot else set()
-    return Stream(subscription, _preamble(shelf, subscription, refused, unknown, fresh), reasons)
+    first = subscription.first_seqs() | ended
+    return Stream(subscription, _preamble(shelf, subscription, first, refused | unknown, fresh), reasons)
+
+
+def _resumes(request: Request, channel: Channel) -> bool:
+    return request.resume is not None and channel.name in request.resume.seq
 
 
 def _resume(shelf: Shelf, subscription: Subscription, resume: Resume | None) -> dict[str, Refused]:
@@ -306,18 +358,30 @@ def _refuse(shelf: Shelf, resume: Resume, last: int, oldest: int, next_seq: int)
 
 def _unknown(
     shelf: Shelf, subscription: Subscription, patterns: Patterns, resume: Resume | None
-) -> dict[str, Refused]:
-    """Return the refusals for channels that, as far as the peer may know, do not exist (yet)."""
-    if resume is None:
-        return {}
+) -> tuple[dict[str, Refused], dict[str, int]]:
+    """Look at what is resumed of channels that, as far as the peer may know, do not exist (yet, or any more).
+
+    Return the refusals, and the next seqs of those that were retired and of which the consumer lacks nothing.
+    """
+    refused: dict[str, Refused] = {}
+    ended: dict[str, int] = {}
     known = {channel.name for channel in subscription.channels}
-    refused = {}
-    for name, last in resume.seq.items():
-        if name not in known and patterns.match(name):
-            reason = _refuse(shelf, resume, last, oldest=1, next_seq=1)
-            if reason:
-                refused[name] = Refused(reason, 1, 1)
-    return refused
+    for name, last in resume.seq.items() if resume else ():
+        if name in known or not patterns.match(name):
+            continue
+        next_seq = _next_of_gone(shelf, subscription, name)
+        reason = _refuse(shelf, resume, last, oldest=next_seq, next_seq=next_seq) if resume else ""
+        if reason:
+            refused[name] = Refused(reason, next_seq, next_seq)
+        elif next_seq > 1:
+            ended[name] = next_seq
+    return refused, ended
+
+
+def _next_of_gone(shelf: Shelf, subscription: Subscription, name: str) -> int:
+    """Return the next seq of a channel that is forgotten; 1 for one that never was, as far as the peer may know."""
+    gone = shelf.channels.forgotten(name)
+    return gone.next if gone and subscription.may_know(account=gone.account) else 1
 
 
 def conflate(shelf: Shelf, subscription: Subscription, most_bytes: int) -> bytes:
@@ -345,16 +409,17 @@ def _image(shelf: Shelf, channel: Channel, reason: str) -> bytes:
 def _preamble(
     shelf: Shelf,
     subscription: Subscription,
+    first: dict[str, int],
     refused: dict[str, Refused],
-    unknown: dict[str, Refused],
     fresh: set[str],
 ) -> bytes:
-    lines = [records.subscribed(subscription.next_seqs())]
+    lines = [records.subscribed(first)]
     for channel in subscription.channels:
         lines.append(shelf.state_of(channel))
         if channel.name in refused:
             lines.append(records.refused(channel.name, *refused[channel.name]))
         if channel.name in fresh:
             lines.append(_image(shelf, channel, "refused" if channel.name in refused else "join"))
-    lines += [records.refused(name, *why) for name, why in unknown.items()]
+    known = {channel.name for channel in subscription.channels}
+    lines += [records.refused(name, *why) for name, why in refused.items() if name not in known]
     return b"".join(lines)

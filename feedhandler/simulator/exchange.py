@@ -80,6 +80,7 @@ class Exchange:
         self._changed = trio.Event()
         self._desk = Desk(behaviour, self.wording, self.markets, self.start_ms)
         self._notify = notify
+        self._nursery = nursery
         self._at_event = [fault for fault in settings.plan.faults if fault.at_event is not None]
         self.faults = Faults(
             connections=self.connections,
@@ -122,12 +123,13 @@ class Exchange:
 
     @property
     def behaviour(self) -> Behaviour:
-        """How the exchange behaves; assigned anew, it concerns the handshakes and tokens from then on."""
+        """How the exchange behaves; assigned anew, it concerns what is decided from then on."""
         return self.gate.behaviour
 
     @behaviour.setter
     def behaviour(self, behaviour: Behaviour) -> None:
         self.gate.behaviour = behaviour
+        self._desk.behaviour = behaviour
 
     # Broadcasting
 
@@ -290,10 +292,19 @@ class Exchange:
         if self._order(line, request):
             return
         before = line.subscriptions
-        reply = self._desk.answer(line, request, trio.current_time())
+        answer = self._desk.answer(line, request, trio.current_time())
         if line.subscriptions != before:
             self._audiences.clear()
-        self.reply(line, reply)
+        if answer.late_s:
+            self._nursery.start_soon(self._reply_later, line, answer.message, answer.late_s)
+        elif answer.message:
+            self.reply(line, answer.message)
+
+    async def _reply_later(self, line: Connection, message: bytes, late_s: float) -> None:
+        """Send a reply behind what comes meanwhile."""
+        await trio.sleep(late_s)
+        if line.is_open:
+            self.reply(line, message)
 
     def _order(self, line: Connection, request: bytes) -> bool:
         """Let a request for an order have its effect; tell whether it was one."""

@@ -1,19 +1,19 @@
 """The answers to what clients ask on their connections.
 
-Whatever a client sends gets one answer; what is no request, or an unknown one, gets an error with status
-400. Answers depend on the markets and change nothing but the asking connection's subscriptions. A request for
-an order is the exception: it is only read here, and what it causes is the account's business.
+Whatever a client sends gets one answer, or as the behaviour is none; what is no request, or an unknown one, gets an
+error with status 400. Answers depend on the markets and change nothing but the asking connection's subscriptions. A
+request for an order is the exception: it is only read here, and what it causes is the account's business.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from feedhandler.simulator.account import VERBS
 from feedhandler.simulator.market import Market
 from feedhandler.simulator.messages import ALL, STREAMS, Wording
-from feedhandler.simulator.settings import Behaviour
+from feedhandler.simulator.settings import SUBSCRIBE_LATE_S, Behaviour
 
 
 class Asker(Protocol):
@@ -21,6 +21,13 @@ class Asker(Protocol):
 
     market: str
     subscriptions: list[str]
+
+
+class Answer(NamedTuple):
+    """What is answered, nothing where it is empty; and how much later."""
+
+    message: bytes
+    late_s: float = 0.0
 
 
 class _Request(msgspec.Struct):
@@ -37,23 +44,26 @@ class Desk:
     def __init__(
         self, behaviour: Behaviour, wording: Wording, markets: Mapping[str, Market], start_ms: int
     ) -> None:
-        self._behaviour = behaviour
+        self.behaviour = behaviour
         self._wording = wording
         self._markets = markets
         self._start_ms = start_ms
 
-    def answer(self, asker: Asker, raw: bytes, now: float) -> bytes:
-        """Return the one answer to a request."""
+    def answer(self, asker: Asker, raw: bytes, now: float) -> Answer:
+        """Return the one answer to a request, and how late it comes."""
         try:
             request = _decode(raw)
         except msgspec.DecodeError:
-            return self._error("the request is not readable", {})
+            return Answer(self._error("the request is not readable", {}))
+        if request.message in {"subscribe", "unsubscribe"}:
+            return self._change_subscriptions(asker, request)
+        return Answer(self._usual(asker, request, now))
+
+    def _usual(self, asker: Asker, request: _Request, now: float) -> bytes:
         echo = self._echo(request)
         match request.message:
             case "ping":
                 return self._wording.reply("pong", {**echo, "statusCode": 200})
-            case "subscribe" | "unsubscribe":
-                return self._change_subscriptions(asker, request, echo)
             case "emitPublicOrderBook" | "emitPublicCompletedOrders":
                 return self._snapshot(asker, request, echo, now)
             case _:
@@ -85,7 +95,7 @@ class Desk:
         """Return a market's recent trades as a snapshot message."""
         state = self._markets[market]
         rows = state.trade_rows(now)
-        if self._behaviour.trades_newest_first:
+        if self.behaviour.trades_newest_first:
             rows.reverse()
         return self._wording.snapshot(
             "publicCompletedOrders", market, rows, state.ts or self._start_ms, request_id
@@ -98,15 +108,23 @@ class Desk:
     def _error(self, text: str, echo: Mapping[str, object]) -> bytes:
         return self._wording.reply("error", {"body": text, **echo, "statusCode": 400})
 
-    def _change_subscriptions(self, asker: Asker, request: _Request, echo: Mapping[str, object]) -> bytes:
-        streams = request.content.get("subscriptions")
+    def _change_subscriptions(self, asker: Asker, request: _Request) -> Answer:
+        streams, how = request.content.get("subscriptions"), self.behaviour.subscribe_answer
+        echo = self._echo(request) if self.behaviour.subscribe_request_id else {}
         if not isinstance(streams, list) or not all(stream in STREAMS for stream in streams):
-            return self._error("subscriptions: expected a list of known streams", echo)
+            return Answer(self._error("subscriptions: expected a list of known streams", echo))
+        if how == "error":
+            return Answer(self._error("subscriptions can't be changed", echo))
+        if how == "silence":
+            return Answer(b"")
         if request.message == "subscribe":
             asker.subscriptions = list(dict.fromkeys([*asker.subscriptions, *streams]))
-            return self.subscribed(asker, streams, echo, "subscribed")
-        asker.subscriptions = [stream for stream in asker.subscriptions if stream not in streams]
-        return self.subscribed(asker, streams, echo, "unsubscribed")
+        else:
+            asker.subscriptions = [stream for stream in asker.subscriptions if stream not in streams]
+        if how == "deaf":
+            return Answer(b"")
+        reply = self.subscribed(asker, streams, echo, f"{request.message}d")
+        return Answer(reply, SUBSCRIBE_LATE_S if how == "late" else 0.0)
 
     def _snapshot(self, asker: Asker, request: _Request, echo: Mapping[str, object], now: float) -> bytes:
         market = request.content.get("market") if asker.market == ALL else asker.market

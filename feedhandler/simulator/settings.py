@@ -32,6 +32,9 @@ from feedhandler.errors import ConfigError
 OUTBOX_MAX_BYTES = 64 * 1024 * 1024
 """Default bound of what waits for one connection; a connection that reaches it is closed as slow."""
 
+SUBSCRIBE_LATE_S = 0.2
+"""How late the answer to a request to subscribe comes, where it comes late."""
+
 DEFAULT_MARKETS = ("BTC-USD", "ETH-USD")
 
 Kind = Literal[
@@ -101,6 +104,12 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     partial_fill_times: bool = True
     """Whether rows of partial fills say when they were; otherwise that is 0."""
     subscribed_on_connect: bool = False
+    subscribe_answer: Literal["reply", "late", "error", "silence", "deaf"] = "reply"
+    """How a request to subscribe or unsubscribe is answered: before the first event that it brings; after
+    `SUBSCRIBE_LATE_S`, although it has taken effect; with an error, or not at all, and without effect; or not at all,
+    although it has taken effect."""
+    subscribe_request_id: bool = True
+    """Whether the answer to that names its request."""
     ping_every_s: Seconds = 0.0
     """WebSocket pings of the exchange to its clients; 0: none."""
     token_required: bool = False

@@ -17,7 +17,7 @@ import trio
 
 from feedhandler.client.core import Reader
 from feedhandler.client.errors import ServerError
-from feedhandler.client.position import Position, read_position
+from feedhandler.client.position import Position, load_positions, read_position, save_positions
 from feedhandler.client.tail import Tail, add_arguments, run
 from feedhandler.config import Bounds, Publish
 from feedhandler.core.channels import Channel
@@ -62,7 +62,29 @@ def tail(
     house: House, output: int, count: int | None = None, resume_file: Path | None = None, **reader: Any
 ) -> Tail:
     """Make a tail that prints to a descriptor."""
-    return Tail(house.path, Reader(**reader), count=count, resume_file=resume_file, output=output)
+    return Tail(
+        {os.fspath(house.path): Reader(**reader)}, count=count, resume_file=resume_file, output=output
+    )
+
+
+def tail_of_several(houses: list[House], output: int, **more: Any) -> Tail:
+    """Make a tail of several daemons."""
+    reader = {name: more.pop(name) for name in ("channels",) if name in more}
+    resume = more.pop("resume", {})
+    readers = {
+        os.fspath(house.path): Reader(**reader, resume=resume.get(os.fspath(house.path))) for house in houses
+    }
+    return Tail(readers, output=output, **({"count": None, "resume_file": None} | more))
+
+
+@asynccontextmanager
+async def two_houses(folder: Path) -> AsyncIterator[list[House]]:
+    """Serve two sockets, each with a channel of its own."""
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+    async with serving(folder / "one", "s1") as one, serving(folder / "two", "s2") as two:
+        two.only = two.publisher.channel("n/publicTrades", feed="n", account=False)
+        yield [one, two]
 
 
 def printed(path: Path) -> list[dict[str, Any]]:
@@ -266,3 +288,93 @@ async def test_a_resume_file_that_cannot_be_written_ends_the_run(tmp_path: Path)
     async with serving(tmp_path) as house:
         with out.open("wb") as file, pytest.raises(Exception, match="missing/state: No such file"):
             await tail(house, file.fileno(), count=1, resume_file=missing).run()
+
+
+async def test_several_sockets_become_one_stream(tmp_path: Path) -> None:
+    """Whole lines of all daemons come out, each channel in its order, and the count is of all together."""
+    out = tmp_path / "out"
+    async with two_houses(tmp_path) as houses:
+        with out.open("wb") as file:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(tail_of_several(houses, file.fileno(), count=400).run)
+                for house in houses:
+                    await house.subscribed()
+                for _ in range(100):
+                    for house in houses:
+                        house.events(3, b'"%b"' % (b"x" * 1000))
+                    await trio.lowlevel.checkpoint()
+    events = [record for record in printed(out) if record["type"] == "event"]
+    assert len(events) == 400
+    sessions = [record["session"] for record in printed(out) if record["type"] == "hello"]
+    assert sorted(sessions) == ["s1", "s2"]
+    seqs = sorted(record["seq"] for record in events)
+    assert max(seqs) <= 300
+    assert all(seqs.count(seq) <= 2 for seq in seqs)
+
+
+async def test_several_streams_go_on_after_the_last_line(tmp_path: Path) -> None:
+    """The position of each socket is kept, in one file, and each stream goes on from its own."""
+    out, state = tmp_path / "out", tmp_path / "state"
+    async with two_houses(tmp_path) as houses:
+        start = {
+            os.fspath(house.path): Position(f"s{number}", {TRADES: 0})
+            for number, house in enumerate(houses, 1)
+        }
+        save_positions(state, start)
+        for count in (3, 5):
+            for house in houses:
+                house.events(2)
+            resume = load_positions(state)
+            with out.open("ab") as file:
+                await tail_of_several(
+                    houses, file.fileno(), count=count, resume_file=state, resume=resume
+                ).run()
+    ends = {path: position.seq[TRADES] for path, position in load_positions(state).items()}
+    assert sorted(record["seq"] for record in printed(out) if record["type"] == "event") == [
+        1,
+        1,
+        2,
+        2,
+        3,
+        3,
+        4,
+        4,
+    ]
+    assert set(ends.values()) == {4}
+    assert not [record for record in printed(out) if record["type"] == "refused"]
+
+
+async def test_a_socket_without_the_channel_is_left(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A channel's exact name is found where it is; where nobody has it, that is a fault."""
+    out = tmp_path / "out"
+    async with two_houses(tmp_path) as houses:
+        with out.open("wb") as file:
+            async with trio.open_nursery() as nursery:
+                only = tail_of_several(houses, file.fileno(), count=1, channels=["n/publicTrades"])
+                nursery.start_soon(only.run)
+                await houses[1].subscribed()
+                houses[1].publisher.publish(houses[1].only, "a", 7, b"{}")
+                houses[1].publisher.flush()
+            with pytest.raises(ServerError, match="unknown_channel: there is no channel x/y"):
+                await tail_of_several(houses, file.fileno(), channels=["x/y"]).run()
+    assert (
+        "one/feed.sock: unknown_channel: there is no channel n/publicTrades; it is left out"
+        in capfd.readouterr().err
+    )
+    assert [record["channel"] for record in printed(out) if record["type"] == "event"] == ["n/publicTrades"]
+
+
+def test_the_position_of_one_is_not_that_of_several(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of the other kind is a mistake, and is left as it is."""
+    state = tmp_path / "state"
+    state.write_text('{"session":"s","seq":{}}')
+    assert run(arguments("--socket", "a", "--socket", "b", "--resume", str(state))) == 2
+    assert "not the positions of several sockets" in capsys.readouterr().err
+    save_positions(state, {"a": Position("s", {})})
+    assert run(arguments("--socket", "a", "--resume", str(state))) == 2
+    assert "not a position to resume from" in capsys.readouterr().err
+    assert load_positions(tmp_path / "none") == {}

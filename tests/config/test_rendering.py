@@ -158,6 +158,7 @@ def test_rendered_text():
 websocket_url = "wss://e"
 token_url = ""
 markets_url = ""
+markets_refresh_s = 600.0
 api_key_file = "/k"
 api_secret_file = ""
 ca_file = ""

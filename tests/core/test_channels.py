@@ -147,3 +147,59 @@ def test_events_are_counted_without_marks() -> None:
     channel.event("b", 9, b"{}")
     channel.snapshot_at(1, "join", b"{}")
     assert (channel.next, channel.published, channel.last_ns) == (5, 2, 9)
+
+
+# Channels that end and go on
+
+
+def test_a_retired_channel_goes_on_where_it_ended() -> None:
+    """Opened again it has its number, its next seq, and whose it is by then; meanwhile it is there, and retired."""
+    channels = Channels()
+    first = channels.open("m/a", feed="f", account=False)
+    first.event("a", 5, b"{}")
+    channels.retire(first, 9)
+    assert repr(first) == "<Channel m/a next=2 retired>"
+    assert channels.get("m/a") is first
+    assert first.last_ns == 5
+    assert channels.open("m/a", feed="g", account=True) is first
+    assert (first.number, first.next, first.feed, first.account, first.retired) == (0, 2, "g", True, False)
+
+
+def test_what_is_proven_of_a_channel_without_events_ends_with_it() -> None:
+    """Where no event has ever come, the time of its end stands for that of the last one."""
+    channels = Channels()
+    channel = channels.open("m/a", feed="f", account=False)
+    channels.retire(channel, 9)
+    assert channel.last_ns == 9
+
+
+def test_a_number_is_given_to_another_and_the_name_is_remembered() -> None:
+    """The one retired longest ago gives way as soon as nothing is kept of it; one that had no record is forgotten."""
+    channels = Channels()
+    used, unused = (channels.open(name, feed="f", account=False) for name in ("m/used", "m/unused"))
+    used.event("a", 5, b"{}")
+    channels.retire(used, 9)
+    channels.retire(unused, 9)
+    assert channels.open("m/b", feed="f", account=False, is_gone=lambda _: False).number == 2
+    assert channels.open("m/c", feed="f", account=False, is_gone=lambda _: True).number == used.number
+    assert channels.open("m/d", feed="f", account=False, is_gone=lambda _: True).number == unused.number
+    assert channels.get("m/used") is None
+    assert channels.forgotten("m/used") == (2, 5, False)
+    assert channels.forgotten("m/unused") is None
+    again = channels.open("m/used", feed="f", account=False)
+    assert (again.number, again.next, again.last_ns) == (3, 2, 5)
+    assert channels.forgotten("m/used") is None
+    assert [channel.name for channel in channels] == ["m/c", "m/d", "m/b", "m/used"]
+    assert len(channels) == 4
+
+
+def test_names_are_bounded() -> None:
+    """A session numbers so many channels and no more; those that it has numbered may always come again."""
+    channels = Channels(2)
+    first = channels.open("m/a", feed="f", account=False)
+    assert channels.has_room("m/b")
+    channels.open("m/b", feed="f", account=False)
+    assert not channels.has_room("m/c")
+    channels.retire(first, 1)
+    assert not channels.has_room("m/c")
+    assert channels.has_room("m/a")

@@ -398,3 +398,80 @@ def test_a_run_is_taken_apart_where_one_of_its_channels_is_in_repair() -> None:
     [(line, request_id)] = house.asked()
     house.answer(line, house.book(("buy", "0.5", "7"), LEVELS[1]), request_id)
     assert house.release(Run((BOOK,), (delta("0.3", "7", 9),), "a", 7, 13))
+
+
+# Channels that were there before, and channels that are given up
+
+
+def test_what_was_there_before_begins_with_its_gap() -> None:
+    """Rule R9: the gap that the arbiter opens is that of every channel that goes on; a new one has none."""
+    house = House(OTHER)
+    house.recovery._last_recv = lambda name: -1 if name == TRADES else 5
+    for channel in (BOOK, TRADES, ORDERS):
+        house._take(house.recovery.open(channel, 1))
+    assert house.recovery.resumed == {BOOK: 5, ORDERS: 5}
+    assert house.release(Gap("", "unproven", 5, 6)) == [Gap(ORDERS, "unproven", 5, 6)]
+    ((line, request_id),) = (house.wait(0.1), house.asked())[1]
+    outputs = house.answer(line, house.book(*LEVELS), request_id)
+    assert [type(one) for one in outputs[:2]] == [Gap, Snapshot]
+    assert outputs[0] == Gap(BOOK, "unproven", 5, 6)
+    assert isinstance(outputs[1], Snapshot)
+    assert outputs[1].reason == "gap"
+    assert house.recovery.resumed == {}
+
+
+def test_what_comes_again_with_its_first_event_begins_with_its_gap() -> None:
+    """A channel that nobody knew of at the start: the gap reaches up to its first event, which comes behind it."""
+    house = House(OTHER)
+    house.recovery._last_recv = lambda _: 5
+    outputs = house.event(ORDERS, b"{}")
+    assert outputs == [
+        State("live", 7, ORDERS),
+        Gap(ORDERS, "unproven", 5, 7),
+        Release(ORDERS, b"{}", "a", 7, "", 0),
+    ]
+    assert [type(one) for one in house.event(TRADES, trade(1))] == [State, State]
+    ((line, request_id),) = (house.wait(0.1), house.asked("emitPublicCompletedOrders"))[1]
+    outputs = house.answer(line, trade(1, kind=TRADE_SNAPSHOT), request_id, TRADE_SNAPSHOT)
+    assert [type(one) for one in outputs] == [Gap, Release, State]
+
+
+def test_what_is_given_up_in_repair_ends_with_its_gap() -> None:
+    """The gap that is open is written; trades that were held follow it, a book's deltas are under it."""
+    house = House()
+    house.synchronise()
+    house.event(BOOK, delta("1", "6", 1), 1)
+    house.event(TRADES, trade(1), 2)
+    assert house.recovery.close(ORDERS, 9) == []
+    house.release(Gap("", "outage", 3, 4))
+    house.event(TRADES, trade(2), 3)
+    house.event(BOOK, delta("1", "7", 2), 4)
+    trades = house.recovery.close(TRADES, 9)
+    assert trades == [Gap(TRADES, "outage", 3, 4), Release(TRADES, trade(2), "a", 7, "", 3)]
+    assert house.recovery.close(BOOK, 9) == [Gap(BOOK, "outage", 3, 9)]
+    assert house.recovery.close(BOOK, 9) == []
+    house.wait(60)
+    assert house.asked() == house.asked("emitPublicCompletedOrders") == []
+
+
+def test_what_is_given_up_in_peace_owes_nothing() -> None:
+    """A book that is there, and one that never was: neither has a gap to write."""
+    house = House()
+    assert house.recovery.close(BOOK, 9) == []
+    house = House()
+    house.synchronise()
+    assert [house.recovery.close(name, 9) for name in (BOOK, TRADES, OTHER)] == [[], [], []]
+
+
+def test_other_settings_hold_for_what_is_there() -> None:
+    """The interval of audits is the new one from the next time that it is drawn."""
+    house = House(BOOK)
+    house.recovery.retune(Settings(reply_s=1, retry_s=1, verify_s=1, audit_s=4))
+    house.wait()
+    ((line, request_id),) = house.asked()
+    house.wait(1.1)
+    assert [note.fields["reason"] for note in house.notes if note.name == "snapshot_missed"] == ["silence"]
+    house.answer(line, house.book(*LEVELS), request_id)
+    house.asked()
+    house.wait(1.1)
+    assert len(house.asked()) == 1

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.errors import OperationalError
-from feedhandler.exchange.markets import MARKETS_MAX, fetch_markets, parse_markets
+from feedhandler.exchange.markets import (
+    MARKETS_MAX,
+    MISSING_ANSWERS,
+    Change,
+    Listing,
+    fetch_markets,
+    parse_markets,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +93,74 @@ async def test_fetch(nursery: trio.Nursery, status: int, body: bytes, outcome: t
         return
     with pytest.raises(OperationalError, match=outcome):
         await fetch_markets(url, ssl.create_default_context())
+
+
+# The list, again and again
+
+ABC = ("A", "B", "C", "D")
+
+
+def listing(*answers: tuple[str, ...]) -> Listing:
+    """Return a listing that has heard some answers."""
+    result = Listing()
+    for answer in answers:
+        result.take(answer)
+    return result
+
+
+def test_a_new_market_counts_at_once() -> None:
+    """What appears comes behind what there is, in its order."""
+    one = listing(("B", "A"))
+    assert one.take(("C", "A", "B")) == Change(appeared=("C",))
+    assert one.markets == ("B", "A", "C")
+
+
+def test_a_missing_market_vanishes_after_several_good_answers() -> None:
+    """One that is back before that was never gone; answers that are no good do not count."""
+    one = listing(ABC)
+    for _ in range(MISSING_ANSWERS - 1):
+        assert one.take(ABC[1:]) == Change()
+    assert one.take(ABC) == Change()
+    for _ in range(MISSING_ANSWERS - 1):
+        assert one.take(ABC[1:]) == Change()
+        assert one.take(()) == Change(doubtful=True)
+        assert one.take(("D",)) == Change(doubtful=True)
+    assert one.markets == ABC
+    assert one.take(ABC[1:]) == Change(vanished=("A",))
+    assert one.markets == ABC[1:]
+
+
+@pytest.mark.parametrize("answer", [(), ("A",), ("X", "Y", "Z")])
+def test_an_answer_that_lacks_most_is_never_believed(answer: tuple[str, ...]) -> None:
+    """However often it comes, nothing vanishes, and nothing that it names in passing appears."""
+    one = listing(ABC)
+    for _ in range(10 * MISSING_ANSWERS):
+        assert one.take(answer) == Change(doubtful=True)
+    assert one.markets == ABC
+
+
+def test_one_of_two_may_vanish() -> None:
+    """A single market less is never suspicious, as long as any is named."""
+    one = listing(("A", "B"))
+    for _ in range(MISSING_ANSWERS):
+        change = one.take(("B",))
+    assert change == Change(vanished=("A",))
+
+
+@given(st.lists(st.lists(st.sampled_from("ABCDEF"), unique=True).map(tuple), max_size=30))
+def test_nothing_vanishes_that_was_not_missing_in_a_row(answers: list[tuple[str, ...]]) -> None:
+    """Against the definition: the last good answers all lack what vanishes, and one of them names what counts."""
+    one = Listing()
+    good: list[tuple[str, ...]] = []
+    for answer in answers:
+        before = one.markets
+        change = one.take(answer)
+        if change.doubtful:
+            assert one.markets == before
+            continue
+        good.append(answer)
+        for market in change.vanished:
+            assert all(market not in some for some in good[-MISSING_ANSWERS:])
+            assert market not in one.markets
+        for market in one.markets:
+            assert any(market in some for some in good[-MISSING_ANSWERS:])

@@ -103,6 +103,15 @@ class Shop:
         """Write a state down."""
         self.records.append(("state", channel.name, word, since_ns))
 
+    def give_up(self, channel: Channel, feed: str) -> bool:
+        """Tell that nobody else has a use for a channel."""
+        return channel.feed == feed
+
+    def retire(self, channel: Channel, since_ns: int) -> None:
+        """Write down that nothing comes of a channel any more."""
+        del self.channels[channel.name]
+        self.records.append(("retired", channel.name, since_ns))
+
     def flush(self) -> None:
         """Count."""
         self.flushes += 1
@@ -141,7 +150,7 @@ class Bench:
             wall_ns=lambda: self.wall_ns,
             incident=self.incidents.append,
             recovery=Recovery(),
-            account_other=self.account_other,
+            account_other=lambda: self.account_other,
         )
         return Feed(label or market, "ws://127.0.0.1:9", market, streams, lines, around)
 

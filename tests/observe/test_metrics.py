@@ -20,7 +20,6 @@ from feedhandler.config import Bounds, Feed, Observe
 from feedhandler.core.health import STATES
 from feedhandler.core.histogram import LAG_S, Histogram
 from feedhandler.core.notes import note
-from feedhandler.ingest.feed import Feed as RunningFeed
 from feedhandler.observe import collecting, counts, exposition, metrics
 from feedhandler.observe.collecting import BOUNDS, CONSUMER_NAMES, FAMILIES, Collector
 from feedhandler.observe.counts import Counts
@@ -222,9 +221,12 @@ async def test_what_is_gone_has_no_series(tmp_path: Path, autojump_clock: MockCl
         stage.strike("close", 0, market=ETH)
         await stage.talk(2)
         before = await scrape(browser)
-        feed: RunningFeed = stage.daemon.feeds.pop(ETH)
+        wanted = stage.daemon.fleet.running[ETH]
+        assert stage.daemon.fleet.set_by_hand(ETH, None) == ""
+        await trio.sleep(2)
         after = await scrape(browser)
-        stage.daemon.feeds[ETH] = feed
+        assert stage.daemon.fleet.set_by_hand(ETH, wanted) == ""
+        await stage.until(stage.all_connected)
         again = await scrape(browser)
     assert any(ETH in dict(series).get("channel", "") for _, series in before)
     assert reconnects(before) == {ETH}

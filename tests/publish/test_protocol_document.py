@@ -78,6 +78,7 @@ ENCODED: dict[str, Callable[[dict[str, Any]], bytes]] = {
     "skipped": lambda r: records.skipped(r["channel"], r["from"], r["to"]),
     "refused": lambda r: records.refused(r["channel"], r["reason"], r["oldest"], r["next"]),
     "state": lambda r: records.state(r["channel"], r["state"], r["since"]),
+    "retired": lambda r: records.retired(r["channel"], r["next"], r["since"]),
     "heartbeat": lambda r: records.heartbeat(r["now"], r["next"]),
     "error": lambda r: records.error(r["code"], r["detail"]),
     "bye": lambda r: records.bye(r["reason"]),

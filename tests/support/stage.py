@@ -63,6 +63,10 @@ class Reading:
         elif record["type"] == "heartbeat":
             assert all(self._next.get(channel, 1) == seq for channel, seq in record["next"].items())
 
+    def next(self, channel: str) -> int:
+        """Return the seq that comes next."""
+        return self._next.get(channel, 1)
+
     def of(self, kind: str, channel: str = "") -> list[dict[str, Any]]:
         """Return the records of a type, of one channel if it is named."""
         return [
@@ -84,6 +88,7 @@ class Stage:
     ) -> None:
         self.exchange = exchange
         self.notes: list[tuple[float, Note]] = []
+        self.config = config
         self.daemon = Daemon(config, environ, self._note)
         self.reading = Reading(config.publish.socket)
         self.openings = {name: dict(_opening(market)) for name, market in exchange.markets.items()}
@@ -215,6 +220,7 @@ async def staged(
     token: bool = False,
     environ: dict[str, str] | None = None,
     markets_url: str = "",
+    refresh_s: float = 0.0,
     log: Notify = lambda _: None,
     tapes: tuple[Path, ...] = (),
     account_rate: float = 0.0,
@@ -248,6 +254,7 @@ async def staged(
             websocket_url=exchange.url.replace("0.0.0.0", host),
             token_url=f"{exchange.http_url}/api/v1/token" if token else "",
             markets_url=markets_url or f"{exchange.http_url}/api/v1/markets",
+            markets_refresh_s=refresh_s,
         )
         config = config_for(urls, folder, feeds or (Feed(markets=markets, lines=lines),), **sections)
         stage = Stage(exchange, truth, config, environ, log)

@@ -1,0 +1,152 @@
+"""The control socket: `control.sock` beside the feed's socket, for the daemon's own user and root.
+
+    serve
+    ├── the accepting loop
+    └── a client each: a line, its answer, and again
+
+Whoever connects is hostile until parsed. Bounds: `CLIENTS` at a time (one more is told ``busy`` and closed),
+`REQUEST_BYTES` for a line, `PATIENCE_S` for each line to come and for each answer to be taken. Nobody but a client
+itself ever waits for that client; an answer is written by its own task.
+
+The socket file is that of `publish.endpoint`: one daemon at a path, what a killed one left behind is replaced. A daemon
+that cannot have it goes on without it, and says so: what the socket is for can wait, the stream cannot.
+"""
+
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from feedhandler.config import Publish
+from feedhandler.control.requests import Answer, Refusal, Request, parse, render
+from feedhandler.core.notes import Notify, note
+from feedhandler.errors import OperationalError
+from feedhandler.publish.endpoint import Peer, listening, peer_of
+
+NAME: Final = "control.sock"
+CLIENTS: Final = 16
+"""Connected at once; further ones are refused."""
+REQUEST_BYTES: Final = 65_536
+"""The longest line that a client may send; a longer one is refused, and the connection ends."""
+PATIENCE_S: Final = 60.0
+"""For a line to come, and for an answer to be taken; then the connection ends."""
+READ_BYTES: Final = 16_384
+
+ACCEPT_PAUSE_S: Final = 0.1
+"""After the system has run out of descriptors or memory."""
+
+Execute = Callable[[Request], Awaitable[Answer]]
+
+
+def control_path(feed_socket: Path) -> Path:
+    """Return where the control socket of a daemon is."""
+    return feed_socket.parent / NAME
+
+
+async def serve(
+    settings: Publish,
+    execute: Execute,
+    notify: Notify,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve the control socket until cancelled; started when it listens, or clearly cannot."""
+    own = msgspec.structs.replace(settings, socket=control_path(settings.socket), mode="0600", group="")
+    with ExitStack() as stack:
+        try:
+            listener = stack.enter_context(listening(own))
+        except OperationalError as error:
+            notify(note("control_unavailable", reason=str(error)))
+            task_status.started()
+            return
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            await _Server(execute, notify).accept(listener, nursery)
+
+
+class _Server:
+    """The conversations with the clients."""
+
+    def __init__(self, execute: Execute, notify: Notify) -> None:
+        self._execute = execute
+        self._notify = notify
+        self._clients = 0
+
+    async def accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+        """Let clients in."""
+        while True:
+            await trio.lowlevel.wait_readable(listener)
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                continue
+            except OSError:
+                await trio.sleep(ACCEPT_PAUSE_S)
+                continue
+            sock.setblocking(False)
+            nursery.start_soon(self._attend, sock)
+
+    async def _attend(self, sock: socket.socket) -> None:
+        """Answer one client's requests until it leaves."""
+        self._clients += 1
+        try:
+            async with trio.SocketStream(trio.socket.from_stdlib_socket(sock)) as stream:
+                await self._converse(stream, peer_of(sock))
+        except (trio.BrokenResourceError, OSError):
+            return
+        finally:
+            self._clients -= 1
+
+    async def _converse(self, stream: trio.SocketStream, peer: Peer) -> None:
+        refusal = self._refusal(peer)
+        rest = b""
+        while not refusal:
+            with trio.move_on_after(PATIENCE_S):
+                line, rest = await _receive_line(stream, rest)
+                if not line:
+                    return
+                answer = await self._answer(line, peer)
+                await stream.send_all(render(answer))
+                continue
+            return
+        with trio.move_on_after(PATIENCE_S):
+            await stream.send_all(render(refusal))
+
+    def _refusal(self, peer: Peer) -> Refusal | None:
+        """Say why a client is not heard at all."""
+        if peer.uid not in {os.geteuid(), 0}:
+            return Refusal("forbidden", "the control socket is for the daemon's own user and root")
+        if self._clients > CLIENTS:
+            return Refusal("busy", f"there are {CLIENTS} clients already")
+        return None
+
+    async def _answer(self, line: bytes, peer: Peer) -> Answer:
+        """Carry out a request."""
+        if len(line) > REQUEST_BYTES:
+            return Refusal("bad_request", f"the line is longer than {REQUEST_BYTES} bytes")
+        request = parse(line)
+        if isinstance(request, Refusal):
+            return request
+        answer = await self._execute(request)
+        outcome = answer.code if isinstance(answer, Refusal) else "done"
+        named = " ".join(filter(None, (request.feed, request.line, request.stream, request.market)))
+        self._notify(
+            note("command_received", op=request.op, on=named, outcome=outcome, pid=peer.pid, uid=peer.uid)
+        )
+        return answer
+
+
+async def _receive_line(stream: trio.SocketStream, buffer: bytes) -> tuple[bytes, bytes]:
+    """Read a line, up to the end of the input; return also what follows it. What is too long comes cut."""
+    while b"\n" not in buffer and len(buffer) <= REQUEST_BYTES:
+        data = await stream.receive_some(READ_BYTES)
+        if not data:
+            return buffer, b""
+        buffer += data
+    line, _, rest = buffer.partition(b"\n")
+    return line, rest

@@ -1,0 +1,309 @@
+"""What systemd hears of the daemon: that it is ready, how it is, that it is alive.
+
+The protocol is a datagram of ``KEY=VALUE`` lines to the socket that ``$NOTIFY_SOCKET`` names (a path, or with ``@`` an
+abstract name). It is spoken here in full, since it is a few lines. **A missing or failing socket hurts nothing**: what
+could not be told is told at the next look, the newest value of each key.
+
+Ready
+-----
+``READY=1`` means that a consumer that is started now gets a connection and the truth. So it is told once the socket
+listens and every feed is *covered*, by a line that is up, or *pending*: an attempt of it has failed, and the log says
+why. An exchange that does not answer must not keep a service from starting that tells its consumers just that (their
+channels are ``down``). `PENDING_S` after the socket every feed counts as pending.
+
+Alive
+-----
+A keep-alive that a timer of the event loop sends proves that the loop turns and nothing else: readers may have stopped
+for ever beside it. So it is tied to the data path, part by part (`core.progress`):
+
+    a feed          it is told the time when something is due, so that a stalled line is found
+    a line          while bytes wait in its socket, reads take them. A read is judged, numbered and delivered before
+                    the next one, in one synchronous step: a delivery that does not return stops the loop itself,
+                    and with it this task
+    a consumer      while records wait for it and its socket takes them, they are sent
+
+These are all the steps from the wire to the consumer. What is slow moves; what has nothing to do, or cannot move since
+the other side does not (an exchange that is silent, a consumer that does not read), is not its fault. A part that
+has stood still for `STILL_S` with work before it stops the keep-alive until it moves, and ``WatchdogSec`` later
+systemd ends the daemon and starts a new one. **It must be longer than what the daemon needs to help itself**: a line
+whose reading is held up, say by an exchange that takes no pongs, is given up after
+``health.ping_interval_s + health.pong_timeout_s``. That it is given up is no progress yet: until some line is seen to
+read again, reading stands still.
+
+``/healthz`` and ``progress_idle_seconds`` go by the same (`observe.progress`), so Kubernetes and Prometheus see it,
+too. While consumers are let go at the end, feeds and lines do not count any more, and the keep-alives go on.
+
+Status
+------
+One line for people, at every `STATUS_S`, and only when it has changed. Names come from outside: what could begin a
+new line of the protocol is escaped.
+"""
+
+import math
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+import trio
+
+from feedhandler.core.arbiter import DOWN, LIVE, QUIET, SYNCING
+from feedhandler.core.notes import Note, Notify, note
+from feedhandler.core.progress import Part, Progress
+from feedhandler.ingest.feed import Feed
+
+LOOK_S: Final = 1.0
+"""Between two looks at the data path."""
+
+STARTING_LOOK_S: Final = 0.1
+"""Likewise until the daemon is ready."""
+
+PENDING_S: Final = 10.0
+"""After so long a feed that has no line yet counts as pending."""
+
+STILL_S: Final = 5.0
+"""A part that has stood still for so long with work before it stops the keep-alive."""
+
+STATUS_S: Final = 5.0
+"""Between two status lines."""
+
+NAMES: Final = 3
+"""Names that the status line tells of each kind; of further ones it tells the number."""
+
+NAME_CHARACTERS: Final = 48
+"""The longest name in it."""
+
+BEATS: Final = 4
+"""Keep-alives in the time after which systemd misses one."""
+
+
+class Manager:
+    """The service manager's ear; with no address it hears nothing."""
+
+    def __init__(self, address: str) -> None:
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+        self._untold: dict[str, str] = {}
+        self._socket: socket.socket | None = None
+        if address.startswith(("/", "@")):
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    def close(self) -> None:
+        """Tell nothing more."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def tell(self, **words: str) -> None:
+        """Tell it at once, with what could not be told before."""
+        if "READY" in words:  # the reload that could not be told is over
+            self._untold.pop("RELOADING", None)
+        self._untold |= words
+        if self._socket is None or not self._untold:
+            return
+        text = "\n".join(f"{key}={value}" for key, value in self._untold.items())
+        try:
+            self._socket.sendto(text.encode(), socket.MSG_DONTWAIT, self._address)
+        except OSError:  # nobody listens, or its queue is full: the next look tries again
+            return
+        self._untold.clear()
+
+
+class Watched(Protocol):
+    """The daemon, as far as systemd is told of it."""
+
+    @property
+    def feeds(self) -> Mapping[str, Feed]:
+        """All feeds, by their labels."""
+
+    def parts(self) -> Iterable[Part]:
+        """Return the parts of the data path that have to move now."""
+
+    def consumer_count(self) -> int:
+        """Return how many consumers are connected."""
+
+
+class Systemd:
+    """Looks at the daemon and tells systemd; `run` is its task, everything else is synchronous."""
+
+    def __init__(self, environ: Mapping[str, str], notify: Notify) -> None:
+        self._manager = Manager(environ.get("NOTIFY_SOCKET", ""))
+        self._watchdog_s = watchdog_s(environ, os.getpid())
+        self._notify = notify
+        self._watched: Watched | None = None
+        self._progress = Progress()
+        self._failed: set[str] = (
+            set()
+        )  # labels of feeds that have had a failed attempt; "" for the list of markets
+        self._gaps = 0
+        self._refused = self._ready = self._stopping = False
+        self._status = ""
+        self._status_at = self._beat_at = -math.inf
+        self._told_still: set[str] = set()
+
+    def hear(self, one: Note) -> None:
+        """Take a note: some of them decide what systemd is told."""
+        if one.name == "connect_failed":
+            self._failed.add(str(one.fields["feed"]))
+        elif one.name == "markets_failed":
+            self._failed.add("")
+        elif one.name == "gap_published":
+            self._gaps += 1
+        elif one.name == "daemon_draining":
+            self._stop()
+        elif one.name in {"config_refused", "config_reloaded"}:
+            self._refused = one.name == "config_refused"
+
+    def still(self) -> list[str]:
+        """Return the names of the parts that stand still."""
+        return self._progress.standing(trio.current_time(), STILL_S)
+
+    def standing_s(self) -> float:
+        """Return for how long some part has stood still (s); 0 where all move."""
+        return self._progress.longest_s(trio.current_time())
+
+    async def run(self, watched: Watched) -> None:
+        """Look at the daemon, whose socket listens, and tell, until cancelled."""
+        self._watched = watched
+        began = trio.current_time()
+        every_s = min(LOOK_S, self._watchdog_s / BEATS or LOOK_S)
+        try:
+            while True:
+                self._look(watched, trio.current_time(), began)
+                await trio.sleep(every_s if self._ready else min(every_s, STARTING_LOOK_S))
+        finally:
+            self._manager.close()
+
+    def _look(self, watched: Watched, now: float, began: float) -> None:
+        self._progress.look(watched.parts(), now)
+        self._note_still(set(self.still()))
+        if not self._ready and (now - began >= PENDING_S or self._is_covered_or_pending(watched.feeds)):
+            self._ready = True
+            self._tell_ready(watched, now)
+        elif not self._stopping and now - self._status_at >= STATUS_S:
+            self._tell_status(watched, now)
+        self._beat(now)
+        self._manager.tell()
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Tell that the configuration is being read again, and when that is over."""
+        if self._ready:
+            self._manager.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
+        try:
+            yield
+        finally:
+            if self._ready and not self._stopping and self._watched is not None:
+                self._tell_ready(self._watched, trio.current_time())
+
+    def _stop(self) -> None:
+        """Tell that the end has begun."""
+        self._stopping = True
+        self._manager.tell(STOPPING="1", STATUS="draining: the consumers get what is pending")
+
+    def _is_covered_or_pending(self, feeds: Mapping[str, Feed]) -> bool:
+        if not feeds:
+            return "" in self._failed
+        return all(label in self._failed or _is_covered(feed) for label, feed in feeds.items())
+
+    def _tell_ready(self, watched: Watched, now: float) -> None:
+        self._status_at, self._status = now, self._describe(watched)
+        self._manager.tell(READY="1", STATUS=self._status)
+
+    def _tell_status(self, watched: Watched, now: float) -> None:
+        before, self._status_at, self._status = self._status, now, self._describe(watched)
+        if self._status != before:
+            self._manager.tell(STATUS=self._status)
+
+    def _describe(self, watched: Watched) -> str:
+        return status(
+            watched.feeds.values(),
+            consumers=watched.consumer_count(),
+            gaps=self._gaps,
+            refused=self._refused,
+            still=self.still(),
+        )
+
+    def _beat(self, now: float) -> None:
+        """Send a keep-alive where one is due and deserved."""
+        if self._watchdog_s and now - self._beat_at >= self._watchdog_s / BEATS and not self.still():
+            self._beat_at = now
+            self._manager.tell(WATCHDOG="1")
+
+    def _note_still(self, still: set[str]) -> None:
+        """Note each part once that stands still, and once that it does not any more."""
+        for name in sorted(still - self._told_still):
+            self._notify(note("progress_stopped", part=name))
+        for name in sorted(self._told_still - still):
+            self._notify(note("progress_resumed", part=name))
+        self._told_still = still
+
+
+def watchdog_s(environ: Mapping[str, str], pid: int) -> float:
+    """Return after how long systemd misses a keep-alive of this process (s); 0: never."""
+    usec = environ.get("WATCHDOG_USEC", "")
+    if not (usec.isascii() and usec.isdigit()) or environ.get("WATCHDOG_PID", str(pid)) != str(pid):
+        return 0.0
+    return int(usec) / 1e6
+
+
+def fan_out(*hearers: Callable[[Note], None]) -> Notify:
+    """Return what takes a note and gives it to each of these."""
+
+    def give(one: Note) -> None:
+        for hear in hearers:
+            hear(one)
+
+    return give
+
+
+def status(
+    feeds: Iterable[Feed], *, consumers: int, gaps: int, refused: bool = False, still: Iterable[str] = ()
+) -> str:
+    """Return the status line."""
+    states: dict[str, list[str]] = {state: [] for state in (LIVE, QUIET, SYNCING, DOWN)}
+    lines: Counter[bool] = Counter()
+    for feed in feeds:
+        states[feed.arbiter.state].append(feed.label)
+        lines.update(line.up for line in feed.arbiter.lines.values())
+    words = [
+        _feeds(states),
+        f"{lines[True]}/{lines.total()} lines up",
+        _count(consumers, "consumer"),
+        _count(gaps, "gap"),
+    ]
+    text = ", ".join(words)
+    if refused:
+        text += "; the new configuration was refused, the old one stays"
+    if names := list(still):
+        text += f"; STANDING STILL, no keep-alive: {_names(names)}"
+    return text
+
+
+def _feeds(states: Mapping[str, list[str]]) -> str:
+    """Return how many feeds are live, and which are not."""
+    everything = sum(map(len, states.values()))
+    text = f"{len(states[LIVE])}/{everything} feeds live"
+    others = [f"{state}: {_names(names)}" for state, names in states.items() if names and state != LIVE]
+    return f"{text} ({'; '.join(others)})" if others else text
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(map(_plain, names[:NAMES]))
+    return f"{shown} and {len(names) - NAMES} more" if len(names) > NAMES else shown
+
+
+def _plain(name: str) -> str:
+    """Return a name that stays on its line."""
+    plain = name if name.isprintable() else name.encode("unicode_escape").decode()
+    return plain if len(plain) <= NAME_CHARACTERS else f"{plain[: NAME_CHARACTERS - 1]}…"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _is_covered(feed: Feed) -> bool:
+    return any(line.up for line in feed.arbiter.lines.values())

@@ -1,0 +1,118 @@
+#!/bin/bash
+# Runs in the machine that test_machine.py boots: follows install.md, then does to the service what happens to services.
+# Prints "ok NAME" for each thing that is as it should be and "not ok NAME" for each that is not; the test reads that.
+set -uo pipefail
+cd /source
+
+unit=feedhandler
+socket=/run/feedhandler/feed.sock
+
+check() { # NAME COMMAND...: tell whether the command succeeds
+    if "${@:2}"; then echo "ok $1"; else echo "not ok $1"; fi
+}
+within() { # SECONDS COMMAND...: wait until the command succeeds
+    local deadline=$((SECONDS + $1))
+    until "${@:2}"; do
+        [ $SECONDS -lt $deadline ] || return 1
+        sleep 0.1
+    done
+}
+shown() { systemctl show --property "$1" --value "${2:-$unit}"; }
+status_says() { shown StatusText | grep --quiet --regexp "$1"; }
+is() { [ "$(shown "$1")" = "$2" ]; }
+logged() { journalctl --output cat --unit "$unit" | grep --quiet --regexp "$1"; }
+listens() { (: < "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }
+run_as_service() { systemd-run --quiet --pipe --wait --property DynamicUser=yes "$@"; }
+section() { # NAME: run the commands of a section of install.md
+    local commands
+    commands=$(sed -n "/^## $1\$/,/^## /p" deploy/install.md | sed -n '/^```sh$/,/^```$/p' | grep -v '^```')
+    # the exchange of this machine instead of the real one
+    commands=${commands//wss:\/\/ws.trade.rails.xyz/ws://127.0.0.1:8765}
+    commands=${commands//https:\/\/api-auth.trade.rails.xyz/http://127.0.0.1:8765}
+    bash -euo pipefail -c "$commands"
+}
+
+export API_KEY=key-of-the-machine API_SECRET=secret-of-the-machine
+check install section Install
+check configure section Configure
+cp deploy/feedhandler.service /tmp
+mistakes=$(systemd-analyze verify /tmp/feedhandler.service 2>&1)
+check no-mistake-in-the-unit test -z "$mistakes"
+echo "$mistakes"
+
+systemd-run --quiet --unit exchange feedhandler simulate --port 8765 --rate 50 --market BTC-USD --market ETH-USD
+check exchange within 20 listens 8765
+
+check start section Start
+check ready is ActiveState active
+check status-line within 15 status_says '^2/2 feeds live, 4/4 lines up, 0 consumers, 0 gaps$'
+check socket-mode-and-group test "$(stat --format '%a %G' $socket)" = '660 feedhandler-consumers'
+check user-is-dynamic test -z "$(getent passwd feedhandler | grep --invert-match 'Dynamic User')"
+check credentials logged token_renewed
+check credentials-are-secret test -z "$(journalctl --output cat | grep --fixed-strings --regexp "$API_SECRET")"
+check state-folder test -d /var/lib/private/feedhandler
+
+check consumer-in-the-group section Read
+check consumer-outside-the-group test -z "$(run_as_service timeout 2 feedhandler tail --socket $socket --count 1 2> /dev/null)"
+
+pid=$(shown MainPID)
+check reload section Change
+check reloaded within 10 logged config_reloaded
+echo 'nonsense = 1' >> /etc/feedhandler/feedhandler.toml
+systemctl reload $unit
+check refused within 10 status_says 'the new configuration was refused, the old one stays$'
+check still-the-same test "$(shown MainPID)" = "$pid"
+sed --in-place '/^nonsense/d' /etc/feedhandler/feedhandler.toml
+systemctl reload $unit
+check accepted within 10 status_says 'gaps$'
+
+kill -KILL "$pid"
+check restarted within 15 is NRestarts 1
+check ready-again within 15 is ActiveState active
+
+mkdir --parents /run/systemd/system/$unit.service.d
+cat > /run/systemd/system/$unit.service.d/freezing.conf << 'END'
+[Service]
+WatchdogSec=3
+ExecStart=
+ExecStart=/opt/feedhandler/bin/python /source/tests/deploy/freezing.py run --config /etc/feedhandler/feedhandler.toml
+END
+systemctl daemon-reload
+systemctl restart $unit
+check lives-before-the-fault within 15 status_says '4/4 lines up'
+before=$(shown NRestarts)
+systemctl kill --kill-who main --signal USR1 $unit # from now on nothing reads; the event loop turns on
+check killed-after-the-fault within 30 eval '[ "$(shown NRestarts)" -gt "$before" ]'
+check lives-after-the-fault within 20 status_says '4/4 lines up'
+check watchdog-was-it eval 'test "$(journalctl --unit $unit | grep --count "Watchdog timeout")" -eq 1'
+check it-said-why eval 'logged progress_stopped'
+check it-left-a-trace logged 'Fatal Python error: Aborted'
+rm /run/systemd/system/$unit.service.d/freezing.conf
+systemctl daemon-reload
+systemctl restart $unit
+
+systemd-run --quiet --unit consumer --property SupplementaryGroups=feedhandler-consumers --property DynamicUser=yes \
+    feedhandler tail --socket $socket
+check consumer-reads within 15 eval 'journalctl --output cat --unit consumer | grep --quiet "\"type\":\"event\""'
+began=$(date +%s%N)
+systemctl stop $unit
+check drained-in-time test $((($(date +%s%N) - began) / 1000000)) -lt 5000
+check last-word within 5 eval 'journalctl --output cat --unit consumer | grep --quiet "{\"type\":\"bye\",\"reason\":\"shutdown\"}"'
+check ended-well is Result success
+check ended-with-0 is ExecMainStatus 0
+systemctl stop consumer
+
+echo 'nonsense = 1' >> /etc/feedhandler/feedhandler.toml
+systemctl start $unit 2> /dev/null
+check mistake-is-final within 5 is ActiveState failed
+check mistake-is-2 is ExecMainStatus 2
+sed --in-place '/^nonsense/d' /etc/feedhandler/feedhandler.toml
+
+check several section 'More than one core'
+check apart test -S /run/feedhandler/majors/feed.sock -a -S /run/feedhandler/minors/feed.sock
+kill -KILL "$(shown MainPID feedhandler@majors)"
+check fate-of-its-own test "$(shown NRestarts feedhandler@minors)" = 0
+check comes-back within 15 eval '[ "$(shown ActiveState feedhandler@majors)" = active ]'
+check watch section Watch
+journalctl --no-pager > /out/journal.log
+echo done

@@ -1,0 +1,544 @@
+# ruff: noqa: D401 - a play tells what happens in it
+"""Each alert of the rules is brought about: a real Prometheus scrapes real daemons under a simulated exchange.
+
+The exchange is the test's own, so a fault strikes when it should. The rules are those that are deployed, only in a
+hurry: their windows and waits are shortened, their conditions stay (`hurried`); how long they wait is the unit tests'
+business (`feedhandler.tests.yml`). Nothing here waits for a fixed time: an alert is waited for until it fires, the
+fault is mended, and it is waited for until it has cleared.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+import trio
+
+from feedhandler.simulator import exchange as simulated
+from feedhandler.simulator.server import serve
+from feedhandler.simulator.settings import Behaviour, Fault, FaultPlan, Settings
+from tests.support.processes import MODULE
+
+RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "feedhandler.rules.yml"
+FREEZING = Path(__file__).parent / "freezing.py"
+
+PATIENCE_S = 90.0
+POLL_S = 0.25
+AT_ONCE = 5
+"""Plays on stage at the same time."""
+
+HURRY = {
+    r"\[1m\]": "[5s]", r"\[5m\]": "[6s]", r"\[10m\]": "[8s]", r"\[15m\]": "[40s]", r"\[1h\]": "[8s]",
+    r"offset \w+": "offset 8s", r"for: \w+": "for: 1s", r"> 1740": "> 12",
+}  # fmt: skip
+"""What is shortened; the last is the age of a token, whose life is shortened alike."""
+
+PROMETHEUS = """
+global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 500ms}}
+rule_files: [{rules}]
+scrape_configs:
+  - job_name: feedhandler
+    static_configs: [{{targets: {targets}}}]
+"""
+
+CONFIG = """
+[exchange]
+websocket_url = "{url}"
+token_url = "{token_url}"
+[limits]
+connections_per_minute = 100000
+connections_per_market = 8
+[[feed]]
+markets = ["BTC-USD"]
+lines = 2
+[publish]
+socket = "feed.sock"
+[observe]
+http = "127.0.0.1:{port}"
+[log]
+format = "json"
+[bounds]
+backoff_min_s = 0.05
+backoff_max_s = 0.5
+"""
+
+
+def hurried() -> str:
+    """Return the rules in a hurry."""
+    text = RULES.read_text()
+    for pattern, short in HURRY.items():
+        text, count = re.subn(pattern, short, text)
+        assert count, pattern
+    return text
+
+
+def free_port() -> int:
+    """Return a port that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+class Daemon:
+    """A daemon that can be killed and started again; its log goes to a file, or where nobody reads it."""
+
+    def __init__(self, folder: Path, config: Path, sets: tuple[str, ...], environ: dict[str, str]) -> None:
+        self._folder = folder
+        self._config = config
+        self._sets = [word for one in sets for word in ("--set", one)]
+        self._environ = environ
+        self.process: trio.Process | None = None
+
+    async def start(self, program: tuple[str, ...] = MODULE, errors: int | None = None) -> None:
+        """Start it."""
+        with (self._folder / "log").open("ab") as log:
+            self.process = await trio.lowlevel.open_process(
+                [*program, "run", "--config", os.fspath(self._config), *self._sets],
+                stdout=log,
+                stderr=log if errors is None else errors,
+                env={**os.environ, **self._environ},
+            )
+
+    async def kill(self) -> None:
+        """Kill it."""
+        assert self.process is not None
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+
+
+class Play:
+    """One daemon, its exchange, and the alerts about it."""
+
+    def __init__(self, folder: Path, port: int, watch: "Watch", nursery: trio.Nursery) -> None:
+        self.folder = folder
+        self.port = port
+        self.instance = f"127.0.0.1:{port}"
+        self.watch = watch
+        self._nursery = nursery
+        self._exchange_scope = trio.CancelScope()
+        self.exchange: simulated.Exchange
+        self.daemon: Daemon
+
+    async def open(
+        self, *sets: str, rate: float = 40, token: bool = False, start: bool = True, **behaviour: Any
+    ) -> None:
+        """Start an exchange and a daemon."""
+        await self.open_exchange(rate=rate, **behaviour)
+        config = self.folder / "feedhandler.toml"
+        token_url = f"{self.exchange.http_url}/api/v1/token" if token else ""
+        config.write_text(CONFIG.format(url=self.exchange.url, token_url=token_url, port=self.port))
+        keys = {"FEEDHANDLER_API_KEY": "key", "FEEDHANDLER_API_SECRET": "secret"}
+        self.daemon = Daemon(self.folder, config, sets, keys)
+        if start:
+            await self.daemon.start()
+
+    async def open_exchange(
+        self, *, rate: float = 40, port: int = 0, start_ms: int | None = None, **behaviour: Any
+    ) -> None:
+        """Start an exchange."""
+        plan = FaultPlan(behaviour=Behaviour(**behaviour))
+        settings = Settings(markets=("BTC-USD",), rate=rate, port=port, start_ms=start_ms, plan=plan)
+
+        async def run(task_status: trio.TaskStatus[simulated.Exchange]) -> None:
+            with self._exchange_scope:
+                await serve(settings, task_status=task_status)
+
+        self._exchange_scope = trio.CancelScope()
+        self.exchange = await self._nursery.start(run)
+
+    async def close_exchange(self) -> int:
+        """End the exchange; return its port."""
+        port = int(self.exchange.url.rpartition(":")[2])
+        self._exchange_scope.cancel()
+        await trio.sleep(0)
+        return port
+
+    def strike(self, kind: Any, line: Any = "all", **more: Any) -> None:
+        """Let something go wrong."""
+        self.exchange.inject(Fault(kind=kind, line=line, market="BTC-USD", **more))
+
+    async def running(self) -> None:
+        """Wait until Prometheus sees that all lines are up."""
+        query = f'sum(feedhandler_line_state{{instance="{self.instance}", state=~"good|probation"}}) == 2'
+        await self.until(lambda: self.watch.has(query))
+
+    async def until(self, condition: Callable[[], Awaitable[bool]], left: Collection[str] = ()) -> None:
+        """Wait until something is so; ``left`` says what is still missing."""
+        with trio.move_on_after(PATIENCE_S) as patience:
+            while not await condition():
+                await trio.sleep(POLL_S)
+        if patience.cancelled_caught:
+            log = (self.folder / "log").read_text(errors="replace")[-3000:]
+            pytest.fail(
+                f"{self.folder.name}: waited in vain {left or ''}; firing: {await self.firing()}\n{log}"
+            )
+
+    async def firing(self) -> set[str]:
+        """Return the names of the alerts about this daemon."""
+        alerts = await self.watch.get("alerts")
+        mine = [one for one in alerts["alerts"] if one["labels"].get("instance") == self.instance]
+        return {one["labels"]["alertname"] for one in mine if one["state"] == "firing"}
+
+    async def fires(self, *names: str, again: Callable[[], object] = lambda: None) -> None:
+        """Wait until alerts have fired, each at some time."""
+        left = set(names)
+
+        async def fired() -> bool:
+            again()
+            left.difference_update(await self.firing())
+            return not left
+
+        await self.until(fired, left)
+
+    async def clears(self, *names: str) -> None:
+        """Wait until none of these alerts fires."""
+
+        async def cleared() -> bool:
+            return not (await self.firing()).intersection(names)
+
+        await self.until(cleared)
+
+
+class Watch:
+    """Prometheus, as it is asked."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+
+    async def get(self, path: str) -> Any:
+        """Ask its API."""
+        return await trio.to_thread.run_sync(partial(self._get, path))
+
+    async def has(self, query: str) -> bool:
+        """Tell whether a query has a result."""
+        quoted = "".join(f"%{byte:02x}" for byte in query.encode())
+        return bool((await self.get(f"query?query={quoted}"))["result"])
+
+    def _get(self, path: str) -> Any:
+        with urlopen(f"{self._url}/api/v1/{path}", timeout=10) as answer:  # noqa: S310 - of this machine
+            return json.load(answer)["data"]
+
+    async def ready(self) -> None:
+        """Wait until it answers."""
+        with trio.fail_after(PATIENCE_S):
+            while True:
+                try:
+                    await self.get("alerts")
+                except OSError:
+                    await trio.sleep(POLL_S)
+                else:
+                    return
+
+
+@asynccontextmanager
+async def prometheus(folder: Path, targets: list[int]) -> AsyncIterator[Watch]:
+    """Run a Prometheus that scrapes these ports."""
+    rules, config, port = folder / "rules.yml", folder / "prometheus.yml", free_port()
+    rules.write_text(hurried())
+    config.write_text(PROMETHEUS.format(rules=rules, targets=[f"127.0.0.1:{one}" for one in targets]))
+    with (folder / "prometheus.log").open("wb") as log:
+        process = await trio.lowlevel.open_process(
+            [
+                "prometheus",
+                f"--config.file={config}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        watch = Watch(port)
+        await watch.ready()
+        yield watch
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
+# The plays, each with the alerts that it brings about.
+
+
+async def the_daemon_is_killed(play: Play) -> None:
+    """What does not answer is down; what starts too often is no better."""
+    await play.open()
+    await play.running()
+    await play.daemon.kill()
+    await play.fires("FeedhandlerDown")
+    for _ in range(4):
+        await play.daemon.kill()
+        began = time.time()
+        await play.daemon.start()
+        await play.until(lambda began=began: _started_after(play, began))
+    await play.fires("FeedhandlerRestarting")
+    await play.clears("FeedhandlerDown", "FeedhandlerRestarting")
+
+
+async def _started_after(play: Play, began: float) -> bool:
+    return await play.watch.has(f'feedhandler_start_time_seconds{{instance="{play.instance}"}} > {began}')
+
+
+async def the_data_path_freezes(play: Play) -> None:
+    """The loop turns, and answers that no time is told, or that nothing is read."""
+    await play.open(start=False)
+    for fault in (signal.SIGUSR2, signal.SIGUSR1):
+        await play.daemon.start((sys.executable, os.fspath(FREEZING)))
+        await play.running()
+        await play.clears("FeedhandlerDataPathStands")
+        play.daemon.process.send_signal(fault)
+        await play.fires("FeedhandlerDataPathStands")
+        await play.daemon.kill()
+    await play.daemon.start()
+    await play.running()
+    await play.clears("FeedhandlerDataPathStands")
+
+
+async def the_exchange_is_away(play: Play) -> None:
+    """All lines go, and the feed is down; when it comes back there is a gap."""
+    names = ("FeedhandlerFeedDown", "FeedhandlerGap")
+    await play.open()
+    await play.running()
+    play.strike("outage", duration_s=12.0)
+    await play.fires(*names)
+    await play.clears(*names)
+
+
+async def snapshots_are_no_good(play: Play) -> None:
+    """Behind a gap, the exchange has no book to tell."""
+    await play.open()
+    await play.running()
+    desk = play.exchange._desk
+    answer, desk.book_snapshot = desk.book_snapshot, lambda *_: b'{"resultType":"busy"}'
+    play.strike("outage", duration_s=1.0)
+    await play.fires("FeedhandlerBookNotSynchronised")
+    desk.book_snapshot = answer
+    await play.clears("FeedhandlerBookNotSynchronised")
+
+
+async def a_delta_is_lost_on_all_lines(play: Play) -> None:
+    """No line can tell; the audit of the book does."""
+    await play.open("recovery.audit_s=2", "recovery.verify_s=1")
+    await play.running()
+    play.strike("drop", count=20)
+    await play.fires("FeedhandlerBookWrong")
+    await play.clears("FeedhandlerBookWrong")
+
+
+async def unknown_messages_come(play: Play) -> None:
+    """A new type of message is noticed at the first of it."""
+    await play.open(unknown_types_every_s=2.0)
+    await play.fires("FeedhandlerUnknownMessages")
+    await play.open_exchange(port=await play.close_exchange())
+    await play.clears("FeedhandlerUnknownMessages")
+
+
+async def one_line_is_left(play: Play) -> None:
+    """The other line is refused for a while."""
+    await play.open()
+    await play.running()
+    play.strike("refuse", duration_s=10.0)
+    play.strike("close", line=1)
+    await play.fires("FeedhandlerNoRedundancy")
+    await play.clears("FeedhandlerNoRedundancy")
+
+
+async def a_line_flaps(play: Play) -> None:
+    """It is closed whenever it is up."""
+    await play.open()
+    await play.running()
+    await play.fires("FeedhandlerLineFlaps", again=lambda: play.strike("close", line=1))
+    await play.clears("FeedhandlerLineFlaps")
+
+
+async def a_line_misses_events(play: Play) -> None:
+    """Two lines agree against the third."""
+    await play.open("feed[0].lines=3", "health.quarantine_divergences=2", "health.quarantine_s=4", rate=200)
+    await play.until(lambda: _lines_up(play, 3))
+    await play.fires("FeedhandlerLineQuarantined", again=lambda: play.strike("drop", line=1, count=3))
+    await play.clears("FeedhandlerLineQuarantined")
+
+
+async def all_lines_miss_events(play: Play) -> None:
+    """Each line misses something at another time: nobody can be blamed."""
+    await play.open("feed[0].lines=3", "health.quarantine_divergences=4", rate=200)
+    await play.until(lambda: _lines_up(play, 3))
+    turns = count()
+    await play.fires(
+        "FeedhandlerDivergenceCheckOff", again=lambda: play.strike("drop", line=next(turns) % 3, count=1)
+    )
+    await play.clears("FeedhandlerDivergenceCheckOff")
+
+
+async def _lines_up(play: Play, count: int) -> bool:
+    states = f'feedhandler_line_state{{instance="{play.instance}", state="good"}}'
+    return await play.watch.has(f"sum({states}) == {count}")
+
+
+async def the_exchange_refuses(play: Play) -> None:
+    """The key is no good any more, for a while."""
+    await play.open()
+    await play.running()
+    play.strike("refuse", status=403, duration_s=15.0)
+    play.strike("close")
+    await play.fires("FeedhandlerRefusedByExchange")
+    await play.clears("FeedhandlerRefusedByExchange")
+
+
+async def attempts_are_used_up(play: Play) -> None:
+    """Three lines, and two attempts in a minute."""
+    await play.open("feed[0].lines=3", "limits.connections_per_minute=2")
+    await play.fires("FeedhandlerBudgetExhausted")
+    await play.clears("FeedhandlerBudgetExhausted")
+
+
+async def no_token_is_to_be_had(play: Play) -> None:
+    """The exchange is away for longer than a token lives."""
+    await play.open(token=True, token_life_s=10.0)
+    await play.running()
+    port = await play.close_exchange()
+    await play.fires("FeedhandlerTokenOld")
+    await play.open_exchange(port=port, token_life_s=600.0)
+    await play.clears("FeedhandlerTokenOld")
+
+
+async def the_clocks_differ(play: Play) -> None:
+    """The exchange lives in another minute."""
+    await play.open()
+    port = await play.close_exchange()
+    await play.open_exchange(port=port, start_ms=round(time.time() * 1000) + 60_000)
+    await play.fires("FeedhandlerClockOff")
+    await play.close_exchange()
+    await play.open_exchange(port=port)
+    await play.clears("FeedhandlerClockOff")
+
+
+async def the_configuration_is_wrong(play: Play) -> None:
+    """A mistake is reloaded, and mended."""
+    await play.open()
+    await play.running()
+    config = play.folder / "feedhandler.toml"
+    text = config.read_text()
+    config.write_text(text + "nonsense = 1\n")
+    play.daemon.process.send_signal(signal.SIGHUP)
+    await play.fires("FeedhandlerConfigRefused")
+    config.write_text(text)
+    play.daemon.process.send_signal(signal.SIGHUP)
+    await play.clears("FeedhandlerConfigRefused")
+
+
+async def a_consumer_does_not_read(play: Play) -> None:
+    """First it lags, then it is dropped."""
+    tight = (
+        "publish.backlog_mib=12",
+        "publish.consumer_mib=9",
+        "publish.peak_mib_s=2",
+        "bounds.snapshot_mib=2",
+    )
+    await play.open(*tight, rate=3000)
+    await play.running()
+    async with await trio.open_unix_socket(os.fspath(play.folder / "feed.sock")) as stream:
+        await stream.send_all(b'{"op":"subscribe","channels":["*"],"name":"sleeper"}\n')
+        await play.fires("FeedhandlerConsumerLags", "FeedhandlerConsumerDropped")
+        await play.clears("FeedhandlerConsumerLags", "FeedhandlerConsumerDropped")
+
+
+async def nobody_reads_the_log(play: Play) -> None:
+    """More is logged than fits; once it is read again, nothing more is lost."""
+    reading, writing = os.pipe()
+    await play.open("log.level=debug", "bounds.consumers=32", start=False)
+    await play.daemon.start(errors=writing)
+    os.close(writing)
+    await play.running()
+
+    async def complain() -> None:
+        for number in count():
+            async with await trio.open_unix_socket(os.fspath(play.folder / "feed.sock")) as stream:
+                await stream.send_all(b'{"op":"subscribe","channels":["x/y"],"name":"c%d"}\n' % number)
+                while await stream.receive_some():
+                    pass
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(complain)
+        await play.fires("FeedhandlerLogLost")
+        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(trio.to_thread.run_sync, _drain, reading, abandon_on_cancel=True))
+        await play.clears("FeedhandlerLogLost")
+        await play.daemon.kill()
+
+
+def _drain(descriptor: int) -> None:
+    with os.fdopen(descriptor, "rb", buffering=0) as pipe:
+        while pipe.read(65_536):
+            pass
+
+
+PLAYS = (
+    the_daemon_is_killed,
+    attempts_are_used_up,
+    the_data_path_freezes,
+    the_exchange_is_away,
+    snapshots_are_no_good,
+    a_delta_is_lost_on_all_lines,
+    unknown_messages_come,
+    one_line_is_left,
+    a_line_flaps,
+    a_line_misses_events,
+    all_lines_miss_events,
+    the_exchange_refuses,
+    no_token_is_to_be_had,
+    the_clocks_differ,
+    the_configuration_is_wrong,
+    a_consumer_does_not_read,
+    nobody_reads_the_log,
+)
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not there (Debian: prometheus)")
+async def test_each_alert_fires_at_its_fault_and_clears(tmp_path):
+    """All plays, a few at a time, before one Prometheus."""
+    ports = [free_port() for _ in PLAYS]
+    stage = trio.CapacityLimiter(AT_ONCE)
+    async with prometheus(tmp_path, ports) as watch, trio.open_nursery() as nursery:
+        for scene, port in zip(PLAYS, ports, strict=True):
+            nursery.start_soon(_perform, scene, port, tmp_path, watch, stage)
+
+
+async def _perform(
+    scene: Callable[[Play], Awaitable[None]],
+    port: int,
+    folder: Path,
+    watch: Watch,
+    stage: trio.CapacityLimiter,
+) -> None:
+    own = folder / scene.__name__
+    own.mkdir()
+    async with stage, trio.open_nursery() as nursery:
+        play = Play(own, port, watch, nursery)
+        try:
+            await scene(play)
+        finally:
+            with trio.CancelScope(shield=True):
+                await play.daemon.kill()
+        nursery.cancel_scope.cancel()
+
+
+def test_every_alert_is_brought_about():
+    """No alert is without a play."""
+    played = set(re.findall(r'"(Feedhandler\w+)"', Path(__file__).read_text()))
+    assert played == set(re.findall(r"- alert: (\w+)", RULES.read_text()))
