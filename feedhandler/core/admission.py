@@ -168,7 +168,8 @@ class Admission(Pinning):
     def _stop_at_fence(self, line: Line, held: Held, now: float) -> None:
         """Make a line a witness again that has come to a gap: what it brings may be from the gap or from behind it."""
         if line.owing is not None and line.owing.fence is not None:
-            line.floor = max(line.floor, line.owing.fence)
+            first = line.owing.first() if self._interleaved else None
+            line.floor = max(line.floor, line.owing.fence if first is None else min(first, line.owing.fence))
         self._vacate(line)
         line.hold.add(held)
         line.crossing = True

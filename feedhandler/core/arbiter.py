@@ -231,10 +231,12 @@ class Arbiter(Supervision):
         """Let time pass: judge stalls, give up on what was passed, trim the window, change the feed's state."""
         if self.window.trim(now):
             self._divergences.forget(self.window.base)
-            for line in self.lines.values():
+            for line in (*self.lines.values(), *self.ghosts):
                 if line.owing is not None and line.owing.outrun():
-                    self._vacate(line)
-                    self._health(line, "outrun", now)
+                    self._leave_out_aside(line)
+                    if line.connected:
+                        self._vacate(line)
+                        self._health(line, "outrun", now)
         for line in self.lines.values():
             if line.connected:
                 self._judge_misses(line, now)

@@ -11,7 +11,8 @@ event to the next is encoded in advance: the channel's head of the line once, th
 class) once for each read, since all events of one read share it.
 
 A channel that its feed has given up is **retired**: nothing comes of it, and it is listed no more. Its numbering is
-that of the session all the same: opened again it goes on with the next seq. Its number may be given to another channel
+that of the session all the same: opened again it goes on with the next seq, and one that was the account's stays so as
+long as anything of it may be kept. Its number may be given to another channel
 once nothing of it is kept anywhere; then its name, its next seq and the time of its last event are all that is
 remembered, of `NAMES` channels at most, those that are open included. A session has no more than that.
 
@@ -202,7 +203,8 @@ class Channels:
             message = f"the channel {name!r} is open already"
             raise ValueError(message)
         self._retired.remove(channel)
-        channel.retired, channel.feed, channel.account = False, feed, account
+        channel.retired, channel.feed = False, feed
+        channel.account = channel.account or account  # what was said for few stays for few: it is kept still
         return channel
 
     def _new(self, name: str, feed: str, *, account: bool, is_gone: Callable[[Channel], bool]) -> Channel:

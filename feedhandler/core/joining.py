@@ -138,6 +138,13 @@ class Joining(Admission):
             left_out.add(channel)
             self.outputs.append(Gap(channel, UNPROVEN, self._last_recv, held.recv))
 
+    def _leave_out_aside(self, line: Line) -> None:
+        """Leave what a line has put aside to a gap: the window has left its place behind."""
+        aside, line.aside = line.aside, []
+        left_out: set[str] = set()
+        for one in aside:
+            self._leave_out(one, left_out)
+
     def _before_join(self, line: Line, owing: Owing, held: Held, first: dict[str, int], now: float) -> None:
         """Judge an event from before the first that a joining line shares, which the window does not hold."""
         window = self.window
@@ -199,7 +206,7 @@ class Joining(Admission):
             self._delivered(line, owing, now)
         for one, place_ in zip(own, places, strict=True):
             if place_ == MISSING:
-                self._release_late(line, owing, one, in_order, now)
+                self._before_join(line, owing, one, {one.event.channel: in_order}, now)
 
     # Ghosts
 
@@ -230,17 +237,23 @@ class Joining(Admission):
         )
 
     def _lay(self, ghost: Line, now: float) -> None:
-        """Let a ghost go that shares nothing with the window: what has an identity is new, and late (rule R5)."""
+        """Let a ghost go that shares nothing with the window: what has an identity is new, and late (rule R5).
+
+        What the window has left behind since may have been released: that is a gap.
+        """
         self.ghosts.remove(ghost)
-        owing = Owing(self.window, self.window.head)
+        window = self.window
+        owing = Owing(window, window.head)
+        left_out: set[str] = set()
         for held in ghost.hold.events:
-            before = self._first_newer(held.event.channel, held.identity.time_ms)
-            if (
-                held.identity.distinct
-                and before is not None
-                and not self.window.find_from(held.payload, ghost.floor)
-            ):
+            channel = held.event.channel
+            before = self._first_newer(channel, held.identity.time_ms)
+            if not held.identity.distinct or before is None or window.find_from(held.payload, ghost.floor):
+                continue
+            if ghost.floor >= window.base or channel in window.channels[: before - window.base]:
                 self._release(ghost, owing, held.payload, held.event, now, held.recv, before=before)
+            else:
+                self._leave_out(held, left_out)
         self._note("ghost_forgotten", line=ghost.name, events=len(ghost.hold.events))
 
 

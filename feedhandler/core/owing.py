@@ -167,10 +167,12 @@ class Owing:
         elif position > self.position:
             self.early.add(position)
 
-    def forget(self, channel: str) -> None:
-        """Owe nothing of a channel any more."""
+    def forget(self, channel: str, end: int) -> None:
+        """Owe nothing of a channel any more that stands before a position."""
         window = self._window
         for position in list(self.owed_of(channel)):
+            if position >= end:
+                break
             if position in self.open:
                 self._close(position)
             else:
@@ -178,7 +180,7 @@ class Owing:
         self.passed = {
             position: since
             for position, since in self.passed.items()
-            if position >= window.base and window.channel(position) != channel
+            if position >= window.base and (position >= end or window.channel(position) != channel)
         }
 
     def take(self, position: int, now: float) -> None:

@@ -30,6 +30,7 @@ from feedhandler.core.health import CONNECTING
 from feedhandler.core.line import Line
 from feedhandler.core.merge import LATE
 from feedhandler.core.messages import Dialect, Event, Gap, Output, Release, Reply, Run, State
+from feedhandler.core.owing import Owing
 from feedhandler.core.trail import NO_FRAMES, Frames
 
 FEED_NOTES: Final = frozenset({"feed_state_changed", "line_state_changed", "failed_over"})
@@ -57,6 +58,8 @@ class Streams(Arbiter):
         self._stale: dict[str, set[str]] = {}
         self._shifts: dict[str, int] = {}
         self._first: dict[str, int] = {}
+        self._ended: dict[str, int] = {}
+        """Channels of dropped streams, and before which position nobody who joins owes anything of them."""
 
     @property
     def joining(self) -> frozenset[str]:
@@ -102,10 +105,15 @@ class Streams(Arbiter):
         self._stale.pop(stream, None)
         self._own.discard(stream)
         self._joiners.pop(stream, None)
-        channels = {channel for channel in self.window.newest if split(channel)[1] == stream}
+        lines = (*self.lines.values(), *self.ghosts)
+        kept = (held.event.channel for line in lines for held in (*line.hold.events, *line.aside))
+        known = (*self.window.newest, *self._shifts, *kept)
+        channels = {channel for channel in known if split(channel)[1] == stream}
+        self._ended = {name: end for name, end in self._ended.items() if end > self.window.base}
+        self._ended.update(dict.fromkeys(channels, self.window.head))
         for channel in channels:
             self._shifts.pop(channel, None)
-        for line in (*self.lines.values(), *self.ghosts):
+        for line in lines:
             self._forget(line, channels, now)
         window = self.window
         self._divergences.drop(
@@ -120,8 +128,15 @@ class Streams(Arbiter):
         aside, line.aside = line.aside, []
         if line.owing is not None:
             for channel in channels:
-                line.owing.forget(channel)
+                line.owing.forget(channel, self.window.head)
         self._rejudge(line, [held for held in aside if held.event.channel not in channels], now)
+
+    def _owing_at(self, position: int, matched: set[int], first: dict[str, int], now: float) -> Owing:
+        """Return what a line owes that joins: nothing of what was dropped."""
+        owing = super()._owing_at(position, matched, first, now)
+        for channel, end in self._ended.items():
+            owing.forget(channel, end)
+        return owing
 
     def dropped_everywhere(self, stream: str) -> None:
         """Hear that no line brings a dropped stream any more: there will be no stragglers."""

@@ -85,7 +85,8 @@ class Subscriptions:
 
     def carries(self, stream: str) -> bool:
         """Tell whether any line brings a stream, or may do so still."""
-        return any(stream in active for active in self._active.values())
+        asked = (one.streams for one in self._asked.values() if one.verb == SUBSCRIBE)
+        return any(stream in streams for streams in (*self._active.values(), *asked))
 
     def has(self, line: str, stream: str) -> bool:
         """Tell whether a line brings a stream."""
@@ -112,7 +113,10 @@ class Subscriptions:
         return request_id in self._asked
 
     def answer(self, line: str, reply: Reply) -> Outcome | None:
-        """Take a reply of a line; None where it answers nothing that was asked here."""
+        """Take a reply of a line; None where it answers nothing that was asked here.
+
+        Of streams that the line was asked about again by then the outcome does not speak.
+        """
         data = _read(reply.payload)
         request_id = reply.request_id if reply.request_id in self._asked else self._by_kind(line, reply, data)
         asked = self._asked.get(request_id)
@@ -127,7 +131,8 @@ class Subscriptions:
             before = self._active.get(line, frozenset())
             after = before | asked.streams if asked.verb == SUBSCRIBE else before - asked.streams
             self._active[line] = after
-        return Outcome(line, asked.verb, asked.streams, done)
+        again = [one.streams for one in self._asked.values() if one.line == line]
+        return Outcome(line, asked.verb, asked.streams.difference(*again), done)
 
     def _by_kind(self, line: str, reply: Reply, data: _Data) -> str:
         """Return the first request that a reply without an id may answer."""

@@ -421,7 +421,10 @@ class Feed:
         self._end_stragglers()
 
     def _end_stragglers(self) -> None:
-        for stream in self._given_up:
+        """Let a stream be gone that no line brings, nor one whose connection is still being opened with it."""
+        lines = (line for name, line in self._lines.items() if not self.arbiter.lines[name].connected)
+        coming = {stream for line in lines for stream in self._streams_of.get(line.opened, ())}
+        for stream in self._given_up - coming:
             if not self._subscriptions.carries(stream):
                 self.arbiter.dropped_everywhere(stream)
 
@@ -445,7 +448,9 @@ class Feed:
     def _hire_more(self) -> None:
         """Add a line for good."""
         assert self._nursery is not None
-        free = next(name for name in LINE_NAMES if name not in self._lines)
+        free = next((name for name in LINE_NAMES if name not in self._lines), None)
+        if free is None:
+            return  # too many are still saying goodbye
         self._around.means.gate.claim(self.market)
         line = self._lines[free] = self._line(free, crc32(self.label.encode()) + LINE_NAMES.index(free))
         self.arbiter.add_line(free, trio.current_time())
@@ -547,6 +552,7 @@ class Feed:
             self.arbiter.subscribed(stream, line, now, wall_ns)
         self._carry_out(now, wall_ns)
         self._subscribe(line)
+        self._end_stragglers()
         self.recovery.line_up(now)
         self._recover([])
 
@@ -759,6 +765,8 @@ class Feed:
             return None
         own = channel.feed == self.label
         self._channels[name] = channel if own or stream == OTHER else None
+        if self._channels[name] is None:
+            self._around.outlet.give_up(channel, self.label)  # it is not left to who makes nothing of it
         if own and stream == PUBLIC_BOOK:
             self._around.outlet.offer_book(channel, partial(self.recovery.image, name))
         return self._channels[name]

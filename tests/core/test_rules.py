@@ -662,3 +662,88 @@ def test_what_is_settled_still_tells_who_owes_a_late_event() -> None:
         world.deliver(name)
     assert world.output.count(b"tx") == 1
     assert world.late == [b"tx"]
+
+
+def test_what_a_line_far_behind_had_put_aside_from_before_the_window_is_no_news() -> None:
+    """A line that the window has left behind brings, message by message, what was released and is there no more."""
+    world = World(2, bounds=Bounds(window_events=16))
+    world.connect("a", "b")
+    world.emit(b"t1", b"b2", b"t3", *(b"%s%d" % (b"tb"[i % 2 : i % 2 + 1], 10 + i) for i in range(14)))
+    world.deliver("a")
+    world.wait(0.1)
+    assert world.arbiter.window.payloads[0] == b"b2"
+    assert world.arbiter.lines["b"].owing is None
+    world.deliver("b", each=True)
+    world.emit(b"t30", b"b30")
+    world.deliver_all()
+    world.assert_exact()
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_what_is_put_aside_where_the_window_has_left_it_behind_is_a_gap(*, dies: bool) -> None:
+    """(5, 11) A burst outruns a line or its ghost that waits for proof in another channel: that is marked, no bug."""
+    world = World(2, bounds=Bounds(window_events=16))
+    world.connect("a")
+    world.emit(b"b1", b"t1")
+    world.deliver_all()
+    world.wait(1)
+    world.connect("b")
+    world.emit(b"b2", b"b3")
+    world.emit(b"t3", lost_on="a")
+    world.emit(b"b4")
+    world.deliver("a")
+    world.deliver("b", each=True)
+    assert [held.payload for held in world.arbiter.lines["b"].aside] == [b"t3", b"b4"]
+    if dies:
+        world.kill("b")
+    for number in range(5, 60):
+        world.emit(b"b%d" % number)
+    world.deliver("a")
+    world.wait(15)
+    assert world.arbiter.ghosts == []
+    assert b"t3" in world.output or ("M/t", "unproven") in [(gap.channel, gap.reason) for gap in world.gaps]
+    assert [one for one in world.output if one[:1] == b"b"] == [b"b%d" % number for number in range(1, 60)]
+
+
+def test_what_a_line_has_yet_to_bring_from_before_a_gap_is_no_news_behind_it() -> None:
+    """(9) Lines interleave differently: one comes to the gap in one channel, then to what is older in another."""
+    world = World(3)
+    world.connect("a", "b")
+    for number in range(3):
+        world.emit(b"b%d" % number, b"t%d" % number, ahead=(0, number % 2))
+        world.deliver_all()
+    world.wait(6)
+    world.emit(*(b"t%d" % number for number in range(10, 20)))
+    world.deliver("a")
+    world.wait(5)
+    assert not world.arbiter.lines["b"].up
+    world.kill("a")
+    world.connect("c")
+    world.emit(b"b30", b"b31", ahead=(0, 20))
+    world.deliver("c")
+    world.wait(6)
+    assert [gap.reason for gap in world.gaps] == ["unproven"]
+    world.emit(b"b32", b"t33")
+    world.deliver("c")
+    world.deliver("b", each=True)
+    world.emit(b"b34", b"t35")
+    world.deliver_all()
+    world.wait(12)
+    world.assert_complete_and_marked()
+
+
+def test_what_a_ghost_holds_from_before_the_window_is_not_released_again() -> None:
+    """(5) What it held came out, and the window has left it behind since: nothing says that it is new."""
+    world = World(3, bounds=Bounds(window_events=16))
+    world.connect("a", "b", "c")
+    world.receive("a", b"t1")
+    world.receive("c", b"b3")
+    world.receive("b", b"b3", b"t1", b"t4")
+    world.kill("a")
+    world.kill("c")
+    assert world.output == [b"t1", b"b3", b"t4"]
+    for number in range(5, 60):
+        world.receive("b", b"b%d" % number)
+    world.wait(15)
+    assert world.output.count(b"b3") == 1
+    assert world.arbiter.ghosts == []

@@ -500,6 +500,44 @@ def test_a_dropped_stream_is_owed_by_nobody() -> None:
     assert world.orders == []
 
 
+def test_what_was_kept_of_a_dropped_stream_is_given_up() -> None:
+    """What only a witness holds of it, nothing of it being released yet, is never judged, and holds nothing up."""
+    world = aligned(2, "bc")
+    world.kill("b")
+    world.connect("b")
+    world.emit(b"c10", b"b10", b"c11", b"b11")
+    world.deliver("b")
+    world.drop_stream("c")
+    for number in range(12, 42):
+        world.emit(b"b%d" % number)
+        world.deliver_all()
+        world.wait(0.5)
+    assert world.arbiter.lines["b"].placed
+    assert world.truth("c")[0] not in world.output
+    assert payloads(world.of("b"))[-32:] == world.truth("b")[-32:]
+    assert world.arbiter.lines["a"].owing.count == 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("reads", [1, 4])
+def test_who_joins_after_a_drop_does_not_owe_what_was_dropped(reads: int) -> None:
+    """What the window still has of a dropped stream is owed by nobody, and holds up no line that joins."""
+    world = aligned(2)
+    world.connect(world.add())
+    world.emit(b"b11", b"t12", b"t13", b"b14")
+    world.deliver("a")
+    world.deliver("b", reads)
+    world.drop_stream("t")
+    for number in range(15, 45):
+        world.emit(b"b%d" % number)
+        world.deliver_all()
+        world.wait(0.5)
+    for line in world.arbiter.lines.values():
+        assert line.up
+        assert line.owing.count == 0  # type: ignore[union-attr]
+        assert line.owing.passed == {}  # type: ignore[union-attr]
+    assert payloads(world.of("b")) == world.truth("b")
+
+
 def test_a_dropped_stream_may_come_again() -> None:
     """Dropped and added again, on top of what the window still has of it: one run of the truth each time."""
     world = aligned(2)

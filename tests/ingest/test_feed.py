@@ -10,7 +10,7 @@ import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from feedhandler.config import Bounds, Health, Recovery
+from feedhandler.config import Bounds, Health, Publish, Recovery
 from feedhandler.core.arbiter import Quarantine, Restart
 from feedhandler.core.channels import Channel
 from feedhandler.core.notes import Note
@@ -21,6 +21,8 @@ from feedhandler.ingest.connect import tls_context
 from feedhandler.ingest.feed import REST_S, RETRY_S, TICK_S, Feed, Surroundings
 from feedhandler.ingest.gate import Gate
 from feedhandler.ingest.line import Means
+from feedhandler.publish.outlet import Outlet
+from feedhandler.publish.server import Publisher
 
 BOOK, TRADES, OTHER = "BTC-USD/publicOrderBook", "BTC-USD/publicTrades", "BTC-USD/other"
 STREAMS = ("publicTrades", "publicOrderBook")
@@ -575,3 +577,110 @@ async def test_orders_are_obeyed(bench: Bench, restarts: list[tuple[str, str, fl
     assert bench.named("line_restarted") == [{"feed": "BTC-USD", "line": "a", "reason": "stalled"}]
     assert bench.named("line_quarantined") == [{"feed": "BTC-USD", "line": "b"}]
     assert feed.arbiter.orders == []
+
+
+def asks(feed: Feed, line: str) -> list[tuple[str, str]]:
+    """Keep what a line is asked from now on, as its verb and id."""
+    asked: list[tuple[str, str]] = []
+
+    def send(text: str) -> bool:
+        request = msgspec.json.decode(text)
+        asked.append((request["message"], request["content"].get("clientRequestId", "")))
+        return True
+
+    feed.lines[line].send = send  # type: ignore[method-assign]
+    return asked
+
+
+def answer(verb: str, request_id: str) -> bytes:
+    """Return the reply to a request to subscribe or unsubscribe."""
+    return b'{"resultType":"%bd","data":{"clientRequestId":"%b"}}' % (verb.encode(), request_id.encode())
+
+
+async def test_a_stream_that_was_dropped_in_between_begins_with_its_last_subscription(bench: Bench) -> None:
+    """Added, dropped and added again before the first answer: what the first subscription brings is left out."""
+    feed = bench.feed(streams=("publicOrderBook",), lines=1)
+    asked = asks(feed, "a")
+    connect(feed, "a")
+    feed.received("a", [delta(1)])
+    feed.change(STREAMS, 1)
+    feed.change(("publicOrderBook",), 1)
+    feed.change(STREAMS, 1)
+    requests = [one for one in asked if "subscribe" in one[0]]
+    assert [verb for verb, _ in requests] == ["subscribe", "unsubscribe", "subscribe"]
+    first, leave, last = (answer(verb, request_id) for verb, request_id in requests)
+    feed.received("a", [first])
+    feed.received("a", [trade(1)])
+    feed.received("a", [leave])
+    assert bench.shop.of("event") == []
+    feed.received("a", [last])
+    feed.received("a", [trade(5)])
+    assert [record[2] for record in bench.shop.of("event")] == [trade(5)]
+    assert [note["channel"] for note in bench.named("straggler_left_out")] == [TRADES]
+
+
+async def test_a_stream_is_dropped_as_long_as_a_subscription_to_it_is_under_way(bench: Bench) -> None:
+    """Dropped before the subscription is answered: what it brings in the end is owed by no line."""
+    feed = bench.feed(streams=("publicOrderBook",))
+    asked = [asks(feed, "a"), asks(feed, "b")]
+    connect(feed, "a", "b")
+    feed.change(STREAMS, 2)
+    feed.change(("publicOrderBook",), 2)
+    (first_a, leave_a), (first_b, _) = ([one for one in each if "subscribe" in one[0]] for each in asked)
+    feed.received("a", [answer(*first_a)])
+    feed.received("a", [answer(*leave_a)])
+    feed.received("b", [answer(*first_b)])
+    feed.received("b", [trade(1)])
+    assert feed.arbiter.window.head == 0
+    assert [note["channel"] for note in bench.named("straggler_left_out")] == [TRADES]
+
+
+async def test_a_stream_is_dropped_as_long_as_a_connection_with_it_is_being_opened(bench: Bench) -> None:
+    """The other lines have left it by then: what the new connection brings of it is owed by no line."""
+    feed = bench.feed()
+    asked = asks(feed, "a")
+    connect(feed, "a")
+    feed.connecting("b")
+    feed.change(("publicOrderBook",), 2)
+    (leave,) = [one for one in asked if "subscribe" in one[0]]
+    feed.received("a", [answer(*leave)])
+    feed.connected("b")
+    feed.received("b", [trade(1)])
+    assert feed.arbiter.window.head == 0
+    assert [note["channel"] for note in bench.named("straggler_left_out")] == [TRADES]
+
+
+async def test_lines_that_are_still_leaving_leave_no_letter_for_more(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Changed again and again while the exchange answers no goodbye: further lines come when there is a letter."""
+    feed = bench.feed(lines=1)
+
+    async def keep(_: object) -> None:
+        await trio.sleep_forever()
+
+    feed._keep = keep  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(feed.run)
+        await trio.sleep(0.1)
+        for count in (8, 1, 7, 1, 7):
+            feed.change(STREAMS, count)
+            for _ in range(10):
+                await trio.sleep(TICK_S)
+                feed.tick()
+        assert len(feed.lines) == len(feed_module.LINE_NAMES)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_channel_is_not_left_to_a_feed_that_makes_nothing_of_it(bench: Bench) -> None:
+    """What another feed has brought of a channel, and left out, does not keep that open when its own feed goes."""
+    publisher = Publisher(
+        Publish(), bench.means.bounds, session="session", clock=lambda: 1, notify=bench.notes.append
+    )
+    bench.shop = Outlet(publisher)  # type: ignore[assignment]
+    own, other = bench.feed(), bench.feed("ETH-USD")
+    connect(other, "a")
+    other.received("a", [trade(1)])
+    assert [note["channel"] for note in bench.named("foreign_event")] == [TRADES]
+    own.retire()
+    assert sorted(one.name for one in publisher.channels() if one.retired) == [BOOK, TRADES]

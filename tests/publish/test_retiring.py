@@ -174,6 +174,27 @@ def test_no_hole_is_without_a_record(script: list[tuple[str, int, int]]) -> None
             assert seqs == sorted(set(seqs))
 
 
+def test_what_the_account_has_said_in_a_channel_stays_its_own() -> None:
+    """Opened again by a feed that everybody may read, a channel of the account gives nobody what it held before."""
+    house = House()
+    publisher = house.publisher
+    secret = publisher.channel("o/other", feed="account", account=True)
+    assert secret is not None
+    publisher.publish(secret, "a", 3, b'{"secret":1}', "unknown")
+    publisher.retire(secret, 5)
+    again = publisher.channel("o/other", feed="f", account=False)
+    assert again is not None
+    publisher.publish(again, "a", 3, b'{"public":1}', "unknown")
+    request = parse(
+        b'{"op":"subscribe","channels":["o/*"],"resume":{"session":"session","seq":{"o/other":0}}}\n'
+    )
+    assert isinstance(request, Request)
+    for account in (False, True):
+        stream = subscribe(publisher._shelf, request, account=account)
+        assert isinstance(stream, Stream)
+        assert (b"secret" in stream.subscription.take(1_000_000)) == account
+
+
 def test_a_number_is_given_again_and_a_name_is_remembered() -> None:
     """(8) A thousand channels that come and go take as many numbers as are kept; one that comes again goes on."""
     house = House(("m/a",))
