@@ -132,7 +132,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _ctl(args: argparse.Namespace) -> int:
     socket = args.socket or load(args.config, environ=os.environ).publish.socket
-    return control.run(args, socket)
+    return control.run(args, socket, observation.show_state)
 
 
 def _complain(group: BaseExceptionGroup[FeedHandlerError]) -> None:

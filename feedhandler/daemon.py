@@ -34,6 +34,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
+import msgspec
 import trio
 
 from feedhandler import __version__
@@ -72,6 +73,7 @@ from feedhandler.observe.incidents import Incidents
 from feedhandler.observe.progress import Progress
 from feedhandler.observe.service import Observation
 from feedhandler.observe.sight import Log, Sight
+from feedhandler.observe.status import StatusMaker
 from feedhandler.observe.systemd import Systemd, fan_out
 from feedhandler.publish.outlet import Outlet
 from feedhandler.publish.server import Publisher
@@ -224,7 +226,13 @@ class Daemon:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until `stop`; started when the socket listens."""
-        commands = Commands(self.fleet, status=self.status, reload=self.reload, drain=self.stop)
+        commands = Commands(
+            self.fleet,
+            status=self.status,
+            reload=self.reload,
+            drain=self.stop,
+            is_ending=lambda: self._service.cancel_called,
+        )
         async with trio.open_nursery() as nursery:
             await nursery.start(self.publisher.serve)
             await nursery.start(self.observation.run)
@@ -249,13 +257,9 @@ class Daemon:
         self._stopped_s = trio.current_time()
         self._service.cancel()
 
-    async def status(self) -> dict[str, object]:
-        """Return what runs, for operators."""
-        await trio.lowlevel.checkpoint()
-        return {
-            "session": self.publisher.session,
-            "feeds": [feed.status() for feed in self.feeds.values()],
-        }
+    async def status(self) -> msgspec.Raw:
+        """Return the state of everything, for operators: what ``/status`` answers."""
+        return msgspec.Raw(await StatusMaker(self.observation.sight).document())
 
     # The configuration
 

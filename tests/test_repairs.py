@@ -106,8 +106,9 @@ async def test_books_survive_a_thousand_reconnects(tmp_path: Path, autojump_cloc
         await stage.talk_until(stage.all_up)
         await trio.sleep(2)
         shapes = stage.follow_book().shapes
+        late = [one for one in stage.reading.of("snapshot", BOOK) if one["reason"] == "late"]
         assert shapes.count("gap") > 100
-        assert shapes.count("snapshot") == shapes.count("gap") + 1
+        assert shapes.count("snapshot") - len(late) == shapes.count("gap") + 1
         assert ("gap", "events") not in pairwise(shapes)
         assert {event.get("class", "") for event in stage.reading.of("event")} <= {"", "late", "backfilled"}
         assert stage.named("book_failed") == []

@@ -524,6 +524,23 @@ async def test_markets_come_and_vanish_under_load(tmp_path: Path, autojump_clock
         nursery.cancel_scope.cancel()
 
 
+async def test_a_change_to_all_that_is_listed_touches_no_feed_that_runs(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """(3) A feed goes on while the list is asked for, however long; what the list lacks goes when it has come."""
+    async with staged(tmp_path, markets=(BTC, ETH), feeds=(Feed(markets=(BTC, SOL)),), wait=False) as stage:
+        await stage.until(lambda: len(stage.exchange.connections(BTC)) == 2)
+        await stage.talk(10)
+        before = stage.daemon.feeds[BTC]
+        await reload(stage, autojump_clock, feeds=(Feed(),))
+        assert set(stage.daemon.feeds) == {BTC, SOL}
+        await stage.until(lambda: set(stage.daemon.feeds) == {BTC, ETH})
+        await stage.talk(2)
+        await settle(stage)
+        assert stage.daemon.feeds[BTC] is before
+        assert_untouched(stage)
+
+
 async def test_limits_hold_for_markets_that_come(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A market too many waits until another one vanishes; that it is left out is said once."""
     listings = Listings((BTC, ETH), (BTC, ETH, SOL), (BTC, ETH, SOL), (BTC, SOL))

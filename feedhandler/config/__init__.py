@@ -37,11 +37,12 @@ from feedhandler.config.model import (
 from feedhandler.config.planning import Plan, describe, plan
 from feedhandler.config.readers import is_market
 from feedhandler.config.rendering import render
-from feedhandler.config.rules import is_tight
+from feedhandler.config.rules import CONTROL, is_tight
 
 __all__ = [
     "ACCOUNT_STREAMS",
     "ALL",
+    "CONTROL",
     "LISTED",
     "STREAMS",
     "Bounds",

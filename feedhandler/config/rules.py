@@ -23,6 +23,9 @@ from feedhandler.config.readers import is_loopback, split_url
 EVERY = frozenset({ALL, LISTED})
 """The entries of ``markets`` that stand for every market."""
 
+CONTROL = "control.sock"
+"""The file name of the control socket, beside the feed's."""
+
 
 def broken_rules(config: Config) -> Iterator[str]:
     """Give one line for each rule that the configuration breaks."""
@@ -31,7 +34,7 @@ def broken_rules(config: Config) -> Iterator[str]:
     yield from _overlaps(config.feeds)
     yield from _lines(config)
     yield from _backoff(config.bounds)
-    yield from _consumer(config.publish, config.bounds)
+    yield from _publish(config.publish, config.bounds)
 
 
 def is_tight(publish: Publish, bounds: Bounds) -> bool:
@@ -174,7 +177,9 @@ def _backoff(bounds: Bounds) -> Iterator[str]:
         )
 
 
-def _consumer(publish: Publish, bounds: Bounds) -> Iterator[str]:
+def _publish(publish: Publish, bounds: Bounds) -> Iterator[str]:
+    if publish.socket and publish.socket.name == CONTROL:
+        yield f"publish.socket: {CONTROL} is the name of the control socket beside it"
     path, limit = "publish.consumer_mib", publish.consumer_mib
     if limit > publish.backlog_mib > 0:
         yield f"{path}: expected at most {publish.backlog_mib} (publish.backlog_mib), got {limit}"

@@ -8,15 +8,15 @@ import argparse
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from feedhandler.config import CONTROL
 from feedhandler.control.requests import Op, Request
 from feedhandler.control.server import control_path
-from feedhandler.core.notes import Value
 from feedhandler.errors import OperationalError
 
 PATIENCE_S: Final = 30.0
@@ -31,7 +31,7 @@ LASTS: Final = (
 )
 
 COMMANDS: Final[dict[Op, tuple[str, tuple[str, ...]]]] = {
-    "list": ("show feeds, lines and channels", ()),
+    "list": ("show the state of everything, as `feedhandler status` does", ()),
     "restart": ("have one line replaced, or tried at once where it is not connected", ("feed", "line")),
     "rotate": ("have all lines of a feed replaced, one after the other", ("feed",)),
     "pause": ("let a line be without a connection until it is resumed", ("feed", "line")),
@@ -61,7 +61,7 @@ MEANINGS: Final = {
 
 class _Reply(msgspec.Struct):
     ok: bool
-    result: object = None
+    result: msgspec.Raw = msgspec.Raw(b"null")
     error: str = ""
 
 
@@ -88,15 +88,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             one.add_argument("--section", dest="feed", default="", metavar="NAME", help=help_)
 
 
-def run(args: argparse.Namespace, feed_socket: Path) -> int:
-    """Ask the daemon whose feed or control socket is given; return the exit code."""
-    path = (
-        args.socket
-        if args.socket is not None and args.socket.name == "control.sock"
-        else control_path(feed_socket)
-    )
+def run(args: argparse.Namespace, feed_socket: Path, show_state: Callable[[str, bytes], None]) -> int:
+    """Ask the daemon whose feed or control socket is given; return the exit code.
+
+    ``show_state`` shows the answer to ``list``, and from where it is.
+    """
+    is_control = feed_socket.name == CONTROL
+    path = feed_socket if is_control else control_path(feed_socket)
     names = {name: getattr(args, name, "") for name in ("feed", "line", "stream", "market")}
-    line = ask(path, Request(args.op, **names))
+    line = ask(path, Request(args.op, **names, socket="" if is_control else feed_socket.name))
     reply = _read(path, line)
     if args.json:
         _say(line.decode().rstrip("\n"))
@@ -104,8 +104,10 @@ def run(args: argparse.Namespace, feed_socket: Path) -> int:
     if not reply.ok:
         print(f"feedhandler: {_printable(reply.error)}", file=sys.stderr)  # noqa: T201 - a command speaks
         return 1
-    for text in _shown(reply.result):
-        _say(_printable(text))
+    if args.op == "list":
+        show_state(str(path), bytes(reply.result))
+    else:
+        _say(_printable(str(msgspec.json.decode(reply.result))))
     return 0
 
 
@@ -140,35 +142,6 @@ def _read(path: Path, line: bytes) -> _Reply:
         return msgspec.json.decode(line, type=_Reply)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise OperationalError(f"{path}: the daemon ended without an answer") from error
-
-
-def _shown(result: object) -> Iterator[str]:
-    """Give what was answered as lines for people: a sentence, or tables by indentation."""
-    if not isinstance(result, dict):
-        yield str(result)
-        return
-    for key, value in result.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            for one in value:
-                yield from _block(one)
-        else:
-            yield f"{key}: {_flat(value)}"
-
-
-def _block(fields: dict[str, object]) -> Iterator[str]:
-    """Give one thing of a list: its first field leads."""
-    (first, name), *rest = fields.items()
-    yield f"{first} {name}"
-    for key, value in rest:
-        yield f"  {key}: {_flat(value)}"
-
-
-def _flat(value: object) -> Value:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_flat(one)}" for key, one in value.items())
-    if isinstance(value, list):
-        return ", ".join(str(_flat(one)) for one in value)
-    return value if isinstance(value, str | int | float) else str(value)
 
 
 def _printable(text: str) -> str:

@@ -27,11 +27,13 @@ class Commands:
         status: Callable[[], Awaitable[object]],
         reload: Callable[[], Awaitable[Answer]],
         drain: Callable[[], None],
+        is_ending: Callable[[], bool],
     ) -> None:
         self._fleet = fleet
         self._status = status
         self._reload = reload
         self._drain = drain
+        self._is_ending = is_ending
         self._of_lines: dict[str, tuple[Callable[[Feed, str], None], str]] = {
             "restart": (lambda feed, line: feed.restart(line), "line {line} of {feed} is being replaced"),
             "pause": (lambda feed, line: feed.pause(line), "line {line} of {feed} is paused"),
@@ -39,7 +41,9 @@ class Commands:
         }
 
     async def execute(self, request: Request) -> Answer:
-        """Carry out a request."""
+        """Carry out a request; what ends has no feeds to change any more."""
+        if self._is_ending() and request.op not in {"list", "drain"}:
+            return Refusal("draining", "the daemon is about to end")
         match request.op:
             case "list":
                 return Done(await self._status())

@@ -7,6 +7,9 @@
 What has not changed is not touched: the same feed object, the same connections, the same seqs. What ctl has changed
 holds until the configuration is read again.
 
+Until the exchange has told its markets, those of the feeds that run are taken for them: who changes the markets to all
+that are listed loses none meanwhile.
+
 Everything here is done at once and without waiting; a feed carries out in its own time what its lines have to do.
 """
 
@@ -78,15 +81,21 @@ class Fleet:
 
     def _allowed(self) -> tuple[str, ...]:
         """Return the listed markets that the limits allow lines for."""
-        if not any(LISTED in feed.markets for feed in self._config.feeds):
+        all_of = [feed for feed in self._config.feeds if LISTED in feed.markets]
+        if not all_of:
             return ()
-        count = len(self._listed)
+        listed = self._listed or tuple(
+            now.market
+            for label, now in self._running.items()
+            if any(feed.label(now.market) == label for feed in all_of)
+        )
+        count = len(listed)
         most = bisect_left(range(1, count + 1), True, key=self._is_above_limits)
         limit = plan(self._config, count).above_limits[0] if most < count else ""
         if limit != self._left_out and limit:
             self._notify(note("markets_left_out", markets=count - most, limit=limit))
         self._left_out = limit
-        return self._listed[:most]
+        return listed[:most]
 
     def _is_above_limits(self, markets: int) -> bool:
         return bool(plan(self._config, markets).above_limits)

@@ -29,6 +29,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     line: Name = ""
     stream: Name = ""
     market: Name = ""
+    socket: Name = ""
+    """The file name of the feed socket of the daemon that is meant; empty: whichever is asked."""
 
 
 class Refusal(NamedTuple):

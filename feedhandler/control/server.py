@@ -9,7 +9,8 @@ Whoever connects is hostile until parsed. Bounds: `CLIENTS` at a time (one more 
 itself ever waits for that client; an answer is written by its own task.
 
 The socket file is that of `publish.endpoint`: one daemon at a path, what a killed one left behind is replaced. A daemon
-that cannot have it goes on without it, and says so: what the socket is for can wait, the stream cannot.
+that cannot have it goes on without it, and says so: what the socket is for can wait, the stream cannot. So of two
+daemons with their sockets in one folder the first has it; a request that names the other's is refused.
 """
 
 import os
@@ -22,13 +23,12 @@ from typing import Final
 import msgspec
 import trio
 
-from feedhandler.config import Publish
+from feedhandler.config import CONTROL, Publish
 from feedhandler.control.requests import Answer, Refusal, Request, parse, render
 from feedhandler.core.notes import Notify, note
 from feedhandler.errors import OperationalError
 from feedhandler.publish.endpoint import Peer, listening, peer_of
 
-NAME: Final = "control.sock"
 CLIENTS: Final = 16
 """Connected at once; further ones are refused."""
 REQUEST_BYTES: Final = 65_536
@@ -45,7 +45,7 @@ Execute = Callable[[Request], Awaitable[Answer]]
 
 def control_path(feed_socket: Path) -> Path:
     """Return where the control socket of a daemon is."""
-    return feed_socket.parent / NAME
+    return feed_socket.parent / CONTROL
 
 
 async def serve(
@@ -66,13 +66,14 @@ async def serve(
             return
         task_status.started()
         async with trio.open_nursery() as nursery:
-            await _Server(execute, notify).accept(listener, nursery)
+            await _Server(settings.socket.name, execute, notify).accept(listener, nursery)
 
 
 class _Server:
     """The conversations with the clients."""
 
-    def __init__(self, execute: Execute, notify: Notify) -> None:
+    def __init__(self, feed_socket: str, execute: Execute, notify: Notify) -> None:
+        self._feed_socket = feed_socket
         self._execute = execute
         self._notify = notify
         self._clients = 0
@@ -132,6 +133,10 @@ class _Server:
         request = parse(line)
         if isinstance(request, Refusal):
             return request
+        if request.socket not in {"", self._feed_socket}:
+            return Refusal(
+                "other_daemon", f"the daemon here serves {self._feed_socket}, not {request.socket}"
+            )
         answer = await self._execute(request)
         outcome = answer.code if isinstance(answer, Refusal) else "done"
         named = " ".join(filter(None, (request.feed, request.line, request.stream, request.market)))

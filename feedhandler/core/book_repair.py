@@ -8,6 +8,9 @@ after the first p held events if each level that these set last stands so in it.
 the events between the true moment and p have set stands in the snapshot, and the rest did not change, so it is the
 book after p. What goes out is the snapshot and the held events behind it.
 
+What comes late and belongs before the first held event is from the gap, and that may hide more of its levels behind it.
+It is no evidence and has no place among what is held: whatever is from behind the gap knows it.
+
 A snapshot from before the hold fits after none of its events, or by accident after a few, and would hide what the gap
 has hidden. So it has to show that it is **young** enough. As long as a current source can be hoped for, it knows every
 event that was held for `KNOWN_AFTER_S` when it was asked for. Its time, where it tells one, is after the first held
@@ -84,7 +87,7 @@ class _Candidate(NamedTuple):
 
 
 class Entry:
-    """One held event: when it came, and its time; ``in_place`` unless it is late and from before the hold."""
+    """One held event: when it came, and its time; ``in_place`` unless it is late and from before all others."""
 
     __slots__ = ("at", "in_place", "levels", "release", "time_ms")
 
@@ -143,9 +146,10 @@ class BookRepair:
         return drop
 
     def _place(self, before: int) -> int:
-        """Return where a late event belongs: before the one of that position, or at the end."""
-        places = (index for index, entry in enumerate(self.entries) if entry.release.position == before)
-        return next(places, len(self.entries))
+        """Return where a late event belongs: between the one of that position and another, or at the end."""
+        entries = self.entries
+        index = next((i for i, entry in enumerate(entries) if entry.release.position == before), 0)
+        return index if any(entry.in_place for entry in entries[:index]) else len(entries)
 
     def put_by(self, image: BookImage, asked_at: float, now: float) -> None:
         """Put a snapshot by that was asked for at ``asked_at``."""

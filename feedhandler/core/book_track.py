@@ -81,6 +81,7 @@ class BookTrack:
         self._settled_bytes = 0
         self._waiting_bytes = 0
         self._whole_from = 0
+        self._first: int | None = None  # once it is no longer in memory
 
     def __repr__(self) -> str:
         state = "damaged" if self._damaged else "sound"
@@ -143,6 +144,7 @@ class BookTrack:
             return False
         self._book = Book(levels)
         self._start = position
+        self._first = None
         self._damaged = False
         self._applied = bisect_right(self._positions, position)
         self._settled_bytes = _size(self._payloads[: self._applied])
@@ -176,6 +178,14 @@ class BookTrack:
     def newest(self) -> int:
         """The position after which the book is as it is; -1 where nothing came."""
         return max(self._start, self._positions[-1]) if self._positions else self._start
+
+    @property
+    def first(self) -> int | None:
+        """The position of the first delta behind the snapshot; None where none came."""
+        if self._first is not None:
+            return self._first
+        index = bisect_right(self._positions, self._start)
+        return self._positions[index] if index < len(self._positions) else None
 
     def deltas(self, after: int, to: int) -> Sequence[bytes] | None:
         """Return the deltas behind the position ``after`` up to ``to``; None where memory reaches back less."""
@@ -269,6 +279,7 @@ class BookTrack:
         if self._book is not None:
             drop = min(drop, self._applied)
         if drop:
+            self._first = self.first
             self._whole_from = max(self._whole_from, self._positions[drop - 1] + 1)
             self._drop(drop)
 

@@ -7,7 +7,9 @@ snapshot, and the held events behind it. A book without levels, or one whose bid
 `DOUBTFUL_REPLIES` in a row say so.
 
 **Live**: events pass, and the book follows them lazily (`book_track`). Late deltas are folded in, and followed by the
-book that comes of it (R3), once for all that come together.
+book that comes of it (R3), once for all that come together. One that belongs before the first delta behind a snapshot
+is from what the snapshot has put right: it is in there, with whatever else nobody has seen, and changes nothing. Only
+if it is younger than the snapshot, by the exchange's times, a line has dropped it behind that.
 
 An audit (`audit`) proves the book at its interval, at once where nobody has anything to say, and soon after a repair.
 Where it fails that is a gap, and syncing again. An audit that fails again and again says more about itself than about
@@ -100,6 +102,7 @@ class BookKeeper:
         self._notify = notify
         self._pulse = pulse
         self._gap: Gap | None = None
+        self._image_ms: int | None = None
         self._began_ms: int | None = None
         self._newest: Release | None = None
         self._repair: BookRepair | None = BookRepair(desk, bounds, None, None, 0.0)
@@ -158,9 +161,24 @@ class BookKeeper:
             self.follow(release)
             return (*before, release)
         self._audit = None  # its base is not what it was taken for
-        self.track.insert_late(release.payload, release.before)
+        self._fold(release)
         self.passing = False
         return (release,)
+
+    def _fold(self, late: Release) -> None:
+        """Put a late delta at its place in the book, unless the book has begun behind it."""
+        first = self.track.first
+        if (first is not None and late.before > first) or self._is_younger(late):
+            self._insert(late)
+
+    def _insert(self, late: Release) -> None:
+        self.track.insert_late(late.payload, late.before)
+        self._image = None
+
+    def _is_younger(self, late: Release) -> bool:
+        """Tell whether a late delta is younger than the snapshot that the book has begun with, as far as times tell."""
+        time_ms = self._desk.time_ms(late.payload)
+        return time_ms is not None and self._image_ms is not None and time_ms > self._image_ms
 
     def flush(self) -> list[Output]:
         """Return the book that is owed after late deltas, if any is."""
@@ -283,7 +301,8 @@ class BookKeeper:
         self.track.reset(image.levels, entries[0].release.position - 1 if entries else head)
         marks: list[Output] = [self._gap] if self._gap else []
         snapshot = Snapshot(self.channel, self._desk.write(Book(image.levels)), self.reason)
-        self._repair, self._gap, self._began_ms = None, None, image.ts
+        self._repair, self._gap = None, None
+        self._image_ms = self._began_ms = image.ts
         self.passing = True
         self.attempts = 0
         self._audit_due = now + self.settings.verify_s if self.settings.audit_s else float("inf")
@@ -308,9 +327,10 @@ class BookKeeper:
         if release.kind != LATE:
             self.track.append(release.position, release.payload)
             return [*owed, release] if published else []
-        self.track.insert_late(release.payload, release.before)
         if entry.in_place:
+            self._insert(release)
             return [*owed, msgspec.structs.replace(release, kind="")] if published else []
+        self._fold(release)
         self.passing = False
         return [*owed, release]
 

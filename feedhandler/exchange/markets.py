@@ -27,8 +27,9 @@ TIMEOUT_S: Final = 10.0
 NAME_MAX_CHARS: Final = 64
 DEPTH_MAX: Final = 4
 """How deep a list of markets is looked for."""
-MARKETS_MAX: Final = 10_000
-"""Markets that are taken; further ones are left out."""
+MARKETS_MAX: Final = 1000
+"""Markets that are taken; further ones are left out. To open a feed for each of these holds up the others for a
+moment, and for ten times as many for seconds."""
 
 MISSING_ANSWERS: Final = 3
 """Good answers in a row in which a market is missing before it has vanished."""

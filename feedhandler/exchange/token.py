@@ -15,6 +15,7 @@
 - A token's life counts from the moment of asking. It is not handed out within its margin, which is a quarter of its
   life at most, so that short-lived tokens work as well. `TokenSource.run` renews it one margin earlier, in the
   background: an endpoint that fails for so long costs nobody anything.
+- A ``Retry-After`` is kept to whatever the status, up to an hour; only another key is tried before.
 - At most ``REQUESTS_PER_MINUTE`` in any minute, wherever the exchange's begin: it counts a request at some moment
   between our decision and its end, so each counts until ``WINDOW_S`` after its end. Failures count, too, and a changed
   configuration changes nothing of it.
@@ -39,7 +40,7 @@ import msgspec
 import trio
 
 from feedhandler.config import Credentials
-from feedhandler.core.backoff import Backoff
+from feedhandler.core.backoff import RETRY_AFTER_MAX_S, Backoff
 from feedhandler.core.notes import Notify, note
 from feedhandler.errors import ConfigError, ConnectionFailed, TokenRefused
 from feedhandler.exchange.web import Answer, Secret, ask
@@ -370,7 +371,7 @@ class TokenSource:
     def _remember(self, refused: TokenRefused) -> None:
         """Begin the pause that a refusal costs."""
         state = self._state_of(refused)
-        pause_s = self._bad_key_pause() if state == BAD_KEY else self._pause(refused)
+        pause_s = self._bad_key_pause(refused) if state == BAD_KEY else self._pause(refused)
         self._refusal = Refusal(state, refused.status, str(refused), refused.retry_after is not None)
         self._resume_s = trio.current_time() + pause_s
         self._notify(
@@ -393,9 +394,9 @@ class TokenSource:
     def _pause(self, refused: TokenRefused) -> float:
         return max(PAUSE_S, self._backoff.failed(self._draw(), refused.retry_after))
 
-    def _bad_key_pause(self) -> float:
-        pause_s = self._bad_key_pause_s
-        self._bad_key_pause_s = min(2 * pause_s, BAD_KEY_PAUSE_MAX_S)
+    def _bad_key_pause(self, refused: TokenRefused) -> float:
+        pause_s = max(self._bad_key_pause_s, min(refused.retry_after or 0.0, RETRY_AFTER_MAX_S))
+        self._bad_key_pause_s = min(2 * self._bad_key_pause_s, BAD_KEY_PAUSE_MAX_S)
         return pause_s
 
     def _change(self) -> None:

@@ -333,20 +333,6 @@ class Feed:
         self._close(tuple(self._channels))
         self._retired = True
 
-    def status(self) -> dict[str, object]:
-        """Return what operators want to know."""
-        return {
-            "feed": self.label,
-            "state": self.arbiter.state,
-            "streams": list(self.streams),
-            "lines": {name: line.health.state for name, line in self.arbiter.lines.items()},
-            "channels": {
-                name: channel.next
-                for name, channel in self._channels.items()
-                if channel is not None and self._owns(name)
-            },
-        }
-
     def retune(self, health: Health, recovery: RecoverySettings) -> None:
         """Go by other settings from now on."""
         self._health = health

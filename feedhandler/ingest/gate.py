@@ -97,10 +97,11 @@ class Gate:
         return self._budget.learnt()
 
     def set_limit(self, connections_per_minute: int, caps: Caps | None = None) -> None:
-        """Change the limits, for the attempts that are yet to begin."""
+        """Change the limits, for the attempts that are yet to begin; those that wait look at them at once."""
         self._budget.connections_per_minute = connections_per_minute
         if caps is not None:
             self._budget.caps = caps
+        self._wake()
 
     # Lines
 
@@ -186,7 +187,7 @@ class Gate:
             self._wake()
 
     def _wake(self) -> None:
-        """Let who waits look again for how long: a place gets free at a time that they did not know."""
+        """Let who waits look again for how long: what they went by has changed."""
         for request, event in list(self._granted.items()):
             self._granted[request] = trio.Event()
             event.set()

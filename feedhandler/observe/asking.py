@@ -62,7 +62,12 @@ class Asker:
             return Look(url, None, failure=f"no daemon answers ({failure})")
         if answer.status != HTTPStatus.OK:
             return Look(url, None, failure=f"answered with HTTP status {answer.status}")
-        try:
-            return Look(url, _decode(answer.body), answer.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return Look(url, None, failure="the answer is no status of a feedhandler of this version")
+        return read_look(url, answer.body)
+
+
+def read_look(url: str, body: bytes) -> Look:
+    """Read what a daemon answered."""
+    try:
+        return Look(url, _decode(body), body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Look(url, None, failure="the answer is no status of a feedhandler of this version")

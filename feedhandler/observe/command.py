@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.live import Live
 
 from feedhandler.errors import ConfigError, OperationalError
-from feedhandler.observe.asking import DEFAULT_URL, Asker, Look
+from feedhandler.observe.asking import DEFAULT_URL, Asker, Look, read_look
 from feedhandler.observe.terminal import picture
 
 LOOK_S: Final = 1.0
@@ -57,10 +57,22 @@ def run_status(args: argparse.Namespace) -> int:
                 sys.stdout.buffer.write(look.body + b"\n")
         sys.stdout.flush()
     elif any(look.status for look in looks):
-        console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
-        console.print(picture(looks, columns=console.width))
+        _show(looks)
     _complain(looks)
     return 0
+
+
+def show_state(where: str, body: bytes) -> None:
+    """Show a state that was asked for elsewhere, as ``status`` does; ``OperationalError`` where it is none."""
+    look = read_look(where, body)
+    if look.status is not None:
+        _show([look])
+    _complain([look])
+
+
+def _show(looks: list[Look]) -> None:
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
+    console.print(picture(looks, columns=console.width))
 
 
 def _complain(looks: list[Look]) -> None:

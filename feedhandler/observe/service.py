@@ -24,7 +24,7 @@ class Observation:
             async with trio.open_nursery() as nursery:
                 if self.server is not None:
                     await nursery.start(self.server.serve)
-                    nursery.start_soon(self.sight.history.run)
+                nursery.start_soon(self.sight.history.run)
                 task_status.started()
                 await trio.sleep_forever()
 

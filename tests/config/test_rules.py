@@ -85,6 +85,12 @@ def test_listed_markets_need_their_url(finds):
     assert finds("[[feed]]") == []
 
 
+def test_the_name_of_the_control_socket_is_taken(finds):
+    """A feed's socket of that name would keep the daemon from having its own."""
+    mistake = "publish.socket: control.sock is the name of the control socket beside it"
+    assert finds('[publish]\nsocket = "/run/control.sock"\n[[feed]]') == [mistake]
+
+
 @pytest.mark.parametrize("markets", [("A", "B"), ("*",)])
 def test_account_trades_are_in_one_feed_over_one_market(markets):
     """Every connection brings the trades of the whole account, so that several feeds would double them."""

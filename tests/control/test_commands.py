@@ -3,6 +3,7 @@
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from trio.testing import MockClock
 from feedhandler.config import Feed, Limits
 from feedhandler.control.requests import Request
 from feedhandler.errors import ConfigError
+from feedhandler.observe.status import Status
 from tests.support.stage import BTC, ETH, Stage, staged
 
 SOL = "SOL-USD"
@@ -40,8 +42,12 @@ async def test_lines_are_listed_replaced_paused_and_resumed(
     """What is steered shows in the list, and costs the stream nothing."""
     async with staged(tmp_path) as stage:
         (listed,) = (await ask(stage, "list"))["result"]["feeds"]
-        assert (listed["feed"], listed["state"], list(listed["lines"])) == (BTC, "live", ["a", "b"])
-        assert set(listed["channels"]) == {f"{BTC}/publicTrades", f"{BTC}/publicOrderBook"}
+        assert (listed["name"], listed["state"]) == (BTC, "live")
+        assert [line["name"] for line in listed["lines"]] == ["a", "b"]
+        assert {one["name"] for one in listed["channels"]} == {
+            f"{BTC}/publicTrades",
+            f"{BTC}/publicOrderBook",
+        }
         assert (await ask(stage, "restart", feed=BTC, line="a"))["ok"]
         await stage.talk_until(lambda: bool(stage.named("line_replaced")))
         await stage.talk_until(stage.all_up)
@@ -63,6 +69,15 @@ async def test_lines_are_listed_replaced_paused_and_resumed(
         stage.assert_exact()
 
 
+async def test_the_list_is_the_state_that_everybody_sees(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The list is a whole status, with how fast the channels are, whether or not it is served over HTTP."""
+    async with staged(tmp_path) as stage:
+        await stage.talk(11)
+        listed = msgspec.convert((await ask(stage, "list"))["result"], Status)
+        assert listed.session == stage.daemon.publisher.session
+        assert all(channel.rate > 0 for channel in listed.feeds[0].channels)
+
+
 async def test_streams_and_markets_are_added_and_dropped(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Each is answered at once and carried out; what was changed by hand ends with the next reading of the file."""
     feeds = (Feed(markets=(BTC,), streams=("publicTrades",)),)
@@ -75,7 +90,7 @@ async def test_streams_and_markets_are_added_and_dropped(tmp_path: Path, autojum
         assert (await ask(stage, "drop-stream", feed=BTC, stream="publicTrades"))["ok"]
         await stage.talk(2)
         listed = (await ask(stage, "list"))["result"]["feeds"]
-        streams = {one["feed"]: one["streams"] for one in listed}
+        streams = {one["name"]: one["streams"] for one in listed}
         assert streams == {BTC: ["publicOrderBook"], ETH: ["publicTrades"]}
         assert (await ask(stage, "drop-market", market=ETH))["ok"]
         assert set(stage.daemon.feeds) == {BTC}
@@ -170,6 +185,33 @@ async def test_a_file_with_a_mistake_is_refused_with_it(tmp_path: Path, autojump
         await stage.talk(1)
         await stage.arrived()
         stage.assert_exact()
+
+
+async def test_a_daemon_that_ends_is_not_changed_any_more(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """While a consumer is waited for, each command has its answer, and the end comes when it is due."""
+    async with staged(tmp_path, markets=(BTC, ETH), feeds=(Feed(markets=(BTC,)),)) as stage:
+        sock = socket.socket(socket.AF_UNIX)
+        with sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(os.fspath(stage.config.publish.socket))
+            sock.send(b'{"op":"subscribe","channels":["*"]}\n')
+            stage.say(5000)
+            await stage.arrived()
+            assert (await ask(stage, "drain"))["ok"]
+            begun_s = trio.current_time()
+            await trio.sleep(1)
+            for op, names in (
+                ("list", {}), ("restart", {"feed": BTC, "line": "a"}), ("rotate", {"feed": BTC}),
+                ("pause", {"feed": BTC, "line": "a"}), ("resume", {"feed": BTC, "line": "a"}),
+                ("drop-stream", {"feed": BTC, "stream": "publicTrades"}),
+                ("add-stream", {"feed": BTC, "stream": "publicTrades"}),
+                ("add-market", {"market": ETH}), ("drop-market", {"market": BTC}), ("drain", {}),
+            ):  # fmt: skip
+                answer = await ask(stage, op, **names)
+                assert answer["ok"] == (op in {"list", "drain"})
+                assert answer.get("code", "draining") == "draining"
+            await stage.until(lambda: bool(stage.named("daemon_stopped")))
+            assert trio.current_time() - begun_s < stage.config.publish.drain_s + 1
 
 
 async def test_drain_ends_the_daemon(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -359,6 +359,24 @@ def test_the_deltas_of_a_stretch_are_had_from_memory(
     assert tracked.track.deltas(10, 10) == []
 
 
+def test_the_first_delta_behind_the_snapshot_is_known_when_it_is_forgotten(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deltas up to the snapshot do not count, nor does what is in memory; a new snapshot begins anew."""
+    monkeypatch.setattr(module, "REMEMBERED", 8)
+    tracked.track.append(2, delta(bid(1, 1)))
+    tracked.track.reset({}, 3)
+    assert tracked.track.first is None
+    for position in range(5, 25):
+        tracked.track.append(position, delta(bid(position, 1)))
+        assert tracked.track.first == 5
+        tracked.track.catch_up()
+    assert tracked.track.deltas(4, 25) is None
+    assert tracked.track.first == 5
+    tracked.track.reset({}, 22)
+    assert tracked.track.first == 23
+
+
 PIECES = st.lists(
     st.lists(st.tuples(st.integers(1, 5), st.integers(0, 3)), max_size=4), min_size=1, max_size=14
 )

@@ -21,6 +21,7 @@ from feedhandler.exchange.desk import Books
 from feedhandler.exchange.messages import Dialect
 from feedhandler.simulator.messages import Wording
 from feedhandler.simulator.settings import Behaviour
+from tests.support.scripts import steady
 
 CHANNEL = "M/publicOrderBook"
 GAP = Gap(CHANNEL, "outage", 1, 2)
@@ -133,6 +134,7 @@ def _levels(payload: bytes) -> Levels:
 changes = st.lists(st.tuples(st.sampled_from([2, 3, 60, 61]), st.integers(0, 3)), min_size=1, max_size=30)
 
 
+@steady
 @given(changes, st.data(), st.booleans())
 def test_a_snapshot_from_anywhere_in_the_hold_fits(
     happened: list[tuple[int, int]], data: st.DataObject, dated: bool
@@ -154,6 +156,7 @@ def test_a_snapshot_from_anywhere_in_the_hold_fits(
     assert not world.consumer.difference(world.books[-1])
 
 
+@steady
 @given(changes, st.integers(1, 30), st.integers(0, 30), st.data())
 def test_a_source_that_lags_converges_on_the_true_book(
     happened: list[tuple[int, int]], lag: int, hidden: int, data: st.DataObject
@@ -354,6 +357,99 @@ def test_what_was_late_during_a_repair_stands_behind_it_like_any_other() -> None
     assert not book.difference(world.books[-1])
 
 
+def test_each_late_delta_has_its_own_book_behind_it() -> None:
+    """R3: also where nothing else has come since the book was last looked at."""
+    world = Exchange()
+    world.answer(world.snapshot())
+    for price, quantity in ((2, 1), (3, 1), (60, 4), (61, 5)):
+        world.happen(price, quantity)
+    for index in (0, 3):
+        world.keeper.follow(Release(CHANNEL, world.payloads[index], "a", 7, "", index))
+    assert world.keeper.image() is not None
+    for index in (1, 2):
+        late = Release(CHANNEL, world.payloads[index], "b", 7, "late", 3 + index, 3)
+        world.consume([*world.keeper.take(late, 0.0), *world.keeper.flush()][1:])
+        assert world.consumer is not None
+        held = {level.price for level in world.consumer.levels()}
+        assert ("3" in held, "60" in held) == (True, index == 2)
+    assert not world.consumer.difference(world.books[-1])
+
+
+def after_a_gap(*, dated: bool, quiet: bool) -> Exchange:
+    """Return a book behind a gap that has hidden two settings of one level, and an event behind it.
+
+    The snapshot came before that event, in a ``quiet`` market, or after it.
+    """
+    world = Exchange(dated=dated)
+    world.tell(2, 1)
+    world.answer(world.snapshot())
+    world.gap()
+    world.happen(2, 5)
+    world.happen(2, 6)
+    world.now += KNOWN_AFTER_S
+    if quiet:
+        assert [type(one) for one in world.answer(world.snapshot())] == [Gap, Snapshot]
+        world.tell(3, 1)
+    else:
+        world.tell(3, 1)
+        assert [type(one) for one in world.answer(world.snapshot())] == [Gap, Snapshot]
+    return world
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("dated", [True, False])
+def test_what_a_gap_has_hidden_is_in_the_snapshot_behind_it(*, dated: bool, quiet: bool) -> None:
+    """R3, R4 and R9: it comes late, and what the gap hides behind it has the last word, seen or not."""
+    world = after_a_gap(dated=dated, quiet=quiet)
+    late = Release(CHANNEL, world.payloads[1], "b", 7, "late", 4, 3)
+    outputs = [*world.keeper.take(late, world.now), *world.keeper.flush()]
+    assert [getattr(one, "reason", "") for one in outputs] == ["", "late"]
+    book = world.keeper.track.book()
+    assert book is not None
+    assert not book.difference(world.books[-1])
+    world.tell(2, 7)
+
+
+@pytest.mark.parametrize("dated", [True, False])
+def test_what_a_gap_has_hidden_and_comes_during_its_repair_is_in_the_snapshot(*, dated: bool) -> None:
+    """R3 and R9: it is no event behind the gap: the snapshot need not show it, and it goes out late."""
+    world = Exchange(dated=dated)
+    world.tell(2, 1)
+    world.answer(world.snapshot())
+    world.gap()
+    world.happen(2, 5)
+    world.happen(2, 6)
+    world.tell(3, 1)
+    late = Release(CHANNEL, world.payloads[1], "b", 7, "late", 4, 3)
+    assert list(world.keeper.take(late, world.now)) == []
+    world.keeper.answer(world.snapshot(), "a", world.now, world.now, 9)
+    world.now += PAST_S
+    kinds = [
+        getattr(one, "reason", "") or getattr(one, "kind", "") for one in world.keeper.tick(world.now, 9)
+    ]
+    assert kinds == ["outage", "gap", "late", "late"]
+    book = world.keeper.track.book()
+    assert book is not None
+    assert not book.difference(world.books[-1])
+
+
+def test_a_first_event_that_a_line_has_dropped_is_no_part_of_an_older_snapshot() -> None:
+    """R3: by its time it is younger than the snapshot; so it counts, as it does where the snapshot was the first."""
+    world = Exchange()
+    world.tell(2, 1)
+    world.answer(world.snapshot())
+    world.gap()
+    world.now += KNOWN_AFTER_S
+    world.answer(world.snapshot())
+    world.happen(2, 5)
+    world.happen(3, 1)
+    world.keeper.follow(Release(CHANNEL, world.payloads[2], "a", 7, "", 2))
+    late = Release(CHANNEL, world.payloads[1], "b", 7, "late", 3, 2)
+    world.consume([*world.keeper.take(late, world.now), *world.keeper.flush()][1:])
+    assert world.consumer is not None
+    assert not world.consumer.difference(world.books[-1])
+
+
 # Audits
 
 
@@ -374,6 +470,7 @@ def synchronised(**settings: Any) -> Exchange:
     return world
 
 
+@steady
 @given(changes, changes, st.integers(0, 60), st.booleans())
 def test_a_true_snapshot_passes_whenever_it_is_from(
     before: list[tuple[int, int]], after: list[tuple[int, int]], place: int, dated: bool

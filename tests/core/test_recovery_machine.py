@@ -58,8 +58,6 @@ class Kind(RuleBasedStateMachine):
     """By how many events a snapshot may be newer than its place on the line."""
     in_flight = True
     """Whether what was asked before a gap is answered behind it."""
-    late = False
-    """Whether one of the trades that a gap has hidden may come behind it as late."""
 
     @initialize()
     def start(self) -> None:
@@ -73,6 +71,8 @@ class Kind(RuleBasedStateMachine):
         self.books: list[dict[Level, Any]] = [changes(self.message([(1, 1), (62, 1)], "publicOrderBook", 0))]
         self.trades: list[bytes] = []
         self.released = 0
+        self.hidden: list[int] = []
+        self.gone: set[int] = set()
         self.lines = ["a", "b"]
         self.pending: list[Pending] = []
         self.notes: list[Note] = []
@@ -160,11 +160,12 @@ class Kind(RuleBasedStateMachine):
         asks, self.recovery.asks = self.recovery.asks, []
         self.pending += [(line, json.loads(text), self.released) for line, text in asks]
 
-    def release(self, index: int, kind: str = "") -> None:
-        """Let the arbiter release an event."""
+    def release(self, index: int, before: int = -1) -> None:
+        """Let the arbiter release an event; one that comes late belongs before another of its channel."""
         channel, payload = self.truth[index]
-        position = index if not kind else self.released
-        output = Release(channel, payload, "a", 7, kind, position, index if kind else -1)
+        late = before >= 0
+        position = self.released if late else index
+        output = Release(channel, payload, "a", 7, "late" if late else "", position, before)
         self.publish(self.recovery.process([output], self.now, 7))
 
     @rule(count=st.integers(1, 5))
@@ -174,22 +175,17 @@ class Kind(RuleBasedStateMachine):
             self.released += 1
             self.release(self.released - 1)
 
-    @rule(hidden=st.integers(0, 5), late=st.integers(0, 4))
-    def gap(self, hidden: int, late: int) -> None:
+    @rule(hidden=st.integers(0, 5))
+    def gap(self, hidden: int) -> None:
         """Let something be hidden from all lines."""
-        for _ in range(late if self.late else 0):
-            self.trade(1)
         first, self.released = self.released, min(self.released + hidden, len(self.truth))
         if not self.in_flight:
             self.pending = []
         hidden = sum(len(rows(one)) for channel, one in self.truth[: self.released] if channel == TRADES)
         self.consumer.start_behind(hidden)
         self.publish(self.recovery.process([Gap("", "outage", 1, 2)], self.now, 7))
-        own = [index for index in range(first, self.released) if self.truth[index][0] == TRADES]
-        if self.late and own and self.released < len(self.truth):
-            self.released += 1
-            self.release(self.released - 1)
-            self.release(own[late % len(own)], "late")
+        self.hidden += range(first, self.released)
+        self.gone.update(range(first, self.released))
 
     @precondition(lambda self: self.pending)
     @rule(which=st.integers(0, 9), age=st.integers(0, 20))
@@ -259,6 +255,7 @@ class Consumer:
         self._last = -1
         self._marked: set[int] = set()
         self._gap = False
+        self._late = False
         self._begun = False
         self.sound = True
         """Whether nothing was wrong so far."""
@@ -282,8 +279,13 @@ class Consumer:
             books = self._world.books
             self.places = {at for at in range(self._cursor, len(books)) if books[at] == book}
             assert self.places, f"no true book is the snapshot ({output.reason})"
+            self._late = False
+        elif isinstance(output, Release) and channel == BOOK and output.kind == "late":
+            assert self.places, "an event between a gap and its snapshot"
+            self._late = True
         elif isinstance(output, Release) and channel == BOOK:
             assert self.places, "an event between a gap and its snapshot"
+            assert not self._late, "a late event without its snapshot"
             self.places = {output.position + 1} & {self._next(at) for at in self.places}
             assert self.places, f"event {output.position} is not the next one"
         elif isinstance(output, Release):
@@ -384,9 +386,35 @@ class Nameless(Kind):
 
 
 class Late(Kind):
-    """The stretch of a gap comes late, in part."""
+    """The stretch of a gap comes late, in part, once something of its channel is out behind it."""
 
-    late = True
+    @precondition(lambda self: self.hidden)
+    @rule(which=st.integers(0, 9))
+    def come_late(self, which: int) -> None:
+        """Let one of the lines bring what a gap has hidden."""
+        self.bring(self.hidden[which % len(self.hidden)])
+
+    @rule(price=st.sampled_from(PRICES), repaired=st.booleans())
+    def change_unseen(self, price: int, *, repaired: bool) -> None:
+        """Let a level change twice within a gap, and the first time come late: during the repair, or behind it."""
+        self.change(price, None, more=False)
+        self.change(price, None, more=False)
+        self.gap(len(self.truth) - self.released)
+        self.change(PRICES[price == PRICES[0]], None, more=False)
+        self.deliver(1)
+        while repaired and self.pending:
+            self.answer(0, 0)
+        self.wait(PAST_S)
+        self.bring(self.released - 3)
+
+    def bring(self, index: int) -> None:
+        """Let an event come late."""
+        behind = range(index + 1, self.released)
+        own = (at for at in behind if self.truth[at][0] == self.truth[index][0] and at not in self.gone)
+        before = next(own, None)
+        if before is not None:
+            self.hidden.remove(index)
+            self.release(index, before)
 
 
 TestKind = Kind.TestCase

@@ -414,6 +414,17 @@ async def test_retry_after_holds_for_all(
     assert len(endpoint.requests) == 1
 
 
+@pytest.mark.parametrize(("after_s", "pause_s"), [(5, BAD_KEY_PAUSE_S), (120, 120), (99_999_999, 3600)])
+async def test_retry_after_holds_with_a_bad_key(
+    endpoint: Endpoint, source: TokenSource, autojump_clock: Clock, after_s: int, pause_s: float
+) -> None:
+    """A 403 that names a time may come of anything: nobody asks before, and the pause is no shorter for it."""
+    endpoint.status, endpoint.headers = 403, f"Retry-After: {after_s}\r\n"
+    await refused(source.get)
+    assert source.retry_in_s == pytest.approx(pause_s, abs=1)
+    assert autojump_clock.current_time() < 1
+
+
 async def test_retry_after_as_a_date(endpoint: Endpoint, source: TokenSource, autojump_clock: Clock) -> None:
     """A date means the time until then, whatever the daemon's own timers show."""
     endpoint.status = 429

@@ -41,6 +41,23 @@ async def test_waiters_are_served_by_priority(autojump_clock: trio.testing.MockC
     assert minutes == pytest.approx([1, 1, 2, 2])
 
 
+async def test_raised_limits_are_used_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    """Who waits for a slot or for a place does not sleep on when there is one by a new limit."""
+    gate = Gate(1, Caps(per_market=1))
+    async with gate.attempt(lambda: 0, market="M") as place:
+        place.opened()
+    begun_s = autojump_clock.current_time()
+
+    async def attempt() -> None:
+        async with gate.attempt(lambda: 0, market="M"):
+            assert autojump_clock.current_time() == begun_s + 5
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(attempt)
+        await trio.sleep(5)
+        gate.set_limit(2, Caps(per_market=2))
+
+
 async def test_a_cancelled_waiter_takes_no_slot(autojump_clock: trio.testing.MockClock) -> None:
     """Who gives up waiting leaves its turn to the next."""
     gate = Gate(1)

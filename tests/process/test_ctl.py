@@ -26,12 +26,12 @@ async def test_a_running_daemon_is_steered(tmp_path, nursery):
 
             listed = await ctl("list")
             assert listed.process.returncode == 0
-            assert "feed BTC-USD" in listed.output.lines
-            assert any(line.startswith("  lines: a ") for line in listed.output.lines)
+            assert str(tmp_path / "control.sock") in listed.output.lines[0]
+            assert any(line.startswith("BTC-USD/publicTrades ") for line in listed.output.lines)
             listed = await finished("ctl", "--socket", tmp_path / "feed.sock", "--json", "list")
             answer = msgspec.json.decode(str(listed.output))
             assert answer["ok"]
-            assert [feed["feed"] for feed in answer["result"]["feeds"]] == ["BTC-USD"]
+            assert [feed["name"] for feed in answer["result"]["feeds"]] == ["BTC-USD"]
 
             for arguments, note in (
                 (("pause", "BTC-USD", "a"), "line_paused"),
@@ -118,8 +118,11 @@ async def test_help_says_how_long_a_change_lasts():
 
 
 async def test_the_control_socket_is_the_owners(tmp_path):
-    """Nobody else may even connect."""
+    """Nobody else may even connect; who names another daemon's feed socket in the same folder steers nothing."""
     async with daemon(write_config(tmp_path, NOWHERE)) as child:
         assert os.stat(tmp_path / "control.sock").st_mode & 0o777 == 0o600
+        other = await finished("ctl", "--socket", tmp_path / "other.sock", "drain")
+        assert other.process.returncode == 1
+        assert other.errors.lines == ["feedhandler: the daemon here serves feed.sock, not other.sock"]
         assert await child.stop() == 0
     assert not (tmp_path / "control.sock").exists()
