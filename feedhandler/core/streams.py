@@ -325,6 +325,8 @@ class Streams(Arbiter):
                         line.owing.passed[own] = other.passed[position]
         for name, line in self.lines.items():
             _take_over(line, joiner.lines[name], added.newest)
+        for channel in added.newest:
+            window.newest.setdefault(channel, -1)  # it has begun, be it that nothing of it is owed any more
         self._interleaved |= joiner._interleaved
         self._shifts.update(dict.fromkeys(added.newest, shift))
         self._own.add(stream)

@@ -325,6 +325,37 @@ def test_positions_go_on_where_the_added_stream_was() -> None:
     ]
 
 
+def test_an_absorbed_stream_has_begun() -> None:
+    """All its events are delivered when it is absorbed: who joins then and goes on alone in it proves nothing of it."""
+    world = aligned(2)
+    world.add_stream("c")
+    for name in world.names:
+        world.carry_out(name)
+    for number in range(10, 14):
+        world.emit(b"c%d" % number)
+        world.deliver_all()
+    world.wait(0.2)
+    assert world.arbiter.joining == frozenset()
+    world.receive("a", b"b20", b"t20")
+    world.receive("b", b"t20", b"b20")
+    world.emit(b"c21")
+    name = world.add()
+    world.connect(name)
+    for number in range(30, 33):
+        world.connections[name].send(b"b%d" % number)
+        world.receive("a", b"b%d" % number)
+        world.receive("b", b"b%d" % number)
+        world.deliver(name)
+    world.kill("a")
+    world.kill("b")
+    world.emit(b"c33")
+    world.deliver_all()
+    world.wait(6)
+    *_, before, gap, after = world.of("c")
+    assert isinstance(gap, Gap)
+    assert (before.payload, after.payload) == (b"c13", b"c33")  # type: ignore[union-attr]
+
+
 def test_lines_come_and_go_while_a_stream_is_added() -> None:
     """A line that is replaced meanwhile is spared only when its successor has its place in the added stream, too."""
     world = aligned(2)
