@@ -5,6 +5,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")  # how fast an example is says more of the machine than of the program
 
 KERNEL_FEATURE = "kernel feature: "
 """A skip whose reason begins so is no failure in CI."""
