@@ -85,18 +85,23 @@ class Hold:
         """Return the first proof of a place: an index into the hold and its position in the window.
 
         Without ``newest_too`` an event that is still the newest of its channel is no proof yet: lines may interleave
-        channels differently, and one event more tells where this one really stands.
+        channels differently, and one event more tells where this one really stands. Nor is it one behind an event that
+        the window holds further on: within a channel lines keep the exchange's order, so the exchange has repeated it.
         """
         window = self._window
         self._compare()
+        reached: dict[tuple[str, int], int] = {}
         for index, position in sorted(self._shared.items(), key=self._newest_stretch_first):
             held = self.events[index]
-            if position in window.late:
-                continue
-            if not newest_too and window.newest[held.event.channel] == position:
-                continue
             once = len(self._places[window.key(held.payload)]) == 1
-            if once and len(window.find_from(held.payload, self.floor)) == 1:
+            if position in window.late or not once or len(window.find_from(held.payload, self.floor)) != 1:
+                continue
+            channel = held.event.channel
+            stretch = channel, window.proven_from(position)
+            if position < reached.get(stretch, 0):
+                continue  # a later copy of what stands here: the line has brought what comes behind it before
+            reached[stretch] = position
+            if newest_too or window.newest[channel] != position:
                 return index, position
         return None
 

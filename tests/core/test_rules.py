@@ -44,6 +44,28 @@ def test_a_witness_with_other_bytes_joins_by_value() -> None:
     assert world.arbiter.lines["b"].up
 
 
+def test_what_is_repeated_with_its_time_is_no_proof_where_the_line_has_brought_what_is_behind_it() -> None:
+    """(3, 7) Rule R4: c brings b5 and a repeat of b4; taken for the first b4, it would bring b5 as late once more."""
+    check_transcript(
+        pair(),
+        """
+        >> connect c
+        >> a: b4 b5
+        << b4 b5
+        >> b: b4 b5
+        >> c: b5 b4       # it has not heard the first b4
+        == c witness
+        >> a: b4
+        << b4
+        >> b: b4 b6
+        << b6
+        >> a: b6
+        >> c: b6
+        <<
+        """,
+    )
+
+
 def test_what_recurs_is_no_proof() -> None:
     """Rule R4: a witness never joins on events that may recur, whatever their number."""
     world = check_transcript(
