@@ -159,8 +159,9 @@ async def test_a_replacement_that_is_refused_is_given_up(tmp_path: Path, autojum
 async def test_a_replacement_that_brings_nothing_is_given_up(
     tmp_path: Path, autojump_clock: MockClock, kind: Kind
 ) -> None:
-    """One that is mute or dies finds no place; the old line stays."""
-    async with staged(tmp_path, lines=2) as stage:
+    """One that is mute or dies finds no place, however soon it is back; the old line stays."""
+    bounds = Bounds(backoff_min_s=0.01, backoff_max_s=0.01)
+    async with staged(tmp_path, lines=2, bounds=bounds) as stage:
         feed = stage.daemon.feeds[BTC]
         feed.restart("a")
         await stage.until(lambda: len(stage.exchange.connections(BTC)) == 3)

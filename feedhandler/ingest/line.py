@@ -134,8 +134,8 @@ class Line:
     ) -> None:
         self.name = name
         self.path = path
-        self.failures = 0
-        """How many attempts and connections have failed since good data came."""
+        self.has_failed = False
+        """Whether an attempt or a connection has ever come to an end that nobody asked for."""
         self.due_s = math.inf
         """When the connection is to be replaced, on trio's clock."""
         self.draw = means.draw
@@ -290,7 +290,6 @@ class Line:
 
     def reset_backoff(self) -> None:
         """Hear that good data has come."""
-        self.failures = 0
         self._backoff.reset()
 
     async def _live(self) -> float:
@@ -320,7 +319,7 @@ class Line:
         if at_once or self._is_stopped:
             return 0.0
         self._doing = BACKOFF
-        self.failures += 1
+        self.has_failed = True
         return max(self._backoff.failed(self._means.draw()), pause_s)
 
     async def _open(self, stack: AsyncExitStack) -> Connection:
@@ -416,7 +415,7 @@ class Line:
     def _failed(self, failure: ConnectionFailed) -> float:
         """Tell of a failed attempt; return when the next one begins."""
         self._go_on(BACKOFF)
-        self.failures += 1
+        self.has_failed = True
         retry_after_s = getattr(failure, "retry_after", None)
         wait_s = self._backoff.failed(self._means.draw(), retry_after_s)
         if isinstance(failure, TokenRefused) and failure.status in _REFUSED:

@@ -168,7 +168,7 @@ class Rotation:
     def _trouble(self, old: str, new: str) -> str:
         """Return why a replacement is to be given up; "" where it is not."""
         lines = self._crew.lines
-        if new not in lines or lines[new].failures:
+        if new not in lines or lines[new].has_failed:
             return "failed"
         if old not in lines or lines[old].is_paused or not (lines[old].is_open or lines[new].is_open):
             return "needless"
