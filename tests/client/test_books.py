@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.client import books as module
@@ -140,7 +140,6 @@ rows = st.lists(st.tuples(sides, numbers, numbers), max_size=6)
 
 
 @given(steps=st.lists(st.tuples(st.booleans(), rows), max_size=12))
-@settings(deadline=None)
 def test_a_book_equals_a_plain_reference(steps: list[tuple[bool, Rows]]) -> None:
     """(5) Whatever the changes and snapshots, the numbers are those of a plain model."""
     books = Books()

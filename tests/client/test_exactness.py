@@ -163,7 +163,7 @@ class Story:
 
 @every_face
 @given(before=st.lists(plans, max_size=6))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_records_are_exactly_those_of_the_logs(face: Face, before: list[Plan]) -> None:
     """(3, 10) Nothing comes twice or out of order, and nothing is missing that no `refused` record tells."""
     model = Model()

@@ -1,7 +1,7 @@
 """Bytes into lines."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.client.errors import ProtocolError
@@ -9,7 +9,6 @@ from feedhandler.client.lines import Lines
 
 
 @given(lines=st.lists(st.binary(max_size=9).map(lambda raw: raw.replace(b"\n", b""))), data=st.data())
-@settings(deadline=None)
 def test_lines_come_out_whatever_the_pieces(lines: list[bytes], data: st.DataObject) -> None:
     """However the bytes are cut, the same lines come out."""
     whole = b"".join(line + b"\n" for line in lines)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.client.position import (
@@ -19,7 +19,6 @@ words = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 @given(words, st.dictionaries(words, st.integers(0)))
-@settings(deadline=None)
 def test_a_written_position_is_read_back(session: str, seq: dict[str, int]) -> None:
     """A position survives being written, as one line."""
     position = Position(session, seq)

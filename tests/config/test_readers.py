@@ -36,7 +36,7 @@ def test_every_field_takes_its_default(field):
 @pytest.mark.parametrize(
     "reader", [reader_of(field) for field in FIELDS], ids=KEYS[len(Config.__struct_fields__) :]
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(value=ANYTHING)
 def test_a_value_is_taken_or_named_and_never_raises(reader, value):
     """Whatever TOML may hold either fits without a mistake or is refused on one printable line."""
@@ -46,7 +46,7 @@ def test_a_value_is_taken_or_named_and_never_raises(reader, value):
     assert all("\n" not in mistake and "\0" not in mistake for mistake in mistakes)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     tree=st.dictionaries(
         st.sampled_from(KEYS) | st.text(),

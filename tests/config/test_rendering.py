@@ -110,7 +110,7 @@ CONFIGS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(CONFIGS)
 def test_what_is_rendered_loads_as_the_same(config):
     """Any valid configuration, rendered and loaded, is equal to itself."""
@@ -120,7 +120,7 @@ def test_what_is_rendered_loads_as_the_same(config):
         assert load(file, environ=ENVIRON) == config
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.recursive(
         st.text() | st.booleans() | st.integers() | st.floats(allow_nan=False), st.lists, max_leaves=8

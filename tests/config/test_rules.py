@@ -115,7 +115,7 @@ def _channels(one: Feed) -> set[str]:
     }
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(FEEDS, max_size=4))
 def test_channels_of_two_feeds_are_found_as_by_writing_them_all_down(feeds):
     """A shared channel is reported exactly when two feeds share one once all are written down."""
@@ -123,7 +123,7 @@ def test_channels_of_two_feeds_are_found_as_by_writing_them_all_down(feeds):
     assert any(" is in feed[" in mistake for mistake in broken(*feeds)) == shared
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(FEEDS, max_size=4), st.integers(1, 12), st.integers(0, 12), st.integers(1, 12))
 def test_lines_above_a_limit_are_found_as_by_counting(feeds, per_market, total, agnostic):
     """Each limit is reported exactly when a count over all feeds is above it."""
@@ -220,7 +220,6 @@ def test_what_a_consumer_may_fall_behind_fits_in_between(finds, text, mistakes):
 
 
 @given(backlog=st.integers(1, 2000), consumer=st.integers(0, 2000), snapshot=st.integers(1, 1024))
-@settings(deadline=None)
 def test_a_limit_is_refused_or_doubtful_exactly_when_a_consumer_could_not_recover(
     backlog, consumer, snapshot
 ):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.core.canonical import canonical
@@ -15,7 +15,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(values, values)
 def test_forms_are_equal_exactly_when_values_are(one: object, other: object) -> None:
     """Spacing, key order and escapes make no difference; values do."""

@@ -4,7 +4,7 @@ import json
 from fnmatch import fnmatchcase
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.core.channels import Channel, Channels, Patterns, split
@@ -36,7 +36,6 @@ def test_a_class_stands_after_recv_and_only_where_there_is_one() -> None:
 
 
 @given(st.lists(st.binary(max_size=3), max_size=12), st.integers(0, 1001))
-@settings(deadline=None)
 def test_events_that_came_at_once_are_encoded_as_one_by_one(payloads: list[bytes], before: int) -> None:
     """The records and the numbering are the same, also behind an event with a class."""
     at_once, one_by_one = opened('%d"\\'), opened('%d"\\')
@@ -59,7 +58,6 @@ def test_a_gap_is_encoded_as_the_contract_shows_it() -> None:
 
 
 @given(name=text, line=text, word=text)
-@settings(deadline=None)
 def test_whatever_the_names_are_a_record_is_one_line_of_json(name: str, line: str, word: str) -> None:
     """Hostile names are escaped: the record is one line, and reads back."""
     channel = opened(name)
@@ -71,7 +69,6 @@ def test_whatever_the_names_are_a_record_is_one_line_of_json(name: str, line: st
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from("ab"), st.integers(0, 2), st.booleans())))
-@settings(deadline=None)
 def test_seqs_of_each_channel_are_contiguous(steps: list[tuple[int, str, int, bool]]) -> None:
     """Whatever is encoded in whatever order, each channel's seqs go 1, 2, 3, with the right fields."""
     channels = Channels()
@@ -113,7 +110,6 @@ def test_a_name_is_split_at_its_last_slash() -> None:
     market=parts,
     stream=parts,
 )
-@settings(deadline=None)
 def test_patterns_match_whole_parts(patterns: list[str], market: str, stream: str) -> None:
     """`*` stands for a whole part, `*` alone for everything, any other text for itself."""
 

@@ -1,6 +1,6 @@
 """What a line owes, against a plain list of everything that it has not delivered yet."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.config import Bounds
@@ -18,7 +18,6 @@ def window_of(payloads: list[bytes]) -> Window:
     return window
 
 
-@settings(deadline=None)
 @given(words, words, st.booleans())
 def test_a_message_is_a_duplicate_exactly_when_a_copy_is_owed(
     released: list[bytes], brought: list[bytes], chunks: bool

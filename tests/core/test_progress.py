@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.core.progress import ENDED, Part, Progress
@@ -74,7 +74,6 @@ class Model:
     places: list[int] = field(default_factory=list)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=3, max_size=3), max_size=20))
 def test_against_a_model(looks):
     """Of parts that last, exactly those stand still that waited in one place at each look since."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.core import trail as module
@@ -34,7 +34,6 @@ def _all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_all_kept")
-@settings(deadline=None)
 @given(st.data())
 def test_whole_frames_are_known_up_to_the_first_difference(data: st.DataObject) -> None:
     """Wherever reads were cut on either side, as many frames are known as are equal, in order, and whole."""

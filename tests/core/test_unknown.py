@@ -2,13 +2,12 @@
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.core.unknown import Unknowns
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([b"x", b"y"]))))
 def test_copies_count_per_line(arrivals: list[tuple[str, bytes]]) -> None:
     """Requirement 13: what comes out is, for each content, the most that one line brought."""

@@ -1,7 +1,7 @@
 """The window: positions, look-ups and bounds, against a list that forgets nothing."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.config import Bounds
@@ -19,7 +19,6 @@ def filled(words: list[bytes], bounds: Bounds = SMALL) -> Window:
     return window
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"x", b"y", b"z"]), max_size=80), st.integers(1, 20))
 def test_look_ups_find_every_occurrence_that_is_kept(words: list[bytes], every: int) -> None:
     """Whatever is trimmed and asked in between, an event is found where it stands, and only there."""

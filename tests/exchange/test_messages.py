@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.core.messages import Event, Garbage, Identity, Message, Reply, Unknown
@@ -72,7 +72,6 @@ STRANGE = [
 ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(KNOWN), max_size=4), st.lists(st.sampled_from(KNOWN + STRANGE), max_size=2))
 def test_messages_read_at_once_are_what_each_of_them_is(first: list[bytes], second: list[bytes]) -> None:
     """Their channels, where all are events of known channels that go out as they are; else each is read by itself."""
@@ -311,7 +310,6 @@ datas = json_values | st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(
     st.binary()
     | st.builds(lambda k, d, m: encode(k, d, market=m), kinds, datas, json_values)

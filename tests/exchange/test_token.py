@@ -524,7 +524,7 @@ class Ledger:
         return max(sum(start <= moment < start + 60 for moment in self.counted_s) for start in self.counted_s)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32))
 def test_no_minute_has_more_requests_than_it_may(seed: int) -> None:
     """(11) Failures, cancelled lines, refused tokens, tiny lives, reloads: 20 in any minute as the endpoint counts."""

@@ -257,7 +257,7 @@ ANSWERS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ANSWERS)
 def test_any_bytes_are_an_answer_or_a_failure(data: bytes) -> None:
     """Data never raises anything else, and no failure shows what was sent."""

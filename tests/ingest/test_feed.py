@@ -482,7 +482,7 @@ WITNESS_ALONE = [("bring", "a", 1), ("lose", "b", 1), ("connect", "b", 1), ("los
 
 @given(steps=steps)
 @example(steps=WITNESS_ALONE)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_feed_that_is_left_alone_tells_the_same_story(steps: list[tuple[str, str, int]]) -> None:
     """Told the time only when something is due, it says and does what it would say and do if told at every tick."""
     clock = trio.testing.MockClock()

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.ingest.frames import FrameSplitter
@@ -73,7 +73,6 @@ def split(splitter: FrameSplitter, chunks: list[bytes]) -> tuple[list[bytes], by
     return payloads, control
 
 
-@settings(deadline=None)
 @given(streams, st.data())
 def test_any_cuts_give_the_same_messages(expected: list[Expected], data: st.DataObject) -> None:
     """However the bytes are cut, messages and control frames come out complete and in order."""

@@ -255,7 +255,7 @@ PARTS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(parts=st.lists(PARTS | st.binary(max_size=40), max_size=20))
 def test_no_bytes_do_any_harm(parts: list[bytes]) -> None:
     """Whatever is sent, the server goes on, and who comes after is served."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -131,7 +131,6 @@ requests = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(steps, requests, st.lists(st.tuples(steps, st.booleans())))
 def test_an_account_that_cannot_be_read_is_as_if_it_were_not_there(
     before: list[tuple[str, str]],

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.publish.backlog import RECORD_COST_BYTES, Backlog
@@ -54,7 +54,6 @@ appends = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 2)), max_size=1
 
 
 @given(runs=st.lists(appends, max_size=6), limit=st.integers(1, 12_000))
-@settings(deadline=None)
 def test_a_run_is_kept_as_its_records_one_by_one(runs: list[list[tuple[int, int]]], limit: int) -> None:
     """Places, tracks, sizes and texts are the same; after each run the bounds hold, but for one newest record."""
     model, at_once = Model(limit, 3, limit // 2 + 1), Backlog(limit, limit // 2 + 1)
@@ -79,7 +78,6 @@ def test_a_run_is_kept_as_its_records_one_by_one(runs: list[list[tuple[int, int]
 
 
 @given(appends=appends, limit=st.integers(1, 12_000))
-@settings(deadline=None)
 def test_the_bound_is_kept_and_the_oldest_go_first(appends: list[tuple[int, int]], limit: int) -> None:
     """After each append the bound holds, but for one newest record, and no more went than a batch needs."""
     model = Model(limit, 3)
@@ -95,7 +93,6 @@ def test_the_bound_is_kept_and_the_oldest_go_first(appends: list[tuple[int, int]
 
 
 @given(appends=appends, limit=st.integers(1, 12_000), share=st.floats(0.01, 1))
-@settings(deadline=None)
 def test_what_is_out_of_reach_is_further_behind_than_allowed(
     appends: list[tuple[int, int]], limit: int, share: float
 ) -> None:
@@ -115,7 +112,6 @@ def test_what_is_out_of_reach_is_further_behind_than_allowed(
 
 
 @given(appends=appends, limit=st.integers(500, 12_000))
-@settings(deadline=None)
 def test_every_question_has_the_answer_of_the_model(appends: list[tuple[int, int]], limit: int) -> None:
     """Places, ordinals, losses, stretches and sizes are those of the list that keeps everything."""
     model = Model(limit, 3)
@@ -140,7 +136,6 @@ def test_every_question_has_the_answer_of_the_model(appends: list[tuple[int, int
 
 
 @given(appends=appends, limit=st.integers(500, 12_000), most_bytes=st.integers(1, 2_000), data=st.data())
-@settings(deadline=None)
 def test_stretches_are_whole_records_within_their_bound(
     appends: list[tuple[int, int]], limit: int, most_bytes: int, data: st.DataObject
 ) -> None:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.publish.request import BadRequest, Request, Resume, parse
@@ -70,14 +70,12 @@ def test_a_huge_seq_is_a_seq() -> None:
 @given(
     st.binary(max_size=64) | st.dictionaries(keys, json_values).map(lambda value: json.dumps(value).encode())
 )
-@settings(deadline=None)
 def test_nothing_raises(line: bytes) -> None:
     """Whatever bytes come, there is a request or an answer."""
     assert isinstance(parse(line), Request | BadRequest)
 
 
 @given(st.text(max_size=200))
-@settings(deadline=None)
 def test_a_name_is_bounded_and_printable(name: str) -> None:
     """A name that is accepted can stand in a terminal and in a label."""
     line: dict[str, Any] = {"op": "subscribe", "channels": ["*"], "name": name}

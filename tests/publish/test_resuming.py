@@ -304,7 +304,7 @@ async def tell(story: list[Act], folder: Path, clock: MockClock) -> None:
 
 
 @given(story=stories)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_no_resume_yields_a_hole_that_no_record_tells(story: list[Act]) -> None:
     """(10) Any session, seqs and channels, with the backlog trimmed in between: the exact records, or it is told."""
     with TemporaryDirectory() as folder:

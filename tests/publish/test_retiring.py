@@ -144,7 +144,7 @@ KINDS = ("event",) * 6 + ("read",) * 5 + ("retire", "open", "open", "beat", "con
 steps = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 7), st.integers(0, 3)), max_size=120)
 
 
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 @given(steps)
 def test_no_hole_is_without_a_record(script: list[tuple[str, int, int]]) -> None:
     """(10) At the end everybody knows of every open channel what comes next, and heartbeats name no other one."""

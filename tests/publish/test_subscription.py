@@ -140,7 +140,7 @@ def play(world: World, steps: list[tuple[str, str, int]]) -> None:
     patterns=st.lists(st.sampled_from(["*", "*/a", "m/*", *NAMES]), min_size=1, max_size=3),
     pull=st.integers(1, 1_000),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_a_consumer_gets_what_the_model_says_or_a_refusal(
     before: list[tuple[str, str, int]],
     after: list[tuple[str, str, int]],
@@ -210,7 +210,7 @@ CHOICES = [["*"], ["m/*"], ["*/a"], ["m/a", "n/a"], ["n/a", "m/a"], ["m/b", "*/b
     share=st.floats(0.1, 1),
     most=st.integers(1, 20_000),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_what_is_put_together_for_one_is_right_for_all_like_it(
     bursts: list[tuple[str, list[tuple[str, str, int]], int]], limit: int, share: float, most: int
 ) -> None:
@@ -272,7 +272,6 @@ def test_only_the_same_choice_is_the_same_selection() -> None:
 
 
 @given(steps=steps, limit=st.integers(2_000, 20_000), data=st.data())
-@settings(deadline=None)
 def test_the_next_seqs_are_true_of_every_place(
     steps: list[tuple[str, str, int]], limit: int, data: st.DataObject
 ) -> None:
@@ -550,7 +549,7 @@ class Accounts:
     back=st.dictionaries(st.sampled_from(NAMES), st.integers(0, 20)),
     patterns=st.lists(st.sampled_from(["*", "*/a", "m/*", *NAMES]), min_size=1, max_size=3),
 )
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_what_a_conflating_consumer_gets_and_skips_adds_up(
     before: list[tuple[str, str, int]],
     rounds: list[tuple[list[tuple[str, str, int]], list[int]]],

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.core.messages import Event
@@ -42,7 +42,6 @@ def traffic(behaviour: Behaviour, seed: int = 1, rate: float = 10.0) -> AccountT
     return AccountTraffic(account, ("A-B", "C-D"), rate, seed)
 
 
-@settings(deadline=None)
 @given(behaviour=behaviours, seed=st.integers())
 def test_the_same_seed_gives_the_same_valid_messages(behaviour: Behaviour, seed: int) -> None:
     """Whatever the wording, each message is an event of its channel as the daemon reads it, in the order of time."""

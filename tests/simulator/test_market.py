@@ -2,7 +2,7 @@
 
 import json
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.simulator import market as module
@@ -34,7 +34,6 @@ def shown(market, now=0.0):
     return {(side, price): quantity for side, price, quantity in market.levels(now)}
 
 
-@settings(deadline=None)
 @given(deltas=st.lists(BOOKS, max_size=8), target=BOOKS)
 def test_the_book_follows_the_broadcasts(deltas, target):
     """Deltas are absolute, zero removes; what `replace` asks for leads to the wanted book."""

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.simulator.outbox import TAKE_MAX_BYTES, URGENT_MAX, Ending, Interleaver, Outbox
@@ -64,7 +64,6 @@ def test_a_throttled_outbox_gives_one_frame_at_a_time():
     assert [outbox.take(0.0), outbox.take(0.0)] == [b"a", b"b"]
 
 
-@settings(deadline=None)
 @given(streams=st.lists(st.sampled_from("bt"), max_size=60), depth=st.integers(1, 10), seed=st.integers())
 def test_interleaving_is_bounded_and_loses_nothing(streams, depth, seed):
     """Nothing is lost, each stream keeps its order, and nothing moves by more than the depth."""
@@ -95,7 +94,6 @@ ACTIONS = {
 }
 
 
-@settings(deadline=None)
 @given(actions=st.lists(st.sampled_from(sorted(ACTIONS)), max_size=50))
 def test_the_backlog_is_what_waits(actions):
     """Whatever happens to an outbox, its backlog is exactly the bytes that still come out."""

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.simulator.market import Market
@@ -63,7 +63,6 @@ def test_subscribing_as_the_behaviour_is(how, kind, streams, late_s, named):
     assert json.loads(unknown.message)["data"]["statusCode"] == 400
 
 
-@settings(deadline=None)
 @given(raw=REQUESTS, market=st.sampled_from(["X", ALL]))
 def test_every_request_gets_one_answer(raw, market):
     """Whatever comes, one JSON object answers it."""

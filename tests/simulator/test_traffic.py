@@ -20,7 +20,7 @@ def traffic(seed=1, rate=1000.0, market="BTC-USD", **switches):
     return MarketTraffic(market, rate, seed, Wording(Behaviour(**switches)))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(), spaced=st.booleans(), ts=st.booleans(), rows=st.sampled_from([1, 2]))
 def test_the_same_seed_gives_the_same_valid_messages(seed, spaced, ts, rows):
     """The same seed gives the same steps; each is a message of its stream, in the wording asked for."""
@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_valid_messages(seed, spaced, ts, rows):
             assert len(message["data"]["orders"]) % rows == 0
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seed=st.integers())
 def test_the_book_never_crosses(seed):
     """At no event is the best bid at or above the best ask, and neither side is empty."""

@@ -14,7 +14,7 @@ REPEATED = (b"bx", b"by", b"tx")
 MOST_LINES = 6
 """Lines that a script has at once; more are not added."""
 
-steady = settings(deadline=None, derandomize=True, database=None)
+steady = settings(derandomize=True, database=None)
 """The profile of these tests: the same examples every time, however slow the machine."""
 
 
