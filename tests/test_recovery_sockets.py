@@ -172,7 +172,9 @@ async def test_replies_over_all_markets(
         await stage.talk(20)
         await trio.sleep(5)
         for market in markets:
-            stage.follow_book(market)
+            shapes = stage.follow_book(market).shapes
+            assert shapes[:3] == ["snapshot", "events", "gap"]
+            assert shapes[3:] == ["snapshot", "events"]
 
 
 @pytest.mark.parametrize("lines", [1, 2])

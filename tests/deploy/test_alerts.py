@@ -84,6 +84,11 @@ def hurried() -> str:
     return text
 
 
+def alerts() -> set[str]:
+    """Return the names of all alerts."""
+    return set(re.findall(r"- alert: (\w+)", RULES.read_text()))
+
+
 def free_port() -> int:
     """Return a port that nobody uses."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -202,6 +207,7 @@ class Play:
             return not left
 
         await self.until(fired, left)
+        self.watch.fired.update(names)
 
     async def clears(self, *names: str) -> None:
         """Wait until none of these alerts fires."""
@@ -210,6 +216,7 @@ class Play:
             return not (await self.firing()).intersection(names)
 
         await self.until(cleared)
+        self.watch.cleared.update(names)
 
 
 class Watch:
@@ -217,6 +224,10 @@ class Watch:
 
     def __init__(self, port: int) -> None:
         self._url = f"http://127.0.0.1:{port}"
+        self.fired: set[str] = set()
+        """Alerts that were seen to fire."""
+        self.cleared: set[str] = set()
+        """Alerts that were seen to be over afterwards."""
 
     async def get(self, path: str) -> Any:
         """Ask its API."""
@@ -517,6 +528,7 @@ async def test_each_alert_fires_at_its_fault_and_clears(tmp_path):
     async with prometheus(tmp_path, ports) as watch, trio.open_nursery() as nursery:
         for scene, port in zip(PLAYS, ports, strict=True):
             nursery.start_soon(_perform, scene, port, tmp_path, watch, stage)
+    assert watch.fired == watch.cleared == alerts()
 
 
 async def _perform(
@@ -541,4 +553,4 @@ async def _perform(
 def test_every_alert_is_brought_about():
     """No alert is without a play."""
     played = set(re.findall(r'"(Feedhandler\w+)"', Path(__file__).read_text()))
-    assert played == set(re.findall(r"- alert: (\w+)", RULES.read_text()))
+    assert played == alerts()

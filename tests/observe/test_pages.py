@@ -1,6 +1,7 @@
 # ruff: noqa: ARG001 - the clock works by being asked for
 """What a daemon answers over HTTP: health, readiness, state, and what is asked in vain."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -153,9 +154,11 @@ async def test_an_address_in_use_ends_the_start(tmp_path: Path, autojump_clock: 
         host, port = browser_of(stage).address
         other = tmp_path / "other"
         other.mkdir()
-        with pytest.RaisesGroup(OperationalError, flatten_subgroups=True, allow_unwrapped=True):
+        in_use = pytest.RaisesExc(OperationalError, match=rf"{re.escape(host)}:{port}\b")
+        with pytest.RaisesGroup(in_use, flatten_subgroups=True, allow_unwrapped=True):
             async with staged(other, observe=Observe(http=f"{host}:{port}")):
-                pass
+                pytest.fail("it has started")
+        assert list(other.iterdir()) == []
 
 
 async def test_the_page_and_the_state_are_served(tmp_path: Path, autojump_clock: MockClock) -> None:
