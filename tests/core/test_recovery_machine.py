@@ -8,7 +8,8 @@ row comes once, in order, and is missing only behind a gap record.
 
 `Kind` is an exchange that answers from between the request and the reply's place on its line. The machines below it
 are awkward in one way each. What no machine has, since nothing could tell: a source that lags, at the very start, or
-without times in a market that is silent (the docstring of `book_repair`).
+without times in a market that is silent, or one whose book from within the gap is the very one from before it (the
+docstring of `book_repair`).
 """
 
 import json
@@ -41,7 +42,7 @@ PRICES = (1, 2, 3, 61, 62)
 REACH_ROWS = 12
 HOLD_EVENTS = 30
 SETTLING_STEPS = 200
-OFTEN = 50
+OFTEN = 10
 """An awkward machine has been so at least as often in all its examples."""
 
 Pending = tuple[str, dict[str, Any], int]
@@ -75,6 +76,7 @@ class Kind(RuleBasedStateMachine):
         self.books: list[dict[Level, Any]] = [changes(self.message([(1, 1), (62, 1)], "publicOrderBook", 0))]
         self.trades: list[bytes] = []
         self.released = 0
+        self.gaps: list[int] = []
         self.gap_at = 0
         self.hidden: list[int] = []
         self.gone: set[int] = set()
@@ -189,6 +191,7 @@ class Kind(RuleBasedStateMachine):
         hidden = sum(len(rows(one)) for channel, one in self.truth[: self.released] if channel == TRADES)
         self.consumer.start_behind(hidden)
         self.publish(self.recovery.process([Gap("", "outage", 1, 2)], self.now, 7))
+        self.gaps.append(first)
         self.gap_at = self.released
         self.hidden += range(first, self.released)
         self.gone.update(range(first, self.released))
@@ -200,7 +203,7 @@ class Kind(RuleBasedStateMachine):
         line, request, place = self.pending.pop(self.choose(which % len(self.pending)))
         first = max(0, place - self.lag)
         last = min(len(self.truth), self.released + self.ahead)
-        moment = max(first, last - age)
+        moment = self.tellable(max(first, last - age))
         self.meet(self.is_awkward(place, moment))
         reply = self.snapshot(request, moment)
         self.publish(self.recovery.reply(line, reply, self.now, 9))
@@ -208,6 +211,10 @@ class Kind(RuleBasedStateMachine):
     def choose(self, which: int) -> int:
         """Return which request is answered next."""
         return which
+
+    def tellable(self, moment: int) -> int:
+        """Return the moment that an answer is from instead of one that is beyond telling."""
+        return moment
 
     def is_awkward(self, place: int, moment: int) -> bool:  # noqa: ARG002 - of most machines
         """Tell whether an answer is of the kind that a machine is there for: from when, to a request from when."""
@@ -361,6 +368,12 @@ class Lagging(Kind):
     """The source of the snapshots is some events behind, and says so by their times; the first book is there before."""
 
     lag = 10
+
+    def tellable(self, moment: int) -> int:
+        """Return the first moment from there that is not before a gap with the very book that a gap began with."""
+        before = [self.books[at] for at in self.gaps]
+        later = range(moment, self.gap_at)
+        return next((at for at in later if self.books[at] not in before), max(moment, self.gap_at))
 
     def is_awkward(self, place: int, moment: int) -> bool:
         """Tell whether a book is older than the request's place."""
