@@ -149,7 +149,7 @@ async def test_a_daemon_that_ends_says_so(tmp_path: Path, autojump_clock: MockCl
 
 
 async def test_an_address_in_use_ends_the_start(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A second daemon at one address fails with one error that names it, before it has done anything."""
+    """A second daemon at one address fails with one error that names it, and leaves no socket behind."""
     async with staged(tmp_path, observe=HTTP) as stage:
         host, port = browser_of(stage).address
         other = tmp_path / "other"
@@ -158,7 +158,7 @@ async def test_an_address_in_use_ends_the_start(tmp_path: Path, autojump_clock: 
         with pytest.RaisesGroup(in_use, flatten_subgroups=True, allow_unwrapped=True):
             async with staged(other, observe=Observe(http=f"{host}:{port}")):
                 pytest.fail("it has started")
-        assert list(other.iterdir()) == []
+        assert list(other.glob("*.sock")) == []
 
 
 async def test_the_page_and_the_state_are_served(tmp_path: Path, autojump_clock: MockClock) -> None:
