@@ -41,6 +41,7 @@ from feedhandler.publish.endpoint import Peer, listening, peer_of
 from feedhandler.publish.subscription import Shelf, Subscription, records_track, states_track
 
 ACCEPT_PAUSE_S = 0.1  # after the system has run out of descriptors or memory
+FEW = 12  # events of a run, which cost less one by one
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -167,6 +168,10 @@ class Publisher:
         self, channels: Sequence[Channel], line: str, recv_ns: int, payloads: Sequence[bytes]
     ) -> None:
         """Publish ordinary events that a line brought at once, each in its channel; `flush` sends them."""
+        if len(channels) < FEW:
+            for channel, payload in zip(channels, payloads, strict=True):
+                self.publish(channel, line, recv_ns, payload)
+            return
         heads = {channel: channel.heads(line, recv_ns, channels.count(channel)) for channel in set(channels)}
         begun = map(next, map(heads.__getitem__, channels))
         records = list(map(b"".join, zip(begun, payloads, repeat(END), strict=False)))
