@@ -37,7 +37,7 @@ WAY_IN: list[Callable[..., Any]] = [
     Arbiter.recognise,
     Arbiter.receive,
     Channel.event,
-    Channel.events,
+    Channel.heads,
     Publisher.publish,
     Publisher.publish_run,
     Publisher.flush,

@@ -216,7 +216,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """Age of the events in the window of a feed; likewise."""
     settled_events: Annotated[int, Whole(16, 100_000_000)] = 8192
     """Events of the window that every line has delivered already; the oldest go first."""
-    trail_mib: Annotated[int, Whole(0, 65_536)] = 1
+    trail_mib: Annotated[int, Whole(0, 65_536)] = 4
     """Size of the newest reads of a feed, with which lines behind are compared whole; the oldest go first, and a line
     further behind is compared event by event; 0: every line is."""
     hold_events: Annotated[int, Whole(1, 100_000_000)] = 65_536

@@ -212,6 +212,11 @@ class Arbiter(Supervision):
         settled_events = self._bounds.settled_events
         self._settle_due = max(settled_events, len(window.payloads)) + settled_events // SETTLE_SHARE
 
+    def _passed_by_all(self) -> int:
+        """Return the position before which no line is."""
+        owings = [line.owing for line in self.lines.values()]
+        return min([owing.position for owing in owings if owing is not None], default=self.window.head)
+
     def lost(self, name: str, now: float, recv: int) -> None:
         """Note that a line's connection has ended; all that it brought was received."""
         line = self.lines[name]
@@ -237,6 +242,7 @@ class Arbiter(Supervision):
                     if line.connected:
                         self._vacate(line)
                         self._health(line, "outrun", now)
+        self._trail.forget(self._passed_by_all())
         for line in self.lines.values():
             if line.connected:
                 self._judge_misses(line, now)

@@ -21,15 +21,15 @@ everything. Choosing costs the same however many patterns there are.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import repeat
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import msgspec
 
 _json = msgspec.json.encode
 _digits = b"%d".__mod__
-_END = b"}\n"
+END = b"}\n"
+"""What stands behind an event's message."""
 
 NAMES = 100_000
 """Channels that a session numbers, open, retired and forgotten ones; further ones are not opened."""
@@ -112,14 +112,17 @@ class Channel:
         self.next = seq + 1
         return b"%b%d%b%b}\n" % (self._event_head, seq, self._middle, payload)
 
-    def events(self, line: str, recv_ns: int, payloads: Sequence[bytes]) -> Iterator[bytes]:
-        """Take the next seqs for ordinary events that came at once and encode them, whoever takes them all."""
+    def heads(self, line: str, recv_ns: int, count: int) -> Iterator[bytes]:
+        """Take the next ``count`` seqs for ordinary events that came at once; return what stands before each message.
+
+        `END` stands behind it.
+        """
         if recv_ns != self._middle_ns or line != self._middle_line or self._middle_class:
             self._set_middle(line, recv_ns, "")
-        seqs = range(self.next, self.next + len(payloads))
+        seqs = range(self.next, self.next + count)
         self.next = seqs.stop
-        heads = map(self._event_head.__add__, map(_digits, seqs))
-        return map(b"".join, zip(heads, repeat(self._middle), payloads, repeat(_END), strict=False))
+        head = self._event_head.replace(b"%", b"%%") + b"%d" + self._middle.replace(b"%", b"%%")
+        return map(head.__mod__, seqs)
 
     def gap(self, reason: str, since_ns: int, until_ns: int) -> bytes:
         """Take the next seq for a gap and encode it."""

@@ -17,7 +17,8 @@ and in order. That costs a comparison of memory instead of a look at each messag
 - What is kept of a read are its events that were new, if they are `LEAST_EVENTS` or more: for a few the way through the
   frames costs no more. A **stretch** is such a part of one read, and knows where each of its frames ends.
 - The trail is bounded in bytes (``bounds.trail_mib``, each stretch counting with the whole read that it is from): the
-  oldest stretches go first, and a line further behind is compared message by message.
+  oldest stretches go first, and a line further behind is compared message by message. What every line is past goes
+  with the next tick, so that a burst leaves nothing behind.
 """
 
 from bisect import bisect_left, bisect_right
@@ -88,6 +89,12 @@ class Trail:
         while self.bytes > self._limit:
             self.bytes -= len(self._stretches.pop(0).wire)
 
+    def forget(self, before: int) -> None:
+        """Drop the stretches that end before a position: no line is there any more."""
+        count = bisect_right(self._stretches, before, key=_end)
+        self.bytes -= sum(len(one.wire) for one in self._stretches[:count])
+        del self._stretches[:count]
+
     def match(self, position: int, end: int, rest: bytes | bytearray, data: bytes) -> Known:
         """Return how many whole frames of the events from ``position`` to before ``end`` the bytes begin with.
 
@@ -112,6 +119,10 @@ class Trail:
 
 def _first(stretch: _Stretch) -> int:
     return stretch.position
+
+
+def _end(stretch: _Stretch) -> int:
+    return stretch.position + len(stretch.ends)
 
 
 def _equal(

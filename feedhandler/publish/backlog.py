@@ -22,7 +22,7 @@ freed fronts of the lists are cut off once they are longer than a part of them (
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import accumulate, compress
+from itertools import accumulate
 
 RECORD_COST_BYTES = 72  # of a record beside its text: the bytes object's head and its entries in the lists
 TRIM_SHARE = (
@@ -106,13 +106,12 @@ class Backlog:
 
     def extend(self, records: Sequence[bytes], tracks: Sequence[int]) -> None:
         """Take the next records, each of its track, as `append` does one after the other."""
-        places = range(self.head, self.head + len(records))
         self._records += records
         self._owners += tracks
-        for track in set(tracks):
-            own = [owner == track for owner in tracks]
-            self._tracks[track].places.extend(compress(places, own))
-        self.head = places.stop
+        keep = {track: self._tracks[track].places.append for track in set(tracks)}
+        for place, track in enumerate(tracks, self.head):
+            keep[track](place)
+        self.head += len(records)
         ends = list(accumulate([len(record) + RECORD_COST_BYTES for record in records], initial=self._total))
         self._total = ends[-1]
         self._ends.extend(ends[1:])

@@ -26,12 +26,12 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from itertools import compress
+from itertools import repeat
 
 import trio
 
 from feedhandler.config import ACCOUNT_STREAMS, Bounds, Publish, is_tight
-from feedhandler.core.channels import Channel, Channels
+from feedhandler.core.channels import END, Channel, Channels
 from feedhandler.core.notes import Notify, note
 from feedhandler.core.progress import Part
 from feedhandler.publish import records
@@ -41,6 +41,7 @@ from feedhandler.publish.endpoint import Peer, listening, peer_of
 from feedhandler.publish.subscription import Shelf, Subscription, records_track, states_track
 
 ACCEPT_PAUSE_S = 0.1  # after the system has run out of descriptors or memory
+FEW = 12  # events of a run, which cost less one by one
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -167,19 +168,16 @@ class Publisher:
         self, channels: Sequence[Channel], line: str, recv_ns: int, payloads: Sequence[bytes]
     ) -> None:
         """Publish ordinary events that a line brought at once, each in its channel; `flush` sends them."""
-        tracks = [2 * channel.number for channel in channels]
-        own = set(channels)
-        if len(own) == 1:
-            records = list(channels[0].events(line, recv_ns, payloads))
-        else:
-            encoded = {
-                channel: channel.events(
-                    line, recv_ns, list(compress(payloads, [one is channel for one in channels]))
-                )
-                for channel in own
-            }
-            records = list(map(next, map(encoded.__getitem__, channels)))
-        self._backlog.extend(records, tracks)
+        if len(channels) < FEW:
+            for channel, payload in zip(channels, payloads, strict=True):
+                self.publish(channel, line, recv_ns, payload)
+            return
+        heads = {channel: channel.heads(line, recv_ns, channels.count(channel)) for channel in set(channels)}
+        begun = map(next, map(heads.__getitem__, channels))
+        records = list(map(b"".join, zip(begun, payloads, repeat(END), strict=False)))
+        self._backlog.extend(
+            records, [2 * channel.number for channel in channels]
+        )  # `records_track`, likewise
 
     def gap(self, channel: Channel, reason: str, since_ns: int, until_ns: int) -> None:
         """Publish a gap of a channel; `flush` sends it."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feedhandler.core.channels import Channel, Channels, Patterns, split
+from feedhandler.core.channels import END, Channel, Channels, Patterns, split
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 parts = st.text(st.sampled_from("ab*é\"'\n "), max_size=3)
@@ -42,7 +42,9 @@ def test_events_that_came_at_once_are_encoded_as_one_by_one(payloads: list[bytes
     at_once.next = one_by_one.next = before + 1
     for channel in (at_once, one_by_one):
         channel.event("a", 7, b"{}", "late")
-    assert list(at_once.events("a", 7, payloads)) == [one_by_one.event("a", 7, one) for one in payloads]
+    heads = at_once.heads("a", 7, len(payloads))
+    records = [head + payload + END for head, payload in zip(heads, payloads, strict=True)]
+    assert records == [one_by_one.event("a", 7, one) for one in payloads]
     assert at_once.next == one_by_one.next
     assert at_once.event("b", 8, b"{}") == one_by_one.event("b", 8, b"{}")
 

@@ -96,3 +96,16 @@ def test_the_oldest_reads_go_at_the_bound() -> None:
     assert trail.match(8, 24, b"", b"".join(FRAMES[8:])).events == 16
     assert len(filled(8, limit_bytes=size - 1)) == 0
     assert len(filled(8, limit_bytes=0)) == 0
+
+
+def test_what_all_are_past_is_forgotten() -> None:
+    """Whole stretches go; what a line may still stand in stays, and counts."""
+    trail = filled(8, 8, 8)
+    trail.forget(7)
+    assert len(trail) == 3
+    trail.forget(17)
+    assert len(trail) == 1
+    assert trail.bytes == len(b"".join(FRAMES[16:])) + len(b"rest")
+    assert trail.match(16, 24, b"", b"".join(FRAMES[16:])).events == 8
+    trail.forget(24)
+    assert (len(trail), trail.bytes) == (0, 0)

@@ -204,6 +204,20 @@ def test_lines_in_step_are_recognised_whole() -> None:
     assert pair.whole.known >= 150
 
 
+def test_a_burst_leaves_nothing_behind() -> None:
+    """What was read is kept while a line is behind it, and goes with the next tick after that."""
+    world = Pair(2, seed=1).whole
+    for name in ("a", "b"):
+        world.write(name, b"".join(map(frames.text, STORY)))
+    world.read_bytes("a", 10_000)
+    world.wait(0.1)
+    assert world.arbiter.trail_bytes > 0
+    world.read_bytes("b", 10_000)
+    world.wait(0.1)
+    assert world.known >= len(STORY)
+    assert world.arbiter.trail_bytes == 0
+
+
 @pytest.mark.parametrize(
     "strange",
     [

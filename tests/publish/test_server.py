@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from feedhandler import __version__
 from feedhandler.config import Bounds, Publish
 from feedhandler.core.notes import Note
+from feedhandler.publish import server
 from feedhandler.publish.consumer import REQUEST_S
 from tests.publish.house import ACCOUNT, BOOK, EVERYTHING, TRADES, House, Peer, connected, serving
 
@@ -55,8 +56,12 @@ async def test_a_session_from_the_greeting_to_the_last_word(
     assert house.reasons("consumer_left") == ["shutdown"]
 
 
-async def test_a_run_is_published_as_its_events_one_by_one(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Events of several channels keep their order, each under the next number of its own channel."""
+@pytest.mark.parametrize("few", [0, 100])
+async def test_a_run_is_published_as_its_events_one_by_one(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """Events of several channels keep their order, each under the next number of its own channel, few or many."""
+    monkeypatch.setattr(server, "FEW", few)
     async with serving(tmp_path, autojump_clock) as house, connected(house) as peer:
         await peer.say(EVERYTHING)
         [await peer.line() for _ in range(2)]
