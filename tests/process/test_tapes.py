@@ -40,14 +40,11 @@ RANDOM_KILLS = f"""
 [random]
 kinds = ["close", "reset", "half_frame"]
 every_s = {{every_s}}
-seed = 7
+seed = {{seed}}
 spare = 1
 settle_s = {SETTLE_S}
 settle_events = {SETTLE_EVENTS}
 """
-
-pytestmark = pytest.mark.tapes
-
 
 REASONS = {"text": "json", "array": "object", "binary": "binary", "invalid_utf8": "utf8"}
 """What the exchange calls a kind of garbage, and what the daemon calls it: one kind for each of four lines."""
@@ -104,17 +101,26 @@ async def play(folder: Path, tape: Path, *, lines: int, speed: float, faults: st
     ],
 )
 async def test_kills(tapes, tmp_path, name, events, speed, every_s):
-    """Requirement 3: three lines, killed again and again, bring each event of a tape once, in order, byte for byte."""
-    faults = RANDOM_KILLS.format(every_s=every_s)
-    played = await play(tmp_path, tapes / f"{name}.jsonl.gz", lines=3, speed=speed, faults=faults)
-    played.check()
-    assert played.recorder.count == events
-    killed = Counter(fault.split()[1] for fault in played.exchange.faults)
-    assert killed.total() >= KILLS
+    """Requirement 3: three lines, killed again and again, bring each event of a tape once, in order, byte for byte.
+
+    How often lines can be killed while a tape plays depends on how soon the machine brings them back: a slow one
+    plays it more than once.
+    """
+    killed: Counter[str] = Counter()
+    lost = plays = 0
+    while min(killed.total(), lost) < KILLS:
+        folder = tmp_path / str(plays)
+        folder.mkdir()
+        faults = RANDOM_KILLS.format(every_s=every_s, seed=7 + plays)
+        played = await play(folder, tapes / f"{name}.jsonl.gz", lines=3, speed=speed, faults=faults)
+        played.check()
+        assert played.recorder.count == events
+        assert played.exchange.faults
+        assert played.daemon.notes("failed_over")
+        killed.update(fault.split()[1] for fault in played.exchange.faults)
+        lost += sum(one.get("repeated", 1) for one in played.daemon.notes("line_lost"))
+        plays += 1
     assert killed.keys() == {"close", "reset", "half_frame"}
-    lost = sum(one.get("repeated", 1) for one in played.daemon.notes("line_lost"))
-    assert lost >= KILLS
-    assert played.daemon.notes("failed_over")
 
 
 async def test_wins(tapes, tmp_path):
