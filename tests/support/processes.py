@@ -25,7 +25,7 @@ import msgspec
 import trio
 
 PATIENCE_S = 30.0
-GRACE_S = 10.0
+GRACE_S = 30.0
 READ_BYTES = 256 * 1024
 
 MODULE = (sys.executable, "-m", "feedhandler")
