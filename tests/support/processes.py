@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 import trio
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 GRACE_S = 30.0
 READ_BYTES = 256 * 1024
 
