@@ -384,7 +384,6 @@ async def test_settings_take_effect_where_they_can(tmp_path: Path, autojump_cloc
         first = stage.daemon.feeds[BTC]
         answer = await reload(
             stage,
-            autojump_clock,
             limits=Limits(connections_per_minute=7, connections_per_market=3),
             health=Health(quiet_s=1.0, ping_interval_s=1.0),
             recovery=Recovery(audit_s=2.0, verify_s=1.0),
