@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from trio.testing import MockClock
+
+from tests.support.clock import jumping_clock
 
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")  # how fast an example is says more of the machine than of the program
@@ -41,3 +44,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             report.outcome = "failed"
             report.longrepr = f"{item.nodeid} was skipped in CI: {reason}"
     return report
+
+
+@pytest.fixture
+def autojump_clock() -> MockClock:
+    """Give a clock that jumps when all tasks wait and nothing is on its way to them."""
+    return jumping_clock()

@@ -101,9 +101,7 @@ async def test_a_line_that_disagrees_is_set_aside(tmp_path: Path, autojump_clock
         await stage.talk_until(lambda: bool(stage.named("line_lost")))
         (lost,) = stage.named("line_lost")
         assert lost["reason"] == "quarantined"
-        autojump_clock.autojump_threshold = 0.02  # a thread writes
         await stage.until(lambda: bool(stage.named("incident_written")))
-        autojump_clock.autojump_threshold = 0.0
         (file,) = (tmp_path / "incidents").iterdir()
         incident = json.loads(file.read_text())
         assert incident["line"] == lost["line"]
@@ -704,7 +702,6 @@ async def test_a_hangup_reads_the_configuration_again(
     def broken() -> Config:
         raise ConfigError(["feed[0].lines: expected 1..8, got 0", "publish.mode: expected an octal mode"])
 
-    autojump_clock.autojump_threshold = 0.01  # a thread reads
     host = Host(tmp_path)
     nursery.start_soon(host.run)
     await host.wait_for("daemon_started")

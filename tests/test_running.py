@@ -26,14 +26,11 @@ BTC_BOOK, BTC_TRADES = BTC_CHANNELS = (f"{BTC}/publicOrderBook", f"{BTC}/publicT
 ETH_BOOK, ETH_TRADES = ETH_CHANNELS = (f"{ETH}/publicOrderBook", f"{ETH}/publicTrades")
 
 
-async def reload(stage: Stage, clock: MockClock, **sections: Any) -> Done | Refusal:
+async def reload(stage: Stage, **sections: Any) -> Done | Refusal:
     """Change the file of the daemon, and have it read."""
     config = msgspec.structs.replace(stage.config, **sections)
     stage.daemon._load = lambda: config
-    clock.autojump_threshold = 0.01  # a thread reads
-    answer = await stage.daemon.reload()
-    clock.autojump_threshold = 0.0
-    return answer
+    return await stage.daemon.reload()
 
 
 def assert_untouched(stage: Stage, market: str = BTC) -> None:
@@ -57,14 +54,14 @@ async def test_a_feed_is_added_and_given_up_under_load(tmp_path: Path, autojump_
     """(3) The other market is the truth throughout; the channels of the one that goes end with `down` and `retired`."""
     async with staged(tmp_path, markets=(BTC, ETH), feeds=(Feed(markets=(BTC,)),)) as stage:
         await stage.talk(2)
-        await reload(stage, autojump_clock, feeds=(Feed(markets=(BTC, ETH)),))
+        await reload(stage, feeds=(Feed(markets=(BTC, ETH)),))
         await stage.talk_until(stage.all_up)
         await stage.talk(2)
         await settle(stage)
         eth = {name: list(stage.reading.sequences[name]) for name in ETH_CHANNELS}
         for name in ETH_CHANNELS:
             assert eth[name] == stage.truth[name][-len(eth[name]) :]
-        await reload(stage, autojump_clock, feeds=(Feed(markets=(BTC,)),))
+        await reload(stage, feeds=(Feed(markets=(BTC,)),))
         await stage.talk(3)
         await settle(stage)
         assert_untouched(stage)
@@ -89,9 +86,9 @@ async def test_a_channel_that_comes_again_goes_on_behind_a_gap(
         for round_ in range(1, 3):
             await stage.talk(1)
             await settle(stage)
-            await reload(stage, autojump_clock, feeds=(Feed(markets=(BTC,)),))
+            await reload(stage, feeds=(Feed(markets=(BTC,)),))
             await stage.talk(1)
-            await reload(stage, autojump_clock, feeds=(Feed(markets=(BTC, ETH)),))
+            await reload(stage, feeds=(Feed(markets=(BTC, ETH)),))
             await stage.until(stage.all_synchronised)
             await stage.talk_until(stage.all_up)
             await stage.talk(1)
@@ -367,7 +364,7 @@ async def test_lines_are_added_and_let_go(tmp_path: Path, autojump_clock: MockCl
     """(3) From two lines to four, to one, to two, under load: one exact stream; one line leaves after the other."""
     async with staged(tmp_path) as stage:
         for lines in (4, 1, 2):
-            await reload(stage, autojump_clock, feeds=(Feed(markets=(BTC,), lines=lines),))
+            await reload(stage, feeds=(Feed(markets=(BTC,), lines=lines),))
             await stage.talk_until(lambda lines=lines: len(stage.daemon.feeds[BTC].lines) == lines)
             await stage.talk_until(stage.all_up)
             await stage.talk(8)
@@ -387,7 +384,6 @@ async def test_settings_take_effect_where_they_can(tmp_path: Path, autojump_cloc
         first = stage.daemon.feeds[BTC]
         answer = await reload(
             stage,
-            autojump_clock,
             limits=Limits(connections_per_minute=7, connections_per_market=3),
             health=Health(quiet_s=1.0, ping_interval_s=1.0),
             recovery=Recovery(audit_s=2.0, verify_s=1.0),
@@ -423,12 +419,10 @@ async def test_a_configuration_with_mistakes_changes_nothing(
 
     async with staged(tmp_path) as stage:
         stage.daemon._load = broken
-        autojump_clock.autojump_threshold = 0.01  # a thread reads
         assert await stage.daemon.reload() == Refusal("bad_config", "feed[0].lines: expected 1..8, got 0")
-        autojump_clock.autojump_threshold = 0.0
         assert stage.named("config_refused") == [{"mistake": "feed[0].lines: expected 1..8, got 0"}]
         await stage.talk(1)
-        assert await reload(stage, autojump_clock) == Done("the configuration is in force")
+        assert await reload(stage) == Done("the configuration is in force")
         await stage.talk(1)
         await stage.arrived()
         stage.assert_exact()
@@ -450,7 +444,6 @@ async def test_readings_of_the_configuration_never_overlap(
 
         stage.daemon._load = load
         nursery.start_soon(stage.daemon.reload)
-        autojump_clock.autojump_threshold = 0.01  # a thread reads
         await trio.sleep(0.1)
         for _ in range(5):
             answer = await stage.daemon.reload()
@@ -532,7 +525,7 @@ async def test_a_change_to_all_that_is_listed_touches_no_feed_that_runs(
         await stage.until(lambda: len(stage.exchange.connections(BTC)) == 2)
         await stage.talk(10)
         before = stage.daemon.feeds[BTC]
-        await reload(stage, autojump_clock, feeds=(Feed(),))
+        await reload(stage, feeds=(Feed(),))
         assert set(stage.daemon.feeds) == {BTC, SOL}
         await stage.until(lambda: set(stage.daemon.feeds) == {BTC, ETH})
         await stage.talk(2)

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001 - the clock works by being asked for
 """Key, secret and tokens show nowhere: whatever fails, all output of the whole daemon is searched for their values."""
 
 import io
@@ -139,7 +140,7 @@ class Everything:
 @pytest.mark.parametrize("failure", FAILURES, ids=repr)
 async def test_no_failure_shows_a_secret(
     tmp_path: Path,
-    autojump_clock: MockClock,  # noqa: ARG001 - by name
+    autojump_clock: MockClock,
     failures: list[str],
     caplog: pytest.LogCaptureFixture,
     failure: dict[str, Any],
@@ -175,7 +176,6 @@ async def test_no_incident_shows_a_secret(tmp_path: Path, autojump_clock: MockCl
     ) as stage:
         stage.strike("drop", 2, count=6)
         await stage.talk_until(lambda: bool(stage.named("line_quarantined")))
-        autojump_clock.autojump_threshold = 0.02  # a thread writes
         await stage.until(lambda: bool(stage.named("incident_written")))
         texts = list(said.of(stage, tmp_path))
     assert '"neighbourhood"' in texts[-1]

@@ -64,7 +64,7 @@ class Connection:
         self._compliance = compliance
         self._answer = answer
         self._request = bytearray()
-        self._pings: dict[bytes, float] = {}
+        self._pings: dict[bytes, tuple[float, trio.Event]] = {}
         self._ping_number = 0
         self._nursery: trio.Nursery | None = None
         self._peer_closed = trio.Event()
@@ -140,10 +140,12 @@ class Connection:
             self._answer(self, request)
 
     def _take_pong(self, payload: bytes) -> None:
-        sent = self._pings.pop(payload, None)
-        if sent is not None:
+        ping = self._pings.pop(payload, None)
+        if ping is not None:
+            sent_at, answered = ping
+            answered.set()
             self._compliance.pongs_received += 1
-            delay_s = trio.current_time() - sent
+            delay_s = trio.current_time() - sent_at
             self._compliance.slowest_pong_s = max(self._compliance.slowest_pong_s, delay_s)
 
     def _take_close(self, event: ws_events.CloseConnection) -> None:
@@ -231,10 +233,21 @@ class Connection:
     def ping(self, count: int) -> None:
         """Send WebSocket pings."""
         for _ in range(count):
-            self._ping_number += 1
-            payload = struct.pack("!Q", self._ping_number)
-            if len(self._pings) >= PINGS_MAX:
-                del self._pings[next(iter(self._pings))]
-            self._pings[payload] = trio.current_time()
-            self._compliance.pings_sent += 1
-            self.outbox.put_urgent(frames.frame(frames.PING, payload))
+            frame, _ = self._new_ping()
+            self.outbox.put_urgent(frame)
+
+    def probe(self) -> trio.Event:
+        """Send a ping behind the events before it; the event is set when the client has read so far."""
+        frame, answered = self._new_ping()
+        self.outbox.put_reply(trio.current_time(), frame)
+        return answered
+
+    def _new_ping(self) -> tuple[bytes, trio.Event]:
+        self._ping_number += 1
+        payload = struct.pack("!Q", self._ping_number)
+        if len(self._pings) >= PINGS_MAX:
+            del self._pings[next(iter(self._pings))]
+        answered = trio.Event()
+        self._pings[payload] = trio.current_time(), answered
+        self._compliance.pings_sent += 1
+        return frames.frame(frames.PING, payload), answered

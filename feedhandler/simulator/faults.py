@@ -4,14 +4,17 @@ A fault strikes one connection, some, or a market; it changes their outboxes or 
 once for each connection it struck. Nothing here waits: what a fault ends later is left to a task.
 
 By lot: a connection is *untouched* if for ``settle_s`` it has been there, had been sent ``settle_events`` events,
-and its last fault has been over.
+and its last fault has been over. Where events are asked for, the client must have read them, too, and as far as
+that another connection that is untouched; it shows that by its answers to pings (`Trial`), so that a slow client on
+a busy machine is given the time that it needs.
 A fault strikes only where ``spare`` untouched connections of the market remain besides its victim;
 otherwise it is skipped.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
+from weakref import WeakKeyDictionary
 
 import msgspec
 import trio
@@ -30,6 +33,26 @@ REFUSAL_S = 5.0
 """How long `refuse` and `outage` last where the fault does not say."""
 INTERLEAVE_HOLD_S = 0.05
 """An interleaved event is held back no longer than this in a quiet moment."""
+
+
+class Trial:
+    """Finds out whether the client has read a connection as far as now, and the others that are still there, too."""
+
+    def __init__(self, line: Connection, others: Iterable[Connection]) -> None:
+        self._own = line.probe()
+        self._others = [(other, other.probe()) for other in others]
+
+    def is_passed(self) -> bool:
+        """Tell whether it has; one of the others must have shown it at least."""
+        return (
+            self._own.is_set()
+            and any(answered.is_set() for _, answered in self._others)
+            and all(answered.is_set() or not other.is_open for other, answered in self._others)
+        )
+
+    def is_void(self) -> bool:
+        """Tell whether the others have gone and have shown nothing."""
+        return not any(answered.is_set() or other.is_open for other, answered in self._others)
 
 
 class Faults:
@@ -53,6 +76,7 @@ class Faults:
         self._on_fault = on_fault
         self._notify = notify
         self._random = Random(f"{seed}/faults")  # noqa: S311 - faults, no secret
+        self._trials: WeakKeyDictionary[Connection, Trial] = WeakKeyDictionary()
 
     def strike(self, fault: Fault) -> None:
         """Let one fault happen now."""
@@ -171,12 +195,22 @@ class Faults:
                 self.strike(msgspec.structs.replace(fault, market=market, line=line.index))
 
     def _watch_settling(self, plan: RandomFaults) -> None:
-        now = trio.current_time()
         for market in self._markets():
-            for line in self._connections(market):
-                if line.outbox.events >= plan.settle_events:
-                    since = now if plan.settle_events else line.opened_at
-                    line.settling_since = min(line.settling_since, since)
+            lines = self._connections(market)
+            for line in lines:
+                if not plan.settle_events:
+                    line.settling_since = line.opened_at
+                elif line.settling_since == math.inf and line.outbox.events >= plan.settle_events:
+                    self._try(line, [other for other in lines if other is not line])
+
+    def _try(self, line: Connection, others: list[Connection]) -> None:
+        if line not in self._trials:
+            settled = [other for other in others if max(other.settling_since, other.touched_until) < math.inf]
+            self._trials[line] = Trial(line, settled or others)
+        elif self._trials[line].is_passed():
+            line.settling_since = trio.current_time()
+        elif self._trials[line].is_void():
+            del self._trials[line]
 
     def _is_allowed(self, fault: Fault, plan: RandomFaults, victim: Connection) -> bool:
         if fault.kind == "refuse":

@@ -269,6 +269,10 @@ class Gate:
         self._refusals = [old for old in self._refusals if now < old.until]
         self._refusals.append(refusal)
 
+    def relent(self) -> None:
+        """End all refusals that were to last longer."""
+        self._refusals.clear()
+
     def retry_after(self, answer: Answer, wall_s: float) -> str:
         """Return the ``Retry-After`` header of an answer, empty for none."""
         if not answer.retry_after_s:

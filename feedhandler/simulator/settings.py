@@ -188,8 +188,8 @@ class RandomFaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     settle_s: Seconds = 2.0
     """A connection younger than this, or so short after its last fault, does not count as untouched."""
     settle_events: Count = 0
-    """Nor does one that had been sent fewer events than this so long ago: in a quiet market time alone settles
-    nothing, since a client finds the place of a connection by its events."""
+    """Nor does one that had been sent fewer events than this so long ago, or whose client had not read them: in a
+    quiet market time alone settles nothing, since a client finds the place of a connection by its events."""
     duration_s: Seconds = 3.0
     """Mean duration of what lasts."""
 

@@ -12,6 +12,7 @@ import trio
 from feedhandler.client import asyncio_client, thread_client, trio_client
 from feedhandler.client.core import Reader, Received
 from feedhandler.client.following import Following
+from tests.client.scripted import PATIENCE_S
 
 Take = Callable[[Received, Following], bool]
 """Looks at a record; true: it was the last one wanted."""
@@ -71,7 +72,7 @@ class Closing:
         client = thread_client.Client(path, reader, report=report)
 
         def close() -> None:
-            assert self.reading.wait(10)
+            assert self.reading.wait(PATIENCE_S)
             client.close()
 
         thread = threading.Thread(target=close)

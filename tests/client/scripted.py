@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 A, B, C = "m/a", "m/b", "m/c"
+PATIENCE_S = 30.0
+"""What only a client that hangs makes a server wait for."""
 
 
 def line(**fields: Any) -> bytes:
@@ -79,7 +81,7 @@ def scripted(path: Path, *acts: Act) -> Iterator[None]:
         path.unlink(missing_ok=True)
         listener.bind(os.fspath(path))
         listener.listen(5)
-        listener.settimeout(5)
+        listener.settimeout(PATIENCE_S)
         played: list[Act] = []
         thread = threading.Thread(target=_play, args=(listener, acts, played))
         thread.start()
@@ -94,6 +96,6 @@ def _play(listener: socket.socket, acts: tuple[Act, ...], played: list[Act]) -> 
     for act in acts:
         sock, _ = listener.accept()
         with sock:
-            sock.settimeout(5)
+            sock.settimeout(PATIENCE_S)
             act(Connection(sock))
         played.append(act)

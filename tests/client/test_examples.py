@@ -15,6 +15,7 @@ import feedhandler.client
 from feedhandler.client.position import Position, load_position
 from feedhandler.config import Bounds, Publish
 from feedhandler.publish.server import Publisher
+from tests.support.processes import PATIENCE_S
 
 TRADES, BOOK = "BTC-USD/publicTrades", "BTC-USD/publicOrderBook"
 
@@ -72,7 +73,7 @@ async def test_an_example_does_what_it_says(tmp_path: Path, face: str, expected:
             publisher.publish(book, "a", 7, b"{}")
             publisher.flush()
             printed = ""
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_S):
                 while not all(line in printed for line in expected):
                     printed += (await process.stdout.receive_some()).decode()
             if face == "thread":

@@ -17,7 +17,7 @@ from feedhandler.client.errors import ClientClosed, ProtocolError, ServerError
 from feedhandler.client.following import BACKOFF_MAX_S, BACKOFF_MIN_S, Following
 from feedhandler.client.position import Position
 from tests.client.faces import Closing, Face, every_face
-from tests.client.scripted import A, Act, B, Connection, event, hello, line, scripted, subscribed
+from tests.client.scripted import PATIENCE_S, A, Act, B, Connection, event, hello, line, scripted, subscribed
 
 Wishes = list[dict[str, Any]]
 
@@ -202,33 +202,56 @@ def test_books_are_kept_across_connections(face: Face, path: Path, wanted: bool)
     assert seen == ([(0, (), ()), *held, (5, bids, asks)] if wanted else [])
 
 
+@pytest.fixture
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Tell the faces whether silence is to mean something: at once, or not while the machine is busy, either."""
+
+    def tell(patient: bool) -> None:
+        for module in ("thread_client", "asyncio_client", "trio_client"):
+            monkeypatch.setattr(f"feedhandler.client.{module}.SILENCE_S", 60.0 if patient else 0.05)
+
+    return tell
+
+
 @every_face
-def test_a_silent_server_is_left(face: Face, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_is_left(face: Face, path: Path, be_patient: Callable[[bool], None]) -> None:
     """A server that hangs sends no heartbeats, and the client asks again."""
-    for module in ("thread_client", "asyncio_client", "trio_client"):
-        monkeypatch.setattr(f"feedhandler.client.{module}.SILENCE_S", 0.05)
     reports: list[str] = []
     seqs: list[int] = []
+    up_to_2 = events_up_to(2, seqs)
 
     def hang(connection: Connection) -> None:
         connection.say(hello())
         connection.ask()
-        connection.say(subscribed(a=1) + event(1))
         connection.wait()
 
-    with scripted(path, hang, says([], subscribed(a=2) + event(2))):
-        face(path, Reader([A]), events_up_to(2, seqs), report=reports.append)
+    def take(received: Received, client: Following) -> bool:
+        if isinstance(received.record, Event):
+            be_patient(False)
+        return up_to_2(received, client)
+
+    def report(text: str) -> None:
+        reports.append(text.removeprefix(f"{path}: "))
+        if "nothing heard" in text:
+            be_patient(True)
+
+    be_patient(True)
+    first, last = says([], subscribed(a=1) + event(1)), says([], subscribed(a=2) + event(2))
+    with scripted(path, first, hang, last):
+        face(path, Reader([A]), take, report=report)
     assert seqs == [1, 2]
-    assert reports == [f"{path}: nothing heard for 5 s; trying again", f"{path}: connected"]
+    assert reports == [
+        "the server closed the connection; trying again",
+        "nothing heard for 5 s; trying again",
+        "connected",
+    ]
 
 
 @every_face
 def test_a_request_that_nobody_reads_is_given_up(
-    face: Face, path: Path, monkeypatch: pytest.MonkeyPatch
+    face: Face, path: Path, be_patient: Callable[[bool], None]
 ) -> None:
     """A request that was sent in part ends with its connection, and the next one gets it whole."""
-    for module in ("thread_client", "asyncio_client", "trio_client"):
-        monkeypatch.setattr(f"feedhandler.client.{module}.SILENCE_S", 0.05)
     channels = [A, *(f"market-{number}/*" for number in range(100_000))]
     wishes: Wishes = []
     seqs: list[int] = []
@@ -236,11 +259,13 @@ def test_a_request_that_nobody_reads_is_given_up(
 
     def hang(connection: Connection) -> None:
         connection.say(hello())
-        assert gone.wait(5)
+        assert gone.wait(PATIENCE_S)
 
     def report(_: str) -> None:
+        be_patient(True)
         gone.set()
 
+    be_patient(False)
     with scripted(path, hang, says(wishes, subscribed(a=1) + event(1))):
         face(path, Reader(channels), events_up_to(1, seqs), report=report)
     assert seqs == [1]
@@ -266,7 +291,7 @@ def test_a_client_waits_for_a_server_that_comes_late(face: Face, path: Path) -> 
             release.set()
 
     def serve() -> None:
-        assert release.wait(10)
+        assert release.wait(PATIENCE_S)
         with scripted(path, says([], subscribed(a=1) + event(1))):
             pass
 

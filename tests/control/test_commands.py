@@ -95,9 +95,7 @@ async def test_streams_and_markets_are_added_and_dropped(tmp_path: Path, autojum
         assert (await ask(stage, "drop-market", market=ETH))["ok"]
         assert set(stage.daemon.feeds) == {BTC}
         stage.daemon._load = lambda: stage.config
-        autojump_clock.autojump_threshold = 0.01  # a thread reads
         assert (await ask(stage, "reload"))["result"] == "the configuration is in force"
-        autojump_clock.autojump_threshold = 0.0
         assert stage.daemon.feeds[BTC].streams == ("publicTrades",)
         assert set(stage.daemon.feeds) == {BTC}
         await stage.talk(1)
@@ -176,9 +174,7 @@ async def test_a_file_with_a_mistake_is_refused_with_it(tmp_path: Path, autojump
 
     async with staged(tmp_path) as stage:
         stage.daemon._load = broken
-        autojump_clock.autojump_threshold = 0.01  # a thread reads
         answer = await ask(stage, "reload")
-        autojump_clock.autojump_threshold = 0.0
         assert answer["code"] == "bad_config"
         assert answer["error"] == "feed[0].lines: expected 1..8, got 0; log.level: expected info"
         assert len(stage.named("config_refused")) == 2

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001 - the clock works by being asked for
 """The token: fetched once for all, renewed in time, and never shown."""
 
 import json
@@ -33,6 +34,7 @@ from feedhandler.exchange.token import (
     read_token,
 )
 from feedhandler.exchange.web import ANSWER_MAX_BYTES, Answer
+from tests.support.clock import jumping_clock
 
 KEY = "the-key-value"
 SECRET = "top-secret-value"
@@ -105,7 +107,6 @@ def notes() -> list[Note]:
 @pytest.fixture
 def source(endpoint: Endpoint, notes: list[Note], autojump_clock: trio.testing.MockClock) -> TokenSource:
     """Return a token source for the endpoint, on a clock that jumps."""
-    autojump_clock.autojump_threshold = 0.005
     return TokenSource(endpoint.url, keys, ssl.create_default_context(), notes.append, draw=lambda: 0.0)
 
 
@@ -201,7 +202,6 @@ async def test_an_endpoint_that_fails_for_a_margin_costs_nothing(
     nursery: trio.Nursery, endpoint: Endpoint, notes: list[Note], autojump_clock: Clock
 ) -> None:
     """While the renewal fails the old token is handed out until its margin, and the state says what happens."""
-    autojump_clock.autojump_threshold = 0.005
     context = ssl.create_default_context()
     source = TokenSource(endpoint.url, keys, context, notes.append, draw=lambda: 0.5)
     nursery.start_soon(source.run)
@@ -367,7 +367,6 @@ async def test_an_outage_of_half_an_hour(
     nursery: trio.Nursery, endpoint: Endpoint, notes: list[Note], autojump_clock: Clock
 ) -> None:
     """(11) Pauses grow with full jitter up to half a minute, nothing is given up, and the end is found in time."""
-    autojump_clock.autojump_threshold = 0.005
     lots = Random(4)
     source = TokenSource(endpoint.url, keys, ssl.create_default_context(), notes.append, draw=lots.random)
     endpoint.status = 503
@@ -560,7 +559,7 @@ def test_no_minute_has_more_requests_than_it_may(seed: int) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_module, "ask", ledger.ask)
-        trio.run(live, clock=trio.testing.MockClock(autojump_threshold=0))
+        trio.run(live, clock=jumping_clock())
     assert len(ledger.counted_s) > 25
     assert ledger.most_in_a_minute() <= REQUESTS_PER_MINUTE
 
@@ -675,13 +674,13 @@ async def test_a_disk_that_hangs_holds_up_nothing(
         refusal = await refused(source.get)
         assert str(refusal) == "the API key and secret cannot be read in time"
     assert source.state == "bad_key"
-    assert len(started) == 1
-    assert started[0] != threading.get_ident()
     assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
     released.set()
     with trio.fail_after(10):
         while source._reading.borrowed_tokens:
             await trio.testing.wait_all_tasks_blocked(0.001)
+    assert len(started) == 1
+    assert started[0] != threading.get_ident()
     monkeypatch.setattr(token_module, "KEYS_TIMEOUT_S", 10)
     assert (await source.get()).text == "token-1"
 
@@ -718,7 +717,6 @@ async def test_faults_of_the_endpoint(
     endpoint: Endpoint, notes: list[Note], autojump_clock: Clock, fault: str
 ) -> None:
     """Whatever the endpoint does, the answer is a refusal with a status, and nothing goes elsewhere."""
-    autojump_clock.autojump_threshold = 0.005
     url = endpoint.url
     if fault == "refused":
         url = "http://127.0.0.1:1/"
@@ -741,7 +739,6 @@ async def test_an_unverified_endpoint_gets_no_key(
     endpoint: Endpoint, notes: list[Note], autojump_clock: Clock
 ) -> None:
     """A server that does not speak TLS is never sent the key."""
-    autojump_clock.autojump_threshold = 0.005
     url = endpoint.url.replace("http:", "https:")
     source = TokenSource(url, keys, ssl.create_default_context(), notes.append)
     assert (await refused(source.get)).status == 0

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001 - the clock works by being asked for
 """Opening connections: every way to fail has one name, tells no secret, and every end has one reason."""
 
 import ssl
@@ -278,7 +279,6 @@ async def test_no_answer_times_out(
     async def script(_peer: Any) -> None:
         await trio.sleep_forever()
 
-    autojump_clock.autojump_threshold = 0.005
     port = await serve(script)
     before_s = trio.current_time()
     assert (await failure(port, inbox)).reason == "timeout"
@@ -293,7 +293,6 @@ async def test_no_tls_answer_times_out(
     async def script(_peer: Any) -> None:
         await trio.sleep_forever()
 
-    autojump_clock.autojump_threshold = 0.005
     error = await failure(await serve(script), inbox, url="wss://127.0.0.1:{port}")
     assert error.reason == "timeout"
 
@@ -320,7 +319,6 @@ async def test_whether_the_goodbye_was_answered_is_known(
         else:
             await trio.sleep_forever()
 
-    autojump_clock.autojump_threshold = 0.01
     port = await serve(script)
     async with opened(port, inbox) as connection:
         assert connection.peer == f"127.0.0.1:{port}"
@@ -445,7 +443,6 @@ async def test_goodbye_is_bounded(serve: Serve, inbox: Inbox, autojump_clock: tr
         frames.append(await peer.frame())
         await trio.sleep_forever()
 
-    autojump_clock.autojump_threshold = 0.005
     async with opened(await serve(script), inbox) as connection:
         connection.end("restart")
         await connection.pump()

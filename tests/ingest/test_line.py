@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001 - the clock works by being asked for
 """The life of a line: what the feed hears, when the next attempt comes, and that it never ends."""
 
 import contextlib
@@ -73,10 +74,9 @@ def line_to(port: int, journal: Any, **changes: Any) -> Line:
 
 @pytest.fixture
 def running(nursery: trio.Nursery, journal: Any) -> Callable[..., Line]:
-    """Run a line in the background of a test, on a clock that jumps when nothing happens."""
+    """Run a line in the background of a test."""
 
-    def start(clock: trio.testing.MockClock, port: int, **changes: Any) -> Line:
-        clock.autojump_threshold = 0.005
+    def start(port: int, **changes: Any) -> Line:
         line = line_to(port, journal, **changes)
         nursery.start_soon(line.run)
         return line
@@ -94,7 +94,7 @@ async def test_the_story_of_two_connections(
         await peer.send(text(b"one") + text(b"two") + b"\x82\x00" + CLOSE)
         await peer.frame()
 
-    running(autojump_clock, await serve(script))
+    running(await serve(script))
     await journal.wait_for("lost", "a", "closed", times=2)
     story = [
         ("connecting", "a"),
@@ -117,7 +117,7 @@ async def test_backoff_grows_until_good_data_comes(
         await peer.accept()
         await peer.send(text(b"data") + CLOSE)
 
-    line = running(autojump_clock, await serve(script), bounds=Bounds(backoff_min_s=1, backoff_max_s=5))
+    line = running(await serve(script), bounds=Bounds(backoff_min_s=1, backoff_max_s=5))
     await journal.wait_for("lost", "a", "closed", times=5)
     journal.on_received = line.reset_backoff
     await journal.wait_for("lost", "a", "closed", times=7)
@@ -134,7 +134,7 @@ async def test_retry_after_is_obeyed(
         await peer.read_request()
         await peer.send(b"HTTP/1.1 429 Slow down\r\nRetry-After: 100\r\n\r\n")
 
-    running(autojump_clock, await serve(script))
+    running(await serve(script))
     await journal.wait_for("failed", "a", "handshake", times=2)
     assert [retry_s for _, retry_s in journal.failures[:2]] == [101, 102]
     assert trio.current_time() >= 101
@@ -147,7 +147,7 @@ async def test_it_never_gives_up(
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     port = listener.socket.getsockname()[1]
     await listener.aclose()
-    running(autojump_clock, port)
+    running(port)
     await journal.wait_for("failed", "a", "refused", times=100)
     assert {retry_s for _, retry_s in journal.failures[5:]} == {30.0}
 
@@ -166,7 +166,7 @@ async def test_a_mute_connection_is_lost(
                 return
             pings.append(payload)
 
-    running(autojump_clock, await serve(script), health=Health(ping_interval_s=5, pong_timeout_s=10))
+    running(await serve(script), health=Health(ping_interval_s=5, pong_timeout_s=10))
     await journal.wait_for("connected", "a")
     before_s = trio.current_time()
     await journal.wait_for("lost", "a", "silent")
@@ -185,7 +185,7 @@ async def test_pongs_keep_a_quiet_line(
         while (await peer.frame())[0] == 1:
             await peer.send(text(b'{"resultType":"pong"}'))
 
-    running(autojump_clock, await serve(script))
+    running(await serve(script))
     await trio.sleep(600)
     assert [entry[0] for entry in journal.entries].count("connecting") == 1
     assert len(journal.payloads) >= 100
@@ -201,7 +201,7 @@ async def test_a_daemon_that_stood_still_blames_itself(
         while (await peer.frame())[0] == 1:
             await peer.send(text(b'{"resultType":"pong"}'))
 
-    running(autojump_clock, await serve(script))
+    running(await serve(script))
     await journal.wait_for("connected", "a")
     for _ in range(10):
         autojump_clock.jump(60)
@@ -226,7 +226,7 @@ async def test_lines_that_connect_together_ping_apart(
 
     port = await serve(script)
     for share in (0.1, 0.5, 0.9):
-        running(autojump_clock, port, draw=lambda share=share: share)
+        running(port, draw=lambda share=share: share)
     await trio.sleep(30)
     firsts = sorted(own[0] for own in pinged_s)
     assert firsts == pytest.approx([0.5, 2.5, 4.5], abs=0.2)
@@ -245,7 +245,7 @@ async def test_data_without_pongs_keeps_a_line(
             await peer.send(text(b"data"))
             await trio.sleep(4)
 
-    running(autojump_clock, await serve(script))
+    running(await serve(script))
     await trio.sleep(300)
     assert [entry[0] for entry in journal.entries].count("connecting") == 1
 
@@ -269,7 +269,7 @@ async def test_restart_within_a_delivery(
         line.restart("divergence", pause_s=60)
 
     journal.on_received = restart
-    line = running(autojump_clock, await serve(script))
+    line = running(await serve(script))
     await journal.wait_for("lost", "a", "divergence")
     lost_s = trio.current_time()
     assert journal.payloads == [b"first"]
@@ -288,7 +288,7 @@ async def test_the_goodbye_and_the_wait_pass_together(
         stuck.append(1)
         await trio.sleep_forever()
 
-    line = running(autojump_clock, await serve(script))
+    line = running(await serve(script))
     await journal.wait_for("connected", "a")
     line.restart("stall")
     await journal.wait_for("lost", "a", "stall")
@@ -319,7 +319,7 @@ async def test_requests_are_sent_in_order_and_bounded(
         enough.set()
         await peer.frame()
 
-    line = running(autojump_clock, await serve(script))
+    line = running(await serve(script))
     await journal.wait_for("connected", "a")
     taken = [line.send(f"request {i}") for i in range(OUTBOX_REQUESTS + 40)]
     await enough.wait()
@@ -352,7 +352,7 @@ async def test_a_refused_token_is_replaced_before_any_backoff(
 ) -> None:
     """(12) 401 and 403 refresh the token once, and the attempt is repeated at once."""
     tokens = Tokens("old", "new")
-    running(autojump_clock, await serve(refusing(status, "new")), tokens=tokens)
+    running(await serve(refusing(status, "new")), tokens=tokens)
     await journal.wait_for("connected", "a")
     assert tokens.replaced == ["old"]
     assert journal.entries == [("connecting", "a"), ("connecting", "a"), ("connected", "a")]
@@ -368,7 +368,7 @@ async def test_a_second_refusal_backs_off(
     tokens: Tokens | None,
 ) -> None:
     """Where another token does not help, or there is none, the backoff holds."""
-    running(autojump_clock, await serve(refusing(403, "never")), tokens=tokens)
+    running(await serve(refusing(403, "never")), tokens=tokens)
     await journal.wait_for("failed", "a", "handshake")
     failure, retry_s = journal.failures[0]
     assert isinstance(failure, HandshakeRefused)
@@ -382,7 +382,7 @@ async def test_a_bad_key_is_retried_slowly_and_takes_no_slot(
 ) -> None:
     """(11) A key that is not accepted waits the longest time at once, and spends nothing of the budget."""
     gate = Gate(5)
-    running(autojump_clock, 1, gate=gate, tokens=Tokens(TokenRefused(401, "the API key is not accepted")))
+    running(1, gate=gate, tokens=Tokens(TokenRefused(401, "the API key is not accepted")))
     await journal.wait_for("failed", "a", "token", times=3)
     assert [retry_s for _, retry_s in journal.failures] == [30.0, 30.0, 30.0]
     assert gate.available() == 5
@@ -394,7 +394,7 @@ async def test_a_line_without_a_token_goes_on_with_the_next_one(
 ) -> None:
     """(11) A token that is there at last ends the long wait that a bad key has cost, and nothing else does."""
     tokens = Tokens(TokenRefused(401, "the API key is not accepted"))
-    running(autojump_clock, await serve(refusing(401, "new")), tokens=tokens)
+    running(await serve(refusing(401, "new")), tokens=tokens)
     await journal.wait_for("failed", "a", "token")
     await trio.sleep(5)
     assert journal.entries == [("failed", "a", "token")]
@@ -417,7 +417,7 @@ async def test_many_restarts_leave_nothing_behind(
                 pass  # pragma: no cover
             await peer.send(CLOSE)
 
-    line = running(autojump_clock, await serve(script), draw=lambda: 0.0)
+    line = running(await serve(script), draw=lambda: 0.0)
     counts: list[int] = []
     for round_ in range(1, 101):
         await journal.wait_payloads(round_)

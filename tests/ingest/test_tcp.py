@@ -199,7 +199,6 @@ async def test_an_address_that_is_silent_is_not_waited_for(
         return await connect(address)
 
     monkeypatch.setattr(tcp, "_connect", slow)
-    autojump_clock.autojump_threshold = 0.01
     began_s = trio.current_time()
     async with await dial(HOST, port, 0) as stream:
         assert stream.peer == f"127.0.0.2:{port}"

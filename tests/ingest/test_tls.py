@@ -298,6 +298,7 @@ async def test_a_reset_breaks_the_read_behind_the_data(
 
 async def test_a_send_that_is_cut_off_stops_sending_only(
     contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - by name
 ) -> None:
     """Half a record on its way: nothing can follow it, but what the other side says is still heard."""
     async with over_tcp(contexts) as (client, server, _):

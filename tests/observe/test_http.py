@@ -15,6 +15,7 @@ from feedhandler.core.notes import Note
 from feedhandler.errors import OperationalError
 from feedhandler.observe import http
 from feedhandler.observe.http import Answer, HttpServer, Request
+from tests.support.clock import jumping_clock
 from tests.support.web import Browser, parse
 
 SAFE = {
@@ -270,4 +271,4 @@ def test_no_bytes_do_any_harm(parts: list[bytes]) -> None:
             assert (await one.browser.get("/")).status == 200
             assert one.notes == []
 
-    trio.run(scene, clock=MockClock(autojump_threshold=0.01))
+    trio.run(scene, clock=jumping_clock())

@@ -15,6 +15,7 @@ from feedhandler.errors import ConfigError
 from feedhandler.observe.asking import DEFAULT_URL, Asker, Look
 from feedhandler.observe.status import ChannelStatus, ConsumerStatus, Status, StatusMaker
 from feedhandler.observe.terminal import duration, picture
+from tests.support.clock import jumping_clock
 from tests.support.stage import BTC, ETH, staged
 
 ONE, OTHER = "http://10.0.0.1:9464", "http://10.0.0.1:9465"
@@ -38,7 +39,7 @@ def status(tmp_path_factory: pytest.TempPathFactory) -> Status:
             await stage.talk(5)
             return await StatusMaker(stage.daemon.observation.sight).document()
 
-    return msgspec.json.decode(trio.run(scene, clock=MockClock(autojump_threshold=0)), type=Status)
+    return msgspec.json.decode(trio.run(scene, clock=jumping_clock()), type=Status)
 
 
 def test_everything_is_shown_and_trouble_first(status: Status) -> None:

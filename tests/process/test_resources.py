@@ -1,41 +1,46 @@
 """What the daemon takes, it gives back."""
 
 import os
+from functools import partial
+from pathlib import Path
 
 import trio
 
-from tests.support.processes import Recorder, daemon, simulated, until, write_config
+from feedhandler.simulator.exchange import Exchange
+from feedhandler.simulator.server import serve
+from feedhandler.simulator.settings import Fault, Kind, Settings
+from tests.support.processes import Recorder, daemon, until, write_config
 
 RECONNECTS = 200
-FIRST_S, EVERY_S = 2.0, 0.03
-KINDS = ("close", "reset", "half_frame")
+LINES = 3
+MARKET = "BTC-USD"
+KINDS: tuple[Kind, ...] = ("close", "reset", "half_frame")
 
 
-async def test_descriptors(tmp_path):
+async def test_descriptors(tmp_path: Path) -> None:
     """Hundreds of reconnects and of consumers later the daemon has as many descriptors open as before."""
-    faults = tmp_path / "faults.toml"
-    faults.write_text("".join(map(kill, range(RECONNECTS + RECONNECTS // 4))))
-    options = ["--market", "BTC-USD", "--rate", 200, "--wait", 3, "--faults", faults]
-    quick = ["--set", "bounds.backoff_max_s=0.05"]
-    async with simulated(*options) as exchange:
-        config = write_config(tmp_path, exchange.url, ca_file=exchange.ca_file)
-        async with daemon(config, *quick) as child, trio.open_nursery() as nursery:
+    ended: list[str] = []
+    settings = Settings(tls=True, ca_file=tmp_path / "ca.pem", markets=(MARKET,), rate=200.0, wait=LINES)
+    exchange_run = partial(serve, settings, on_fault=lambda kind, *_: ended.append(kind))
+    async with trio.open_nursery() as nursery:
+        exchange: Exchange = await nursery.start(exchange_run)
+        config = write_config(
+            tmp_path, exchange.url, ca_file=os.fspath(tmp_path / "ca.pem"), markets=(MARKET,), lines=LINES
+        )
+        async with daemon(config, "--set", "bounds.backoff_max_s=0.05") as child:
             path = tmp_path / "feed.sock"
             recorder = Recorder(path)
             nursery.start_soon(recorder.run)
             await recorder.wait_for(100)
             before = child.descriptors()
-            assert exchange.faults == []
-            for _ in range(RECONNECTS):
+            for number in range(RECONNECTS):
                 async with await trio.open_unix_socket(os.fspath(path)):
                     pass
-            await until(lambda: len(exchange.faults) >= RECONNECTS)
+                await until(lambda: bool(exchange.connections(MARKET)), poll_s=0.005)
+                exchange.inject(Fault(kind=KINDS[number % len(KINDS)], market=MARKET))
+            assert len(ended) == RECONNECTS
+            await until(lambda: len(exchange.connections(MARKET)) == LINES)
             await until(lambda: child.descriptors() == before)
             assert before > 6
             assert await child.stop() == 0
-
-
-def kill(number: int) -> str:
-    """Return one entry of the faults file."""
-    at_s = FIRST_S + number * EVERY_S
-    return f'[[fault]]\nat_s = {at_s}\nkind = "{KINDS[number % 3]}"\nmarket = "BTC-USD"\n'
+        nursery.cancel_scope.cancel()

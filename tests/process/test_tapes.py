@@ -1,11 +1,12 @@
 """Recorded traffic all the way: an exchange in one process, the daemon in another, over TLS, on the real clock.
 
 Why no kill hits the last aligned line of a feed. The exchange strikes a line only where another one of its market is
-settled: untouched for `SETTLE_S` since it had been sent `SETTLE_EVENTS` events. Of so many some are of one channel;
-an event with identity that "is in the window and is not the newest of its channel there" aligns its line, and the
-tapes' events have an identity. It is in the window because an aligned line brought it, too, and there was one: all
-lines are connected before the first event, and from then on this rule has kept a settled one. `SETTLE_S` is the time
-in which the daemon surely reads what lies in its sockets.
+settled: it had been sent `SETTLE_EVENTS` events, and `SETTLE_S` ago the daemon had answered a ping behind them, and
+one that was sent then on another settled line. Of so many events some are of one channel; an event with identity that
+"is in the window and is not the newest of its channel there" aligns its line, and the tapes' events have an identity.
+It is in the window because the other line brought it, too, and that one was aligned: all lines are connected before
+the first event, and from then on this rule has kept a settled one. So where the daemon reads late its lines are
+killed late; `SETTLE_S` is what it may take to anchor lines that it has read.
 
 Lines that are not settled are killed whenever the lot falls on them: as witnesses, while they join, and once more.
 """
@@ -40,14 +41,11 @@ RANDOM_KILLS = f"""
 [random]
 kinds = ["close", "reset", "half_frame"]
 every_s = {{every_s}}
-seed = 7
+seed = {{seed}}
 spare = 1
 settle_s = {SETTLE_S}
 settle_events = {SETTLE_EVENTS}
 """
-
-pytestmark = pytest.mark.tapes
-
 
 REASONS = {"text": "json", "array": "object", "binary": "binary", "invalid_utf8": "utf8"}
 """What the exchange calls a kind of garbage, and what the daemon calls it: one kind for each of four lines."""
@@ -68,10 +66,10 @@ class Played(NamedTuple):
 
     def check(self) -> None:
         """Compare what the consumer got with what the exchange sent, byte for byte, and look for marks."""
-        assert differences(self.truth, self.recorder.messages()) == []
+        assert self.daemon.notes("gap_published") == []
         assert self.recorder.marks() == []
         assert self.recorder.is_contiguous()
-        assert self.daemon.notes("gap_published") == []
+        assert differences(self.truth, self.recorder.messages()) == []
 
 
 async def play(folder: Path, tape: Path, *, lines: int, speed: float, faults: str) -> Played:
@@ -104,17 +102,26 @@ async def play(folder: Path, tape: Path, *, lines: int, speed: float, faults: st
     ],
 )
 async def test_kills(tapes, tmp_path, name, events, speed, every_s):
-    """Requirement 3: three lines, killed again and again, bring each event of a tape once, in order, byte for byte."""
-    faults = RANDOM_KILLS.format(every_s=every_s)
-    played = await play(tmp_path, tapes / f"{name}.jsonl.gz", lines=3, speed=speed, faults=faults)
-    played.check()
-    assert played.recorder.count == events
-    killed = Counter(fault.split()[1] for fault in played.exchange.faults)
-    assert killed.total() >= KILLS
+    """Requirement 3: three lines, killed again and again, bring each event of a tape once, in order, byte for byte.
+
+    How often lines can be killed while a tape plays depends on how soon the machine brings them back: a slow one
+    plays it more than once.
+    """
+    killed: Counter[str] = Counter()
+    lost = led = plays = 0
+    while min(killed.total(), lost) < KILLS or not led:
+        folder = tmp_path / str(plays)
+        folder.mkdir()
+        faults = RANDOM_KILLS.format(every_s=every_s, seed=7 + plays)
+        played = await play(folder, tapes / f"{name}.jsonl.gz", lines=3, speed=speed, faults=faults)
+        played.check()
+        assert played.recorder.count == events
+        assert played.exchange.faults
+        killed.update(fault.split()[1] for fault in played.exchange.faults)
+        lost += sum(one.get("repeated", 1) for one in played.daemon.notes("line_lost"))
+        led += len(played.daemon.notes("failed_over"))
+        plays += 1
     assert killed.keys() == {"close", "reset", "half_frame"}
-    lost = sum(one.get("repeated", 1) for one in played.daemon.notes("line_lost"))
-    assert lost >= KILLS
-    assert played.daemon.notes("failed_over")
 
 
 async def test_wins(tapes, tmp_path):

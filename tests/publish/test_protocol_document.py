@@ -26,6 +26,7 @@ from feedhandler.core.channels import Channel
 from feedhandler.publish import records
 from feedhandler.publish.request import Request, parse
 from feedhandler.publish.server import Publisher
+from tests.support.processes import PATIENCE_S
 
 DOCUMENT = Path(feedhandler.publish.__file__).with_name("PROTOCOL.md").read_text()
 TRADES = "BTC-USD/publicTrades"
@@ -171,7 +172,7 @@ async def running(*command: str | Path, **variables: object) -> AsyncIterator[li
             *whole, rest = (rest + data).split(b"\n")
             lines.extend(line.decode() for line in whole)
 
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             process = await nursery.start(lambda task_status: run(task_status=task_status))
             nursery.start_soon(read, process.stdout)

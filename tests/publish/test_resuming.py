@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.publish.house import House, Peer, serving
+from tests.support.clock import jumping_clock
 
 NAMES = ("m/publicTrades", "m/publicOrderBook", "n/publicTrades", "n/publicOrderBook")
 PATTERNS = ("*", "m/*", "*/publicTrades", NAMES[0], NAMES[1], NAMES[3])
@@ -311,6 +312,6 @@ async def tell(story: list[Act], folder: Path, clock: MockClock) -> tuple[dict[s
 def test_no_resume_yields_a_hole_that_no_record_tells(story: list[Act]) -> None:
     """(10) Any session, seqs and channels, with the backlog trimmed in between: the exact records, or it is told."""
     with TemporaryDirectory() as folder:
-        clock = MockClock(autojump_threshold=0)
+        clock = jumping_clock()
         reached, released = trio.run(tell, story, Path(folder), clock, clock=clock)
     assert reached == released

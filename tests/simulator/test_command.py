@@ -13,6 +13,7 @@ import trio
 from feedhandler.errors import ConfigError
 from feedhandler.simulator import command
 from feedhandler.simulator.settings import Settings
+from tests.support.processes import PATIENCE_S
 
 PROGRAM = """
 import argparse, sys
@@ -67,7 +68,7 @@ async def test_the_program_ends_cleanly_and_leaves_a_whole_truth(tmp_path):
     process = await trio.lowlevel.open_process(words, stdout=subprocess.PIPE)
     try:
         said = b""
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             while b"playing\n" not in said:
                 said += await process.stdout.receive_some()
             while not truth.exists() or truth.stat().st_size < 1_000_000:

@@ -144,6 +144,14 @@ def test_a_refusal_concerns_its_market_and_ends():
     assert [gate.admit(now, "Y", "", known=True).status for now in (15, 20)] == [429, 101]
 
 
+def test_refusals_end_when_the_exchange_relents():
+    """What would have been refused for an hour more is let in."""
+    gate = Gate(Behaviour())
+    gate.refuse(Refusal("X", 3600.0, Answer(503)), 0.0)
+    gate.relent()
+    assert gate.admit(1, "X", "", known=True) == Answer(101)
+
+
 def test_a_handshake_too_many_in_a_minute_is_a_breach():
     """The 21st new connection within a minute breaks the rules, whatever it is answered."""
     gate = Gate(Behaviour(connections_per_minute=20))

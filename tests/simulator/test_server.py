@@ -594,15 +594,20 @@ async def test_random_faults_spare_a_line(start, join, autojump_clock, nursery, 
 
 
 async def test_time_alone_settles_no_line(start, join, autojump_clock, faults):
-    """Where a line must have been sent events to count as settled, a silent market is spared, and then no longer."""
+    """Where lines count as settled by their events, they are spared until those were sent, and read by the client."""
     random = RandomFaults(kinds=("reset",), every_s=0.1, settle_s=1.0, settle_events=3)
     exchange = await start(plan=FaultPlan(random=random))
-    async with join(exchange), join(exchange):
+    async with join(exchange) as one, join(exchange) as other:
         await trio.sleep(30)
         for _ in range(3):
             assert faults == []
             exchange.broadcast("BTC-USD", BOOK, b"{}")
-        await trio.sleep(0.9)
+        await trio.sleep(30)
+        for line in (one, other):
+            assert faults == []
+            for _ in range(3):
+                await line.get_message()
+            await trio.sleep(0.9)
         assert faults == []
         await trio.sleep(2)
         assert len(faults) == 1

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import msgspec
 import trio
 
-PATIENCE_S = 30.0
-GRACE_S = 10.0
+PATIENCE_S = 60.0
+GRACE_S = 30.0
 READ_BYTES = 256 * 1024
 
 MODULE = (sys.executable, "-m", "feedhandler")
