@@ -594,6 +594,7 @@ class Feed:
         if self._retired:
             return
         self._around.notify(note("line_lost", feed=self.label, line=line, reason=reason))
+        self.rotation.forget(line)
         now, wall_ns = trio.current_time(), self._around.wall_ns()
         self.arbiter.lost(line, now, wall_ns)
         self._subscriptions.closed(line)

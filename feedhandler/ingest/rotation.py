@@ -15,6 +15,7 @@ Rules:
   feed moves. Where nothing moves, it waits.
 - An old line that is lost meanwhile leaves its place to its successor, if that is connected.
 - A line whose token ends is replaced only when there is a newer token.
+- What was wanted or put off concerns a connection. With its end it is done with: the next one of that letter is new.
 """
 
 from collections.abc import Callable, Mapping
@@ -82,9 +83,15 @@ class Rotation:
         return f"<Rotation of {self._crew.label}: {list(self._wanted)} wanted>"
 
     def want(self, line: str, reason: str) -> None:
-        """Replace a line as soon as it is its turn; once is enough."""
-        self._wanted.setdefault(line, reason)
-        self.look()
+        """Replace the connection that a line has as soon as it is its turn; once is enough."""
+        if self._is_open(line):
+            self._wanted.setdefault(line, reason)
+            self.look()
+
+    def forget(self, line: str) -> None:
+        """Hear that a line's connection has ended: it is not to be replaced any more."""
+        self._wanted.pop(line, None)
+        self._not_before_s.pop(line, None)
 
     def look(self) -> None:
         """Hear that lines have come or gone."""
@@ -109,12 +116,10 @@ class Rotation:
                 await self._news.wait()
 
     def _wanted_now(self) -> tuple[str, str] | None:
-        while self._wanted:
-            name = next(iter(self._wanted))
-            reason = self._wanted.pop(name)
-            if self._is_open(name):
-                return name, reason
-        return None
+        if not self._wanted:
+            return None
+        name = next(iter(self._wanted))
+        return name, self._wanted.pop(name)
 
     def _due_now(self) -> tuple[str, str] | None:
         now_s = trio.current_time()
@@ -145,9 +150,7 @@ class Rotation:
         else:
             self._note("replacement_begun", line=old, by=new, reason=reason)
             done = await self._overlap(old, new, reason)
-        if done:
-            self._not_before_s.pop(old, None)
-        elif old in self._crew.lines:
+        if not done and self._is_open(old):
             lot = self._crew.lines[old].draw()
             self._not_before_s[old] = trio.current_time() + LOOK_S + lot * RETRY_S
 
