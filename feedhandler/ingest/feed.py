@@ -29,6 +29,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 from time import perf_counter
 from typing import Protocol
 from zlib import crc32
@@ -47,7 +48,7 @@ from feedhandler.core.progress import Part
 from feedhandler.core.recovery import Recovery
 from feedhandler.core.streams import Streams
 from feedhandler.core.trail import NO_FRAMES, Frames, Known
-from feedhandler.errors import ConnectionFailed, LineNeeded, NoSuchLine
+from feedhandler.errors import ConnectionFailed, HandshakeRefused, LineNeeded, NoSuchLine
 from feedhandler.exchange.desk import Desk
 from feedhandler.exchange.messages import (
     ACCOUNT_STREAMS,
@@ -211,13 +212,14 @@ class Feed:
     async def run(self) -> None:
         """Keep all lines up until cancelled."""
         gate = self._around.means.gate
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            for line in self._lines.values():
-                gate.claim(self.market)
-                nursery.start_soon(self._keep, line)
-            self._adjust()
-            await self.rotation.run()
+        with gate.holding(self):
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for line in self._lines.values():
+                    gate.claim(self.market)
+                    nursery.start_soon(self._keep, line)
+                self._adjust()
+                await self.rotation.run()
 
     def _line(self, name: str, path: int) -> Line:
         line = Line(
@@ -266,6 +268,19 @@ class Feed:
     def dismiss(self, line: str, reason: str) -> None:
         """Let a line go for good."""
         self._find(line).retire(reason)
+
+    def redundancy(self) -> int:
+        """Return how many connections there are beyond the first; 0 where none can be done without now."""
+        if self.rotation.spare() is None:
+            return 0
+        return sum(line.is_open for line in self._lines.values()) - 1
+
+    def give_up_place(self) -> str:
+        """End the connection that can best be done without; return the line, which waits for a place."""
+        name = self.rotation.spare()
+        assert name is not None
+        self._lines[name].restart("given_up")
+        return name
 
     def restart(self, line: str, reason: str = BY_HAND) -> None:
         """Have a line replaced, or tried at once where it is not connected.
@@ -542,6 +557,7 @@ class Feed:
             return
         self._attempting.discard(line)
         self._unproven[line] = self._judged(line)
+        self._around.means.gate.served(self.label)
         self.rotation.look()
         self._around.notify(note("line_connected", feed=self.label, line=line))
         now, wall_ns = trio.current_time(), self._around.wall_ns()
@@ -622,6 +638,9 @@ class Feed:
         now, wall_ns = trio.current_time(), self._around.wall_ns()
         self.arbiter.lost(line, now, wall_ns)
         self._carry_out(now, wall_ns)
+        is_limit = isinstance(failure, HandshakeRefused) and failure.status == HTTPStatus.FORBIDDEN
+        if is_limit and not any(one.connected for one in self.arbiter.lines.values()):
+            self._around.means.gate.starved(self.label, self.market)
 
     def called_off(self, line: str) -> None:
         """Hear that an attempt was called off, since the line is to rest or to end."""

@@ -97,6 +97,15 @@ class Rotation:
         """Hear that lines have come or gone."""
         self._news.set()
 
+    def spare(self) -> str | None:
+        """Return the connected line that the feed can best do without now; None while one is being replaced."""
+        if self.busy:
+            return None
+        states = self._crew.arbiter.lines
+        names = [name for name in sorted(self._crew.lines, reverse=True) if self._is_open(name)]
+        names.sort(key=lambda name: states[name].up)
+        return next((name for name in names if self._can_spare(name)), None)
+
     async def run(self) -> None:
         """Replace what is due or wanted until cancelled."""
         while True:
