@@ -184,6 +184,7 @@ class Daemon:
                 self._ssl,
                 self._notify,
                 in_thread=have_files(config, self._environ),
+                round_s=self._gate.round_s,
             )
         means = Means(
             gate=self._gate,

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from feedhandler.config import Bounds, Health, Limits
+from feedhandler.config import Bounds, Feed, Health, Limits
 from feedhandler.errors import LineNeeded, NoSuchLine
 from feedhandler.simulator.settings import Behaviour, Kind
 from tests.support.names import Names

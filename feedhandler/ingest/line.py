@@ -44,7 +44,7 @@ from feedhandler.config import Bounds, Health
 from feedhandler.core.backoff import Backoff
 from feedhandler.core.budget import CAP, Request
 from feedhandler.core.progress import Part
-from feedhandler.core.rotation import due_by_age_s, due_s
+from feedhandler.core.rotation import AGE_SHARE, due_s, span_s
 from feedhandler.core.trail import Frames, Known
 from feedhandler.errors import ConnectionFailed, HandshakeRefused, TokenRefused
 from feedhandler.exchange.token import Token, TokenSource
@@ -136,8 +136,8 @@ class Line:
         self.path = path
         self.has_failed = False
         """Whether an attempt or a connection has ever come to an end that nobody asked for."""
-        self.due_s = math.inf
-        """When the connection is to be replaced, on trio's clock."""
+        self._born: tuple[float, float] | None = None
+        """When the last connection was made, on trio's clock, and the lot that was drawn for its end."""
         self.draw = means.draw
         self.opened = target
         """What the last connection was opened with."""
@@ -205,6 +205,24 @@ class Line:
     def peer(self) -> str:
         """The address that the line is connected to; empty where it is not."""
         return self._connection.peer if self._connection is not None else ""
+
+    @property
+    def due_s(self) -> float:
+        """When the connection is to be replaced, on trio's clock, as far as is known now."""
+        if self._born is None:
+            return math.inf
+        max_age_s, token, due = self._health.connection_max_age_s, self._token, math.inf
+        if max_age_s:
+            due = self._due_s(max_age_s, self._born[0] + max_age_s, max_age_s * AGE_SHARE)
+        if token is not None:
+            due = min(due, self._due_s(token.life_s, token.ends_s, 2 * token.margin_s))
+        return due
+
+    def _due_s(self, life_s: float, ends_s: float, least_s: float) -> float:
+        """Return when the connection is to be replaced that ends with what lives so long."""
+        assert self._born is not None
+        born_s, lot = self._born
+        return due_s(born_s, ends_s, span_s(life_s, least_s, self._means.gate.round_s()), least_s, lot)
 
     def is_renewable(self) -> bool:
         """Tell whether a connection made now would last longer than this one: there is a newer token."""
@@ -347,7 +365,7 @@ class Line:
             self._go_on(OPENING)
             connection = await stack.enter_async_context(self._opened(place))
             place.opened()
-        self._draw_end()
+        self._born = trio.current_time(), self._means.draw()
         return connection
 
     @asynccontextmanager
@@ -384,14 +402,6 @@ class Line:
     def _go_on(self, doing: str) -> None:
         if not self.is_paused:
             self._doing = doing
-
-    def _draw_end(self) -> None:
-        """Draw by lot when the connection is to be replaced."""
-        born_s, lot = trio.current_time(), self._means.draw()
-        max_age_s, token = self._means.health.connection_max_age_s, self._token
-        self.due_s = due_by_age_s(born_s, max_age_s, lot) if max_age_s else math.inf
-        if token is not None:
-            self.due_s = min(self.due_s, due_s(born_s, token.ends_s, 2 * token.margin_s, lot))
 
     async def _rest(self, *, lacks_token: bool) -> None:
         """Wait until somebody has a reason to go on, or for a token that was not there before."""

@@ -33,6 +33,8 @@ STEP_S: Final = 0.1
 """How often a replacement under way is looked at."""
 LOOK_S: Final = 1.0
 """How often a line is looked at that is due and cannot be replaced yet."""
+LOOK_AGAIN_S: Final = 60.0
+"""The longest that nobody looks which line is due next."""
 PATIENCE_S: Final = 20.0
 """The longest that a replacement may look for its place, and that a good line is waited for that stands in."""
 CHANCES: Final = 16
@@ -139,10 +141,13 @@ class Rotation:
         return (min(due)[1], AGE) if due else None
 
     def _next_s(self) -> float:
-        """Return when a line is due next; one that is due already is looked at again soon."""
-        soon_s = trio.current_time() + LOOK_S
+        """Return when a line is due next; one that is due already is looked at again soon.
+
+        With more lines to be replaced it may be due sooner than it seems now.
+        """
+        now_s = trio.current_time()
         times = [self._due_s(line) for line in self._crew.lines.values() if line.is_open]
-        return max(soon_s, min(times, default=float("inf")))
+        return max(now_s + LOOK_S, min(now_s + LOOK_AGAIN_S, *times)) if times else float("inf")
 
     def _due_s(self, line: Line) -> float:
         return max(line.due_s, self._not_before_s.get(line.name, line.due_s))
