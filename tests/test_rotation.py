@@ -34,7 +34,7 @@ async def drop_at_random(stage: Stage, seed: int, every_s: float) -> None:
         await trio.sleep(lot.uniform(0.5, 1.5) * every_s)
         now_s = trio.current_time()
         is_due = any(line.due_s < now_s + 1 for line in feed.lines.values())
-        if stage.all_up() and not feed.rotation.busy and not is_due:
+        if stage.all_up() and not feed.crew.rotation.busy and not is_due:
             index = lot.choice([line.index for line in stage.exchange.connections(BTC)])
             stage.strike(lot.choice(DROPS), index)
 
@@ -83,12 +83,12 @@ async def test_a_line_may_be_replaced_at_any_event(
         for count in range(40):
             stage.say(count % 4)
             name = sorted(feed.lines)[count % lines]
-            feed.restart(name)
+            feed.crew.restart(name)
             for _ in range(count % 3):
                 stage.say()
                 await trio.sleep(0.005 * (count % 5))
             await stage.talk_until(lambda count=count: len(stage.named("line_lost")) > count)
-            await stage.talk_until(lambda: not feed.rotation.busy and stage.all_up())
+            await stage.talk_until(lambda: not feed.crew.rotation.busy and stage.all_up())
         await stage.arrived()
         stage.assert_exact()
         assert_compliant(stage)
@@ -101,9 +101,9 @@ async def test_a_feed_is_rotated_one_line_at_a_time(tmp_path: Path, autojump_clo
     """By hand all lines are replaced; at no time is more than one of them new, and each gets the next free letter."""
     async with staged(tmp_path, lines=3) as stage:
         feed = stage.daemon.feeds[BTC]
-        feed.rotate()
+        feed.crew.rotate()
         await stage.talk_until(lambda: len(stage.named("line_replaced")) == 3)
-        await stage.talk_until(lambda: not feed.rotation.busy and len(feed.lines) == 3)
+        await stage.talk_until(lambda: not feed.crew.rotation.busy and len(feed.lines) == 3)
         assert [(one["line"], one["by"]) for one in stage.named("line_replaced")] == [
             ("a", "d"),
             ("b", "a"),
@@ -137,19 +137,56 @@ async def test_connections_are_replaced_before_they_are_too_old(
         assert min(later - earlier for earlier, later in pairwise(lost_s)) > 0.3
 
 
+async def test_many_lines_are_renewed_in_time(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """(12) 30 lines at 4 attempts a minute, over lives of a token: none ends with its token, no minute has more.
+
+    To connect them all takes longer than the time in which a few lines are renewed, so they begin earlier.
+    """
+    markets = tuple(f"M{number}-USD" for number in range(15))
+    behaviour = strict(
+        token_life_s=1800.0,
+        token_margin_s=170.0,
+        close_at_token_expiry=True,
+        connections_per_market=3,
+        connections_per_minute=4,
+    )
+    async with staged(
+        tmp_path,
+        markets=markets,
+        feeds=(Feed(markets=markets, streams=("publicTrades",)),),
+        behaviour=behaviour,
+        limits=Limits(connections_per_minute=4, connections_per_market=3),
+        health=Health(ping_interval_s=300.0, pong_timeout_s=300.0),
+        token=True,
+        wait=False,
+    ) as stage:
+        await stage.talk(2.2 * 1800.0, every_s=0.5)
+        await trio.sleep(2)
+        assert_compliant(stage)
+        compliance = stage.exchange.gate.compliance
+        assert compliance.handshakes_per_minute_max == 4
+        assert compliance.token_requests <= 6
+        assert {one["reason"] for one in stage.named("line_lost")} == {"age"}
+        assert len(stage.named("line_lost")) >= 2 * 30
+        assert stage.reading.of("gap") == []
+        for market in markets:
+            got, truth = (one[f"{market}/publicTrades"] for one in (stage.reading.sequences, stage.truth))
+            assert got == truth[-len(got) :]
+
+
 async def test_a_replacement_that_is_refused_is_given_up(tmp_path: Path, autojump_clock: MockClock) -> None:
     """The old line stays as it is, and goes when it is asked for again and the exchange lets its successor in."""
     async with staged(tmp_path, lines=1) as stage:
         feed = stage.daemon.feeds[BTC]
         stage.exchange.behaviour = Behaviour(handshake_status=500)
-        feed.restart("a")
+        feed.crew.restart("a")
         await stage.talk_until(lambda: bool(stage.named("replacement_given_up")))
         await stage.talk(5)
         assert sorted(feed.lines) == ["a"]
         assert stage.named("line_lost") == []
         assert stage.named("replacement_given_up")[0]["reason"] == "failed"
         stage.exchange.behaviour = Behaviour()
-        feed.restart("a")
+        feed.crew.restart("a")
         await stage.talk_until(lambda: sorted(feed.lines) == ["b"])
         await stage.arrived()
         stage.assert_exact()
@@ -163,7 +200,7 @@ async def test_a_replacement_that_brings_nothing_is_given_up(
     bounds = Bounds(backoff_min_s=0.01, backoff_max_s=0.01)
     async with staged(tmp_path, lines=2, bounds=bounds) as stage:
         feed = stage.daemon.feeds[BTC]
-        feed.restart("a")
+        feed.crew.restart("a")
         await stage.until(lambda: len(stage.exchange.connections(BTC)) == 3)
         stage.strike(kind, 2)
         await stage.talk_until(lambda: bool(stage.named("replacement_given_up")))
@@ -179,7 +216,7 @@ async def test_a_line_that_dies_while_it_is_replaced_leaves_its_place(
     """Its successor stays, the dead one does not come back, and nothing is lost."""
     async with staged(tmp_path, lines=2) as stage:
         feed = stage.daemon.feeds[BTC]
-        feed.restart("a")
+        feed.crew.restart("a")
         await stage.talk_until(lambda: len(stage.exchange.connections(BTC)) == 3)
         stage.strike("reset", 0)
         await stage.talk_until(lambda: bool(stage.named("line_replaced")) and len(feed.lines) == 2)
@@ -211,7 +248,7 @@ async def test_a_quiet_market_is_rotated_without_haste(tmp_path: Path, autojump_
     """Where nothing happens a successor can prove nothing: it waits beside the old line, and nobody reconnects."""
     async with staged(tmp_path, lines=2) as stage:
         feed = stage.daemon.feeds[BTC]
-        feed.restart("a")
+        feed.crew.restart("a")
         await trio.sleep(120)
         assert len(stage.exchange.connections(BTC)) == 3
         assert stage.exchange.gate.compliance.handshakes == 3
@@ -233,7 +270,7 @@ async def test_a_quarantined_line_is_no_part_of_the_rotation(
         stage.strike("drop", 1, count=8)
         await stage.talk_until(lambda: bool(stage.named("line_quarantined")))
         (name,) = {one["line"] for one in stage.named("line_quarantined")}
-        feed.rotate()
+        feed.crew.rotate()
         away_s = stage.when("line_lost", line=name, reason="quarantined")
         await stage.talk(28)
         assert not feed.lines[name].is_open
@@ -254,11 +291,11 @@ async def test_what_was_wanted_goes_with_its_connection(tmp_path: Path, autojump
     """A line that dies before it is its turn is new when it is back, and a line that is away is not wanted at all."""
     async with staged(tmp_path, lines=3) as stage:
         feed = stage.daemon.feeds[BTC]
-        feed.pause("c")
+        feed.crew.pause("c")
         await stage.talk(1)
-        feed.rotate()
+        feed.crew.rotate()
         await stage.talk_until(lambda: bool(stage.named("replacement_begun")))
-        feed.resume("c")
+        feed.crew.resume("c")
         feed.lines["b"].restart("reset")
         await stage.talk_until(lambda: bool(stage.named("line_replaced")))
         await stage.talk_until(stage.all_up)
@@ -276,9 +313,9 @@ async def test_a_letter_that_is_free_again_is_not_wanted_any_more(
     """A line that went for good before it was its turn leaves nothing to the next one of its letter."""
     async with staged(tmp_path, lines=3) as stage:
         feed = stage.daemon.feeds[BTC]
-        feed.rotate()
+        feed.crew.rotate()
         await stage.talk_until(lambda: bool(stage.named("replacement_begun")))
-        feed.dismiss("c", "by_hand")
+        feed.crew.dismiss("c", "by_hand")
         await stage.talk_until(lambda: len(stage.named("line_replaced")) == 2)
         await stage.talk_until(stage.all_up)
         await stage.talk(60, every_s=0.25)
@@ -297,15 +334,15 @@ async def test_a_paused_line_rests_until_it_is_told_to_go_on(
     """Paused, a line has no connection; the last aligned one cannot be paused; resumed, it comes back."""
     async with staged(tmp_path, lines=2) as stage:
         feed = stage.daemon.feeds[BTC]
-        feed.pause("a")
-        feed.pause("a")
+        feed.crew.pause("a")
+        feed.crew.pause("a")
         await stage.talk(60)
         assert len(stage.exchange.connections(BTC)) == 1
         assert feed.lines["a"].doing == "paused"
         with pytest.raises(LineNeeded, match="line b is the last aligned one of feed BTC-USD"):
-            feed.pause("b")
-        feed.resume("a")
-        feed.resume("a")
+            feed.crew.pause("b")
+        feed.crew.resume("a")
+        feed.crew.resume("a")
         await stage.talk_until(stage.all_up)
         assert [one["line"] for one in stage.named("line_paused", "line_resumed")] == ["a", "a"]
         await stage.arrived()
@@ -316,14 +353,14 @@ async def test_a_paused_line_is_no_part_of_the_rotation(tmp_path: Path, autojump
     """(12) It rests over three lives of a token while the other is replaced, and comes back with a good one."""
     async with staged(tmp_path, lines=2, behaviour=strict(close_at_token_expiry=True), token=True) as stage:
         feed = stage.daemon.feeds[BTC]
-        feed.pause("a")
+        feed.crew.pause("a")
         await stage.talk(3 * TOKEN_LIFE_S, every_s=0.25)
         replaced = [one["line"] for one in stage.named("replacement_begun")]
         assert len(replaced) >= 3
         assert "a" not in replaced
         assert feed.lines["a"].is_paused
         assert len(stage.exchange.connections(BTC)) == 1
-        feed.resume("a")
+        feed.crew.resume("a")
         await stage.talk_until(stage.all_up)
         await stage.arrived()
         stage.assert_exact()
@@ -338,8 +375,8 @@ async def test_the_last_line_is_restarted_only_beside_itself(
     async with staged(tmp_path, lines=1, limits=limits) as stage:
         feed = stage.daemon.feeds[BTC]
         with pytest.raises(LineNeeded):
-            feed.restart("a")
-        feed.rotate()
+            feed.crew.restart("a")
+        feed.crew.rotate()
         await stage.talk(60)
         assert stage.named("line_lost") == []
 
@@ -348,7 +385,7 @@ async def test_a_line_that_is_not_there_is_named(tmp_path: Path, autojump_clock:
     """Whoever asks for a line by a name that none has is told so."""
     async with staged(tmp_path, lines=1) as stage:
         feed = stage.daemon.feeds[BTC]
-        for act in (feed.restart, feed.pause, feed.resume):
+        for act in (feed.crew.restart, feed.crew.pause, feed.crew.resume):
             with pytest.raises(NoSuchLine, match="feed BTC-USD has no line z"):
                 act("z")
 
@@ -365,7 +402,7 @@ async def test_a_line_that_waits_is_tried_at_once_when_restarted(
         await stage.until(lambda: not stage.all_connected())
         name = next(name for name, line in feed.lines.items() if not line.is_open)
         stage.exchange.behaviour = Behaviour()
-        feed.restart(name)
+        feed.crew.restart(name)
         await trio.sleep(1)
         assert stage.all_connected()
 
@@ -378,17 +415,17 @@ async def test_a_line_may_be_paused_while_it_connects(
     async with staged(tmp_path, lines=2) as stage:
         feed = stage.daemon.feeds[BTC]
         for _ in range(5):
-            feed.pause("a")
+            feed.crew.pause("a")
             await stage.talk(1)
-            feed.resume("a")
+            feed.crew.resume("a")
             await trio.sleep(moment_s)
-        feed.pause("a")
+        feed.crew.pause("a")
         await stage.talk(5)
         assert not feed.lines["a"].is_open
         assert not feed.arbiter.lines["a"].connected
         assert len(stage.exchange.connections(BTC)) == 1
-        assert feed._attempting == set()
-        feed.resume("a")
+        assert feed.crew.attempting == set()
+        feed.crew.resume("a")
         await stage.talk_until(stage.all_up)
         await stage.arrived()
         stage.assert_exact()
@@ -409,14 +446,14 @@ async def test_lines_of_a_feed_are_spread_over_the_addresses_of_the_host(
             return sorted(line.peer.rpartition(":")[0] for line in feed.lines.values())
 
         assert hosts() == sorted(names.addresses)
-        feed.rotate()
+        feed.crew.rotate()
         await stage.talk_until(lambda: len(stage.named("line_replaced")) == 3)
-        await stage.talk_until(lambda: not feed.rotation.busy and len(feed.lines) == 3)
+        await stage.talk_until(lambda: not feed.crew.rotation.busy and len(feed.lines) == 3)
         assert hosts() == sorted(names.addresses)
         names.addresses.remove("127.0.0.2")
-        feed.rotate()
+        feed.crew.rotate()
         await stage.talk_until(lambda: len(stage.named("line_replaced")) == 6)
-        await stage.talk_until(lambda: not feed.rotation.busy and len(feed.lines) == 3)
+        await stage.talk_until(lambda: not feed.crew.rotation.busy and len(feed.lines) == 3)
         assert set(hosts()) == set(names.addresses)
         await stage.arrived()
         stage.assert_exact()
