@@ -128,6 +128,7 @@ class Daemon:
             clock=time.time_ns,
             notify=notify,
             account_streams=self._account_streams,
+            may_come=self._may_come,
         )
         self._incidents = Incidents(config.observe.incidents, config.bounds.incident_files, notify)
         limits = config.limits
@@ -213,6 +214,10 @@ class Daemon:
     def _account_streams(self) -> frozenset[str]:
         """Return the streams that are for the account's readers: with a feed about it unknown messages, too."""
         return ACCOUNT_STREAMS | {OTHER} if self._has_account() else ACCOUNT_STREAMS
+
+    def _may_come(self, channel: str) -> bool:
+        """Tell whether a channel that is not open may be opened some time."""
+        return self.fleet.may_bring(channel)
 
     def _make_feed(self, label: str, wanted: Wanted) -> Feed:
         """Make a feed that goes by the settings of now."""

@@ -524,6 +524,28 @@ async def test_markets_come_and_vanish_under_load(tmp_path: Path, autojump_clock
         nursery.cancel_scope.cancel()
 
 
+async def test_a_listed_market_can_be_asked_for_before_it_is_known(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """As long as the exchange has not told its markets, any may come; when it has, those that it named are there."""
+    listings = Listings(None, (BTC,))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(listings.run)
+        async with staged(
+            tmp_path, feeds=(Feed(),), wait=False, markets_url=listings.url, refresh_s=10.0
+        ) as stage:
+            may_bring = stage.daemon.fleet.may_bring
+            await stage.until(lambda: listings.asked == 1)
+            assert may_bring(BTC_TRADES)
+            assert not may_bring(f"{BTC}/orders")
+            assert not may_bring("ALL/publicTrades")
+            await stage.until(stage.all_connected)
+            assert not may_bring(ETH_TRADES)
+            assert may_bring(f"{BTC}/other")
+            assert not may_bring(f"{ETH}/other")
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_change_to_all_that_is_listed_touches_no_feed_that_runs(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

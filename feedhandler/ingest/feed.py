@@ -321,7 +321,9 @@ class Feed:
         return self.recovery.image(channel)
 
     def _is_own_request(self, request_id: str) -> bool:
-        return self.recovery.is_own(request_id) or self._streams.is_own(request_id)
+        if self.recovery.is_own(request_id) or self._streams.is_own(request_id):
+            return True
+        return any(line.has_pinged(request_id) for line in self.lines.values())
 
 
 def _size(outputs: Sequence[Output]) -> int:

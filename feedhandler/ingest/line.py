@@ -30,6 +30,7 @@ Rules:
 import math
 import ssl
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -55,6 +56,9 @@ from feedhandler.ingest.handshake import Target
 
 OUTBOX_REQUESTS: Final = 64
 """Requests waiting to be sent on one line; further ones are refused, and whoever asks tries again later."""
+
+PING_IDS: Final = 8
+"""Ids of pings that a line remembers, so that what answers them is known for an answer; the oldest is forgotten."""
 
 PING_STEP_S: Final = 0.2
 """Pings wait in such steps: of hundreds of lines a few are due together, too few to hold anything up."""
@@ -147,6 +151,7 @@ class Line:
         self._health = means.health
         self._priority = priority
         self._market = market
+        self._ping_ids: deque[str] = deque(maxlen=PING_IDS)
         self._backoff = Backoff(means.bounds.backoff_min_s, means.bounds.backoff_max_s)
         self._token: Token | None = None
         self._connection: Connection | None = None
@@ -257,6 +262,10 @@ class Line:
         except trio.WouldBlock:
             return False
         return True
+
+    def has_pinged(self, request_id: str) -> bool:
+        """Tell whether a request of this id was one of the newest pings."""
+        return request_id in self._ping_ids
 
     def restart(self, reason: str, pause_s: float = 0.0, *, at_once: bool = False) -> None:
         """End the connection, if there is one, and make a new one: after ``pause_s`` at the earliest, or at once.
@@ -466,7 +475,8 @@ class Line:
             silent_s += min(trio.current_time() - began_s, pause_s + PING_STEP_S)
             if connection.reads != reads:
                 reads, silent_s = connection.reads, 0.0
-            self.send(self._means.make_ping(str(uuid.uuid4())))
+            self._ping_ids.append(str(uuid.uuid4()))
+            self.send(self._means.make_ping(self._ping_ids[-1]))
             health = self._health
             pause_s = min(health.ping_interval_s, longest_s - silent_s)
         connection.end(SILENT)
