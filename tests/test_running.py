@@ -413,6 +413,36 @@ async def test_settings_take_effect_where_they_can(tmp_path: Path, autojump_cloc
         assert_untouched(stage)
 
 
+async def test_where_the_exchange_is_takes_effect_or_is_named(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Another token endpoint or other certificates wait for the next start, by name; key files are read at once."""
+    async with staged(tmp_path, token=True, behaviour=Behaviour(token_required=True)) as stage:
+        key, secret = tmp_path / "key", tmp_path / "secret"
+        key.write_text("another-key")
+        secret.write_text("another-secret")
+        requests = stage.exchange.gate.compliance.token_requests
+        moved = msgspec.structs.replace(
+            stage.config.exchange, token_url="https://elsewhere/token", ca_file=tmp_path / "ca.pem"
+        )
+        answer = await reload(stage, autojump_clock, exchange=moved)
+        text = "the configuration is in force; at the next start: exchange.token_url, exchange.ca_file"
+        assert answer == Done(text)
+        assert stage.daemon.config.exchange == stage.config.exchange
+        await stage.talk(5)
+        assert stage.exchange.gate.compliance.token_requests == requests
+        autojump_clock.autojump_threshold = 0.01  # threads read the files
+        files = msgspec.structs.replace(stage.config.exchange, api_key_file=key, api_secret_file=secret)
+        stage.daemon._load = lambda: msgspec.structs.replace(stage.config, exchange=files)
+        assert await stage.daemon.reload() == Done("the configuration is in force")
+        await stage.until(lambda: stage.exchange.gate.compliance.token_requests == requests + 1)
+        autojump_clock.autojump_threshold = 0.0
+        await stage.talk(1)
+        await stage.arrived()
+        stage.assert_exact()
+        assert_untouched(stage)
+
+
 async def test_a_configuration_with_mistakes_changes_nothing(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

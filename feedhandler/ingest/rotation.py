@@ -15,6 +15,9 @@ Rules:
   feed moves. Where nothing moves, it waits.
 - An old line that is lost meanwhile leaves its place to its successor, if that is connected.
 - A line whose token ends is replaced only when there is a newer token.
+- In a market that is silent for a whole life of a token, at an exchange that closes at its end, the lines end without
+  a successor that is aligned, and a gap is written. Nothing can prove it away (R8): a line that hears pongs only is the
+  same to look at in a silent market as one that is mute or behind, and what it would have brought is gone with it.
 - What was wanted or put off concerns a connection. With its end it is done with: the next one of that letter is new.
 """
 
