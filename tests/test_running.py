@@ -593,6 +593,32 @@ async def test_a_change_to_all_that_is_listed_touches_no_feed_that_runs(
         assert_untouched(stage)
 
 
+async def test_markets_beyond_the_bound_are_named_once(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More markets than are taken: that is said once for each change of their number, and the first ones have feeds."""
+    for module in ("feedhandler.exchange.markets", "feedhandler.daemon"):
+        monkeypatch.setattr(f"{module}.MARKETS_MAX", 2)
+    listings = Listings((BTC, ETH, SOL), (BTC, ETH, SOL), (BTC, ETH, SOL, "X-USD"), (BTC, ETH))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(listings.run)
+        async with staged(
+            tmp_path,
+            markets=(BTC, ETH, SOL),
+            feeds=(Feed(),),
+            wait=False,
+            markets_url=listings.url,
+            refresh_s=10.0,
+        ) as stage:
+            await stage.until(lambda: listings.asked == 5)
+            assert set(stage.daemon.feeds) == {BTC, ETH}
+            assert stage.named("markets_left_out") == [
+                {"markets": 1, "limit": "3 listed, 2 are taken"},
+                {"markets": 2, "limit": "4 listed, 2 are taken"},
+            ]
+        nursery.cancel_scope.cancel()
+
+
 async def test_limits_hold_for_markets_that_come(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A market too many waits until another one vanishes; that it is left out is said once."""
     listings = Listings((BTC, ETH), (BTC, ETH, SOL), (BTC, ETH, SOL), (BTC, SOL))

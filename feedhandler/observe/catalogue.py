@@ -47,7 +47,7 @@ CATALOGUE: Final[dict[str, Kind]] = {
         "warning", "the exchange told so few of its markets that it is not believed; none is given up"
     ),
     "markets_left_out": Kind(
-        "error", "the exchange lists more markets than the limits allow lines for; the last ones have no feed"
+        "error", "the exchange lists more markets than can be taken or have lines; the last ones have no feed"
     ),
     "config_reloaded": Kind(
         "info",
