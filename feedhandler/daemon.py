@@ -57,7 +57,7 @@ from feedhandler.core.notes import Notify, note
 from feedhandler.core.progress import Part
 from feedhandler.cycles import sweep
 from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
-from feedhandler.exchange.markets import Listing, fetch_markets
+from feedhandler.exchange.markets import MARKETS_MAX, Listing, fetch_markets
 from feedhandler.exchange.messages import OTHER
 from feedhandler.exchange.requests import ping
 from feedhandler.exchange.token import TokenSource
@@ -128,12 +128,14 @@ class Daemon:
             clock=time.time_ns,
             notify=notify,
             account_streams=self._account_streams,
+            may_come=self._may_come,
         )
         self._incidents = Incidents(config.observe.incidents, config.bounds.incident_files, notify)
         limits = config.limits
         self._gate = Gate(limits.connections_per_minute, _caps(limits), notify)
         self._around = self._surroundings()
         self._listing = Listing()
+        self._surplus = 0
         self._relist = trio.Event()
         self.fleet = Fleet(config, self._make_feed, notify)
         self._service = trio.CancelScope()
@@ -186,6 +188,7 @@ class Daemon:
                 self._ssl,
                 self._notify,
                 in_thread=have_files(config, self._environ),
+                round_s=self._gate.round_s,
             )
         means = Means(
             gate=self._gate,
@@ -212,6 +215,10 @@ class Daemon:
     def _account_streams(self) -> frozenset[str]:
         """Return the streams that are for the account's readers: with a feed about it unknown messages, too."""
         return ACCOUNT_STREAMS | {OTHER} if self._has_account() else ACCOUNT_STREAMS
+
+    def _may_come(self, channel: str) -> bool:
+        """Tell whether a channel that is not open may be opened some time."""
+        return self.fleet.may_bring(channel)
 
     def _make_feed(self, label: str, wanted: Wanted) -> Feed:
         """Make a feed that goes by the settings of now."""
@@ -386,6 +393,15 @@ class Daemon:
                 await self._relist.wait()
             self._relist = trio.Event()
 
+    def _note_surplus(self, listed: int) -> None:
+        """Say that an answer names more markets than are taken, where that was not said of the last one."""
+        surplus = max(0, listed - MARKETS_MAX)
+        if surplus and surplus != self._surplus:
+            self._notify(
+                note("markets_left_out", markets=surplus, limit=f"{listed} listed, {MARKETS_MAX} are taken")
+            )
+        self._surplus = surplus
+
     async def _ask_for_markets(self) -> bool:
         """Ask once, and take what is answered; tell whether it was of use."""
         try:
@@ -394,6 +410,7 @@ class Daemon:
             reason = failure.reason if isinstance(failure, ConnectionFailed) else "answer"
             self._notify(note("markets_failed", reason=reason, detail=str(failure)))
             return False
+        self._note_surplus(len(answer))
         change = self._listing.take(answer)
         if change.doubtful:
             listed = len(self._listing.markets)

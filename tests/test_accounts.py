@@ -190,6 +190,89 @@ async def test_an_account_to_which_nothing_happens_is_quiet(
         assert_unmarked(stage)
 
 
+async def asked(path: Path, *channels: str) -> list[dict[str, Any]]:
+    """Ask for channels by name; return what comes within some seconds, heartbeats aside."""
+    records: list[dict[str, Any]] = []
+    async with await trio.open_unix_socket(os.fspath(path)) as stream:
+        await stream.send_all(json.dumps({"op": "subscribe", "channels": channels}).encode() + b"\n")
+        with trio.move_on_after(8):
+            rest = b""
+            async for data in stream:
+                *lines, rest = (rest + data).split(b"\n")
+                records += map(json.loads, lines)
+    return [one for one in records if one["type"] not in {"hello", "heartbeat"}]
+
+
+async def test_what_answers_a_ping_is_no_event_of_the_account(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """An exchange that answers a ping with a failure of no known type tells nothing of the account by it."""
+    requests: list[dict[str, Any]] = []
+    async with staged(tmp_path, feeds=(ACCOUNT,), wait=False) as stage:
+        _overhear(stage, requests)
+        await stage.until(lambda: len(requests) > 2)
+        failure = {"resultType": "error", "data": {"statusCode": 400, "body": "no"}}
+        for request in requests[:2]:
+            failure["data"]["clientRequestId"] = request["content"]["clientRequestId"]  # type: ignore[index]
+            for line in stage.exchange.connections("ALL"):
+                stage.exchange.reply(line, json.dumps(failure).encode())
+        await trio.sleep(1)
+        assert stage.reading.sequences == {}
+        failure["data"]["clientRequestId"] = "of-somebody-else"  # type: ignore[index]
+        for line in stage.exchange.connections("ALL"):
+            stage.exchange.reply(line, json.dumps(failure).encode())
+        await trio.sleep(1)
+        assert stage.reading.sequences == {"ALL/other": [json.dumps(failure).encode()]}
+
+
+async def test_orders_can_be_asked_for_by_name_before_the_first_one(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Over all markets no channel is open before its first event: it is chosen by its name all the same, and complete.
+
+    What nothing in the configuration brings is unknown, and what is not for the peer is forbidden.
+    """
+    feeds = (Feed(markets=("ALL",), streams=("orders",)), Feed(markets=(ETH,), streams=(TRADES,)))
+    order = (
+        b'{"resultType":"createOrder","data":{"statusCode":200,'
+        b'"order":{"market":"BTC-USD","orderId":"%d","updatedAt":%d}}}'
+    )
+    found: dict[str, list[dict[str, Any]]] = {}
+
+    async def ask(*channels: str) -> None:
+        found[" ".join(channels)] = await asked(stage.config.publish.socket, *channels)
+
+    async with staged(tmp_path, feeds=feeds, markets=(BTC, ETH), wait=False) as stage:
+        await stage.until(stage.all_connected)
+        async with trio.open_nursery() as nursery:
+            for names in ([f"{BTC}/orders", "ALL/orders"], [f"{ETH}/other"]):
+                nursery.start_soon(ask, *names)
+            for name in (f"{BTC}/{TRADES}", f"ALL/{TRADES}", f"{BTC}/{BOOK}", "*/orders/x", "/orders"):
+                nursery.start_soon(ask, name)
+            await trio.sleep(1)
+            for number in range(3):
+                stage.exchange.broadcast(BTC, "orders", order % (number, number))
+                await trio.sleep(0.5)
+        got = found.pop(f"{BTC}/orders ALL/orders")
+        assert got[0] == {"type": "subscribed", "channels": {}}
+        assert [one["seq"] for one in got if one["type"] == "event"] == [1, 2, 3]
+        assert {one["channel"] for one in got[1:]} == {f"{BTC}/orders"}
+        assert found.pop(f"{ETH}/other") == [{"type": "subscribed", "channels": {}}]
+        assert {one[0]["code"] for one in found.values()} == {"unknown_channel"}
+
+
+async def test_an_order_that_may_come_is_forbidden_to_others(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Who may not read the account's channels is told so, whether one of the name may ever come or not."""
+    publish = Publish(socket=tmp_path / "feed.sock", account_uids=(os.getuid() + 1,))
+    feeds = (Feed(markets=("ALL",), streams=("orders",)),)
+    async with staged(tmp_path, feeds=feeds, publish=publish, wait=False) as stage:
+        for name in (f"{BTC}/orders", "X/trades", f"{BTC}/other"):
+            (answer,) = await asked(stage.config.publish.socket, name)
+            assert answer["code"] == "forbidden"
+
+
 async def test_an_outage_of_the_account_is_a_gap_of_each_of_its_channels(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

@@ -10,12 +10,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from feedhandler.config import Bounds, Feed, Health, Limits
-from feedhandler.core.budget import CAP_RETRY_S, WINDOW_S
+from feedhandler.config import Bounds, Feed, Health, Limits, Wanted
+from feedhandler.core.budget import CAP_RETRY_S, DISBELIEF_S, WINDOW_S
 from feedhandler.simulator.exchange import Exchange
 from feedhandler.simulator.settings import Behaviour
 from tests.support.stage import BTC, ETH, Stage, staged
 
+SOL = "SOL-USD"
 MARKETS = tuple(f"M{number}-USD" for number in range(50))
 DOWN_S = 1800
 RETRY_AFTER_S = 25
@@ -197,3 +198,133 @@ async def test_a_time_that_one_line_is_told_holds_for_all(
         assert [moment for moment in moments if moment > told_s] == []
         await stage.talk_until(stage.all_up)
         assert {one["status"] for one in stage.named("attempts_paused")} == {429}
+
+
+# A lower limit of all together
+
+
+async def test_redundancy_gives_way_to_a_feed_without_any_line(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """(11) Four connections in all, used up by two feeds: a third one gets one of theirs, and they lose nothing by it.
+
+    The line that had to go waits until the exchange allows more.
+    """
+    behaviour = Behaviour(connections_specific=4, token_required=True)
+    async with staged(
+        tmp_path, markets=(BTC, ETH, SOL), feeds=(Feed(markets=(BTC, ETH)),), behaviour=behaviour, token=True
+    ) as stage:
+        await stage.talk(12)
+        stage.daemon.fleet.set_by_hand(SOL, Wanted(SOL, ("publicTrades", "publicOrderBook"), 2))
+        came_s = trio.current_time()
+        await stage.talk_until(lambda: bool(stage.exchange.connections(SOL)))
+        assert trio.current_time() - came_s < 10
+        await stage.talk(60)
+        (given,) = stage.named("place_given_up")
+        assert given["feed"] in {BTC, ETH}
+        assert given["to"] == SOL
+        assert stage.daemon._gate.learnt_caps() == {"*": 4}
+        assert {"market": "*", "connections": 4} in stage.named("cap_learnt")
+        feed = stage.daemon.feeds[given["feed"]]
+        assert sorted(line.doing for line in feed.lines.values()) == ["capped", "up"]
+        assert [one["reason"] for one in stage.named("line_lost")] == ["given_up"]
+        refused = stage.exchange.gate.compliance.refusals[403]
+        await stage.talk(2 * CAP_RETRY_S, every_s=0.5)
+        assert stage.exchange.gate.compliance.refusals[403] <= refused + 8
+        stage.exchange.behaviour = Behaviour()
+        await stage.talk(2 * CAP_RETRY_S + 40, every_s=0.5)
+        assert stage.all_connected()
+        assert stage.daemon._gate.learnt_caps() == {}
+        assert take_breaches(stage) == {"one more connection of all, 4 are allowed"}
+        assert len(stage.named("place_given_up")) == 1
+        for market in (BTC, ETH):
+            for stream in ("publicTrades", "publicOrderBook"):
+                name = f"{market}/{stream}"
+                assert stage.reading.sequences[name] == stage.truth[name]
+        assert stage.reading.of("gap") == []
+
+
+async def test_a_line_that_dies_is_not_the_price_of_another_feed_s_redundancy(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """(11) The limit falls below the lines there are, and one feed's only line dies: it is back within seconds."""
+    feeds = (Feed(markets=(BTC,), lines=3), Feed(markets=(ETH,), lines=1))
+    async with staged(tmp_path, markets=(BTC, ETH), feeds=feeds) as stage:
+        await stage.talk(12)
+        stage.exchange.behaviour = Behaviour(connections_specific=3)
+        stage.strike("reset", 0, ETH)
+        died_s = trio.current_time()
+        await stage.talk_until(lambda: stage.exchange.connections(ETH) == [])
+        await stage.talk_until(lambda: bool(stage.exchange.connections(ETH)))
+        assert trio.current_time() - died_s < 10
+        await stage.talk(20)
+        assert [(one["feed"], one["to"]) for one in stage.named("place_given_up")] == [(BTC, ETH)]
+        assert len(stage.exchange.connections(BTC)) == 2
+        for stream in ("publicTrades", "publicOrderBook"):
+            assert stage.reading.sequences[f"{BTC}/{stream}"] == stage.truth[f"{BTC}/{stream}"]
+        assert {gap["channel"].partition("/")[0] for gap in stage.reading.of("gap")} <= {ETH}
+        assert take_breaches(stage) == {"one more connection of all, 3 are allowed"}
+
+
+async def test_the_last_aligned_line_of_a_feed_is_never_given_up(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """(11) Where every feed has one line, one that has none is refused for ever, and nobody else loses anything."""
+    behaviour = Behaviour(connections_specific=2)
+    feeds = (Feed(markets=(BTC, ETH), lines=1),)
+    async with staged(tmp_path, markets=(BTC, ETH, SOL), feeds=feeds, behaviour=behaviour) as stage:
+        await stage.talk(12)
+        stage.daemon.fleet.set_by_hand(SOL, Wanted(SOL, ("publicTrades",), 1))
+        await stage.talk(120, every_s=0.1)
+        assert len(stage.named("connect_failed")) > 10
+        assert stage.named("place_given_up", "line_lost", "cap_learnt") == []
+        for market in (BTC, ETH):
+            name = f"{market}/publicTrades"
+            assert stage.reading.sequences[name] == stage.truth[name]
+        assert take_breaches(stage) == {"one more connection of all, 2 are allowed"}
+
+
+async def test_a_refusal_for_another_reason_costs_one_line_for_a_moment(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """(11) A market that is refused whatever the others have: what was given up is taken back, and kept."""
+    feeds = (Feed(markets=(BTC, ETH)),)
+    async with staged(tmp_path, markets=(BTC, ETH, SOL), feeds=feeds) as stage:
+        await stage.talk(12)
+        stage.strike("refuse", market=SOL, status=403, duration_s=3000)
+        stage.daemon.fleet.set_by_hand(SOL, Wanted(SOL, ("publicTrades",), 1))
+        await stage.talk_until(lambda: bool(stage.named("place_given_up")))
+        await stage.talk(10)
+        assert stage.daemon._gate.learnt_caps() == {}
+        assert len(stage.exchange.connections(BTC)) == len(stage.exchange.connections(ETH)) == 2
+        await stage.talk(DISBELIEF_S - 20, every_s=0.5)
+        assert len(stage.named("place_given_up")) == 1
+        await stage.talk(1.5 * DISBELIEF_S, every_s=0.5)
+        assert len(stage.named("place_given_up")) == 2
+        for market in (BTC, ETH):
+            name = f"{market}/publicTrades"
+            assert stage.reading.sequences[name] == stage.truth[name]
+        assert stage.reading.of("gap") == []
+
+
+async def test_feeds_of_one_market_count_together(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """(11) Focused connections: trades have used up what the market may have, and the book gets one of their places."""
+    feeds = (
+        Feed(name="t", markets=(BTC,), streams=("publicTrades",), lines=2),
+        Feed(name="b", markets=(BTC,), streams=("publicOrderBook",), lines=1),
+    )
+    async with staged(tmp_path, feeds=feeds) as stage:
+        await stage.talk(12)
+        stage.exchange.behaviour = Behaviour(connections_per_market=2)
+        book = stage.daemon.feeds[f"b/{BTC}"]
+        book.lines["a"].restart("reset")
+        await stage.talk_until(lambda: not book.lines["a"].is_open)
+        await stage.talk_until(lambda: book.lines["a"].is_open)
+        await stage.talk(5)
+        assert [(one["feed"], one["to"]) for one in stage.named("place_given_up")] == [
+            (f"t/{BTC}", f"b/{BTC}")
+        ]
+        assert stage.daemon._gate.learnt_caps() == {BTC: 2}
+        name = f"{BTC}/publicTrades"
+        assert stage.reading.sequences[name] == stage.truth[name]
+        assert take_breaches(stage) == {f"one more connection of {BTC}, 2 are allowed"}

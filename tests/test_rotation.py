@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from feedhandler.config import Bounds, Health, Limits
+from feedhandler.config import Bounds, Feed, Health, Limits
 from feedhandler.errors import LineNeeded, NoSuchLine
 from feedhandler.simulator.settings import Behaviour, Kind
 from tests.support.names import Names
@@ -137,6 +137,43 @@ async def test_connections_are_replaced_before_they_are_too_old(
         assert min(later - earlier for earlier, later in pairwise(lost_s)) > 0.3
 
 
+async def test_many_lines_are_renewed_in_time(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """(12) 16 lines at 2 attempts a minute, which is 150 at 20: none ends with its token, and no minute has more.
+
+    To connect them all takes longer than the time in which a few lines are renewed, so they begin earlier.
+    """
+    markets = tuple(f"M{number}-USD" for number in range(8))
+    behaviour = strict(
+        token_life_s=1800.0,
+        token_margin_s=170.0,
+        close_at_token_expiry=True,
+        connections_per_market=3,
+        connections_per_minute=2,
+    )
+    async with staged(
+        tmp_path,
+        markets=markets,
+        feeds=(Feed(markets=markets),),
+        behaviour=behaviour,
+        limits=Limits(connections_per_minute=2, connections_per_market=3),
+        health=Health(ping_interval_s=300.0, pong_timeout_s=300.0),
+        token=True,
+        wait=False,
+    ) as stage:
+        await stage.talk(1.4 * 1800.0, every_s=0.5)
+        await trio.sleep(2)
+        assert_compliant(stage)
+        compliance = stage.exchange.gate.compliance
+        assert compliance.handshakes_per_minute_max == 2
+        assert compliance.token_requests <= 4
+        assert {one["reason"] for one in stage.named("line_lost")} == {"age"}
+        assert len(stage.named("line_lost")) >= 16
+        assert stage.reading.of("gap") == []
+        for market in markets:
+            got, truth = (one[f"{market}/publicTrades"] for one in (stage.reading.sequences, stage.truth))
+            assert got == truth[-len(got) :]
+
+
 async def test_a_replacement_that_is_refused_is_given_up(tmp_path: Path, autojump_clock: MockClock) -> None:
     """The old line stays as it is, and goes when it is asked for again and the exchange lets its successor in."""
     async with staged(tmp_path, lines=1) as stage:
@@ -221,6 +258,73 @@ async def test_a_quiet_market_is_rotated_without_haste(tmp_path: Path, autojump_
         stage.assert_exact()
 
 
+@pytest.mark.parametrize("cap", [3, 8])
+async def test_a_quarantined_line_is_no_part_of_the_rotation(
+    tmp_path: Path, autojump_clock: MockClock, cap: int
+) -> None:
+    """Quarantined while it waits to be replaced, it keeps away for its time, comes back once, and is left alone."""
+    health = Health(quarantine_divergences=3, quarantine_s=30.0)
+    limits = Limits(connections_per_minute=100, connections_per_market=cap)
+    async with staged(tmp_path, lines=3, health=health, limits=limits) as stage:
+        feed = stage.daemon.feeds[BTC]
+        stage.strike("drop", 1, count=8)
+        await stage.talk_until(lambda: bool(stage.named("line_quarantined")))
+        (name,) = {one["line"] for one in stage.named("line_quarantined")}
+        feed.crew.rotate()
+        away_s = stage.when("line_lost", line=name, reason="quarantined")
+        await stage.talk(28)
+        assert not feed.lines[name].is_open
+        assert feed.lines[name].doing == "backoff"
+        await stage.talk_until(stage.all_up)
+        back_s = next(at for at, one in stage.notes if one.name == "line_connected" and at > away_s + 28)
+        assert 0 <= back_s - away_s - health.quarantine_s < 2
+        await stage.talk(60, every_s=0.25)
+        replaced = [one["line"] for one in stage.named("replacement_begun")]
+        assert len(replaced) == 2
+        assert name not in replaced
+        await stage.arrived()
+        got = {name: sorted(events) for name, events in stage.reading.sequences.items()}
+        assert got == {name: sorted(events) for name, events in stage.truth.items()}
+
+
+async def test_what_was_wanted_goes_with_its_connection(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A line that dies before it is its turn is new when it is back, and a line that is away is not wanted at all."""
+    async with staged(tmp_path, lines=3) as stage:
+        feed = stage.daemon.feeds[BTC]
+        feed.crew.pause("c")
+        await stage.talk(1)
+        feed.crew.rotate()
+        await stage.talk_until(lambda: bool(stage.named("replacement_begun")))
+        feed.crew.resume("c")
+        feed.lines["b"].restart("reset")
+        await stage.talk_until(lambda: bool(stage.named("line_replaced")))
+        await stage.talk_until(stage.all_up)
+        await stage.talk(60, every_s=0.25)
+        assert [(one["line"], one["by"]) for one in stage.named("replacement_begun")] == [("a", "d")]
+        assert sorted(feed.lines) == ["b", "c", "d"]
+        assert [one["reason"] for one in stage.named("line_lost") if one["line"] == "b"] == ["reset"]
+        await stage.arrived()
+        stage.assert_exact()
+
+
+async def test_a_letter_that_is_free_again_is_not_wanted_any_more(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A line that went for good before it was its turn leaves nothing to the next one of its letter."""
+    async with staged(tmp_path, lines=3) as stage:
+        feed = stage.daemon.feeds[BTC]
+        feed.crew.rotate()
+        await stage.talk_until(lambda: bool(stage.named("replacement_begun")))
+        feed.crew.dismiss("c", "by_hand")
+        await stage.talk_until(lambda: len(stage.named("line_replaced")) == 2)
+        await stage.talk_until(stage.all_up)
+        await stage.talk(60, every_s=0.25)
+        assert [one["line"] for one in stage.named("replacement_begun")] == ["a", "b"]
+        assert len(feed.lines) == 3
+        await stage.arrived()
+        stage.assert_exact()
+
+
 # By hand
 
 
@@ -243,6 +347,24 @@ async def test_a_paused_line_rests_until_it_is_told_to_go_on(
         assert [one["line"] for one in stage.named("line_paused", "line_resumed")] == ["a", "a"]
         await stage.arrived()
         stage.assert_exact()
+
+
+async def test_a_paused_line_is_no_part_of_the_rotation(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """(12) It rests over three lives of a token while the other is replaced, and comes back with a good one."""
+    async with staged(tmp_path, lines=2, behaviour=strict(close_at_token_expiry=True), token=True) as stage:
+        feed = stage.daemon.feeds[BTC]
+        feed.crew.pause("a")
+        await stage.talk(3 * TOKEN_LIFE_S, every_s=0.25)
+        replaced = [one["line"] for one in stage.named("replacement_begun")]
+        assert len(replaced) >= 3
+        assert "a" not in replaced
+        assert feed.lines["a"].is_paused
+        assert len(stage.exchange.connections(BTC)) == 1
+        feed.crew.resume("a")
+        await stage.talk_until(stage.all_up)
+        await stage.arrived()
+        stage.assert_exact()
+        assert_compliant(stage)
 
 
 async def test_the_last_line_is_restarted_only_beside_itself(

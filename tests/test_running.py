@@ -409,6 +409,36 @@ async def test_settings_take_effect_where_they_can(tmp_path: Path, autojump_cloc
         assert_untouched(stage)
 
 
+async def test_where_the_exchange_is_takes_effect_or_is_named(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Another token endpoint or other certificates wait for the next start, by name; key files are read at once."""
+    async with staged(tmp_path, token=True, behaviour=Behaviour(token_required=True)) as stage:
+        key, secret = tmp_path / "key", tmp_path / "secret"
+        key.write_text("another-key")
+        secret.write_text("another-secret")
+        requests = stage.exchange.gate.compliance.token_requests
+        moved = msgspec.structs.replace(
+            stage.config.exchange, token_url="https://elsewhere/token", ca_file=tmp_path / "ca.pem"
+        )
+        answer = await reload(stage, autojump_clock, exchange=moved)
+        text = "the configuration is in force; at the next start: exchange.token_url, exchange.ca_file"
+        assert answer == Done(text)
+        assert stage.daemon.config.exchange == stage.config.exchange
+        await stage.talk(5)
+        assert stage.exchange.gate.compliance.token_requests == requests
+        autojump_clock.autojump_threshold = 0.01  # threads read the files
+        files = msgspec.structs.replace(stage.config.exchange, api_key_file=key, api_secret_file=secret)
+        stage.daemon._load = lambda: msgspec.structs.replace(stage.config, exchange=files)
+        assert await stage.daemon.reload() == Done("the configuration is in force")
+        await stage.until(lambda: stage.exchange.gate.compliance.token_requests == requests + 1)
+        autojump_clock.autojump_threshold = 0.0
+        await stage.talk(1)
+        await stage.arrived()
+        stage.assert_exact()
+        assert_untouched(stage)
+
+
 async def test_a_configuration_with_mistakes_changes_nothing(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -517,6 +547,28 @@ async def test_markets_come_and_vanish_under_load(tmp_path: Path, autojump_clock
         nursery.cancel_scope.cancel()
 
 
+async def test_a_listed_market_can_be_asked_for_before_it_is_known(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """As long as the exchange has not told its markets, any may come; when it has, those that it named are there."""
+    listings = Listings(None, (BTC,))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(listings.run)
+        async with staged(
+            tmp_path, feeds=(Feed(),), wait=False, markets_url=listings.url, refresh_s=10.0
+        ) as stage:
+            may_bring = stage.daemon.fleet.may_bring
+            await stage.until(lambda: listings.asked == 1)
+            assert may_bring(BTC_TRADES)
+            assert not may_bring(f"{BTC}/orders")
+            assert not may_bring("ALL/publicTrades")
+            await stage.until(stage.all_connected)
+            assert not may_bring(ETH_TRADES)
+            assert may_bring(f"{BTC}/other")
+            assert not may_bring(f"{ETH}/other")
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_change_to_all_that_is_listed_touches_no_feed_that_runs(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -532,6 +584,32 @@ async def test_a_change_to_all_that_is_listed_touches_no_feed_that_runs(
         await settle(stage)
         assert stage.daemon.feeds[BTC] is before
         assert_untouched(stage)
+
+
+async def test_markets_beyond_the_bound_are_named_once(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More markets than are taken: that is said once for each change of their number, and the first ones have feeds."""
+    for module in ("feedhandler.exchange.markets", "feedhandler.daemon"):
+        monkeypatch.setattr(f"{module}.MARKETS_MAX", 2)
+    listings = Listings((BTC, ETH, SOL), (BTC, ETH, SOL), (BTC, ETH, SOL, "X-USD"), (BTC, ETH))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(listings.run)
+        async with staged(
+            tmp_path,
+            markets=(BTC, ETH, SOL),
+            feeds=(Feed(),),
+            wait=False,
+            markets_url=listings.url,
+            refresh_s=10.0,
+        ) as stage:
+            await stage.until(lambda: listings.asked == 5)
+            assert set(stage.daemon.feeds) == {BTC, ETH}
+            assert stage.named("markets_left_out") == [
+                {"markets": 1, "limit": "3 listed, 2 are taken"},
+                {"markets": 2, "limit": "4 listed, 2 are taken"},
+            ]
+        nursery.cancel_scope.cancel()
 
 
 async def test_limits_hold_for_markets_that_come(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -16,8 +16,10 @@ Everything here is done at once and without waiting; a feed carries out in its o
 from bisect import bisect_left
 from collections.abc import Callable
 
-from feedhandler.config import ALL, LISTED, Config, Wanted, changes, clashes, plan, wanted
+from feedhandler.config import ALL, LISTED, Config, Wanted, changes, clashes, is_market, plan, wanted
+from feedhandler.core.channels import split
 from feedhandler.core.notes import Notify, note
+from feedhandler.exchange.messages import ORDERS, OTHER
 from feedhandler.ingest.feed import Feed
 from feedhandler.ingest.feeds import Feeds
 
@@ -42,6 +44,25 @@ class Fleet:
     def running(self) -> dict[str, Wanted]:
         """What runs, by label."""
         return self._running
+
+    def may_bring(self, channel: str) -> bool:
+        """Tell whether a channel that is not open may be opened by the feeds that are wanted, and nobody knows when.
+
+        Over all markets a channel is opened with its first event, and so is one for messages of unknown type; and what
+        the exchange lists is not known at the start.
+        """
+        market, stream = split(channel)
+        if not is_market(market) or market == LISTED:
+            return False
+        named = market != ALL or stream == ORDERS
+        if any(
+            (stream in feed.streams and feed.market == ALL and named)
+            or (stream == OTHER and feed.market in {market, ALL})
+            for feed in self._running.values()
+        ):
+            return True
+        coming = [] if self._listed else [feed for feed in self._config.feeds if LISTED in feed.markets]
+        return market != ALL and any(stream in feed.streams for feed in coming)
 
     def configure(self, config: Config) -> None:
         """Go by another configuration; what was changed by hand is forgotten."""

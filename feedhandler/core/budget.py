@@ -24,6 +24,13 @@ reason, while others of the market are connected, teaches a **cap**: as many as 
 goes on waiting; one more is tried every `CAP_RETRY_S`, and a success raises the cap. A feed without any line is let
 through in any case: what was learnt may be wrong, and a learnt cap must not take a feed's last line.
 
+**Coverage comes before redundancy**, also where the exchange allows fewer connections in all than there are lines. A
+feed without any line that is refused for no other reason is **starved**. After `STARVED_REFUSALS` in a row another feed
+is to give up a place that it can do without: one on the same market, which helps against either limit, or else any
+that counts with it. What was connected is taken for the cap of all of them, and the place is kept for `KEPT_S`, so that
+nobody takes it again who has a line. A refusal while that place is free says that the exchange had another reason: what
+was learnt so is forgotten, and that feed is not believed for `DISBELIEF_S`, which doubles up to `DISBELIEF_MAX_S`.
+
 **Pauses.** ``Retry-After`` of a refusal is meant for the client as a whole: nobody tries before it is over, and the
 first attempt after it goes alone.
 
@@ -42,6 +49,16 @@ WINDOW_S: Final = 60.5
 
 CAP_RETRY_S: Final = 300.0
 """How long a learnt cap holds before one connection more is tried."""
+
+STARVED_REFUSALS: Final = 2
+"""How often a feed without any line is refused before another one gives up a place for it."""
+
+KEPT_S: Final = 90.0
+"""How long a place that was given up is kept from all who have a line."""
+
+DISBELIEF_S: Final = 300.0
+"""How long no place is given up for a feed that the last one did not help; doubled each time."""
+DISBELIEF_MAX_S: Final = 4800.0
 
 EVERY: Final = "*"
 """The scope of all per-market connections together; the other scopes are markets, ``ALL`` among them."""
@@ -81,6 +98,21 @@ class Learnt(NamedTuple):
     retry_s: float
 
 
+class Starving:
+    """A feed without any line: how often it was refused, and what was given up for it."""
+
+    __slots__ = ("connections", "disbelief_s", "kept_until_s", "not_before_s", "refusals", "scope", "taught")
+
+    def __init__(self) -> None:
+        self.refusals = 0
+        self.scope = ""
+        self.connections = 0
+        self.taught = False
+        self.kept_until_s = 0.0
+        self.not_before_s = 0.0
+        self.disbelief_s = DISBELIEF_S
+
+
 class Request:
     """One wish to connect; ``granted`` once it may."""
 
@@ -107,6 +139,7 @@ class Budget:
         self._claims: Counter[str] = Counter()
         self._leaving: list[tuple[float, str]] = []
         self._learnt: dict[str, Learnt] = {}
+        self._starving: dict[str, Starving] = {}
         self._resume_s = 0.0
         self._alone = False
 
@@ -141,6 +174,7 @@ class Budget:
         """Return a time before which nobody who waits has more of a chance, `grant` having served the others."""
         times = [until_s for until_s, _ in self._leaving]
         times += [learnt.retry_s for learnt in self._learnt.values()]
+        times += [one.kept_until_s for one in self._starving.values()]
         times += [self._resume_s, *list(self._counted_until)[:1]]
         return min((time_s for time_s in times if time_s > now_s), default=now_s + WINDOW_S)
 
@@ -194,6 +228,11 @@ class Budget:
         """Count one more line of a market: a place is kept free for it."""
         self._count(self._claims, market, 1)
 
+    @property
+    def round_s(self) -> float:
+        """How long it takes to connect every line once (s)."""
+        return 60.0 * (self._claims[EVERY] + self._claims[ALL]) / self.connections_per_minute
+
     def claim_spare(self, market: str) -> bool:
         """Likewise for a line more than there are to be; False where the limits do not leave a place for it."""
         if not self.has_spare(market):
@@ -209,13 +248,12 @@ class Budget:
         """Count a line out that is no more."""
         self._count(self._claims, market, -1)
 
-    def opened(self, market: str, now_s: float) -> int | None:
-        """Note that an attempt has become a connection; return the market's learnt cap where that has raised it."""
+    def opened(self, market: str, now_s: float) -> dict[str, int]:
+        """Note that an attempt has become a connection; return the learnt caps that this has raised, by scope."""
         self._count(self._open, market, 1)
-        learnt = self._learnt.get(market)
-        if learnt is None or self._open[market] <= learnt.connections:
-            return None
-        return self._learn(market, now_s)
+        known = [(scope, self._learnt[scope]) for scope in _scopes(market) if scope in self._learnt]
+        raised = [scope for scope, learnt in known if self._open[scope] > learnt.connections]
+        return {scope: self._learn(scope, now_s, enough=self._claims[scope]) for scope in raised}
 
     def closed(self, market: str) -> None:
         """Note that a connection has ended; its place is free when it is released."""
@@ -230,27 +268,73 @@ class Budget:
         """Learn from a refusal that was for no other reason than a limit; return a cap that is new.
 
         With nobody else of the market connected, or with one of whom the exchange may not know that it has left,
-        a refusal teaches nothing.
+        a refusal teaches nothing. Where all markets together have reached what is known of them, it says that again.
         """
         self._free(now_s)
         if not self._open[market] or any(left == market for _, left in self._leaving):
+            return None
+        every = self._learnt.get(EVERY) if market != ALL else None
+        if every is not None and self._open[EVERY] >= every.connections:
+            self._learn(EVERY, now_s)
             return None
         known = self._learnt.get(market)
         cap = self._learn(market, now_s)
         return None if known and known.connections == cap else cap
 
     def learnt(self) -> dict[str, int]:
-        """Return the caps that the exchange has taught, by market."""
-        return {market: learnt.connections for market, learnt in self._learnt.items()}
+        """Return the caps that the exchange has taught, by market; `EVERY` stands for all of them together."""
+        return {scope: learnt.connections for scope, learnt in self._learnt.items()}
 
-    def _learn(self, market: str, now_s: float) -> int:
-        """Take as many connections as there are for the cap of a market, unless the configuration allows no more."""
-        connections = self._open[market]
-        if connections >= self.caps.of(market):
-            self._learnt.pop(market, None)
+    def _learn(self, scope: str, now_s: float, *, enough: int = 0) -> int:
+        """Take as many connections as there are for the cap of a scope.
+
+        There is none where the configuration allows no more, or all lines are connected: as many are ``enough``.
+        """
+        connections = self._open[scope]
+        if connections >= self.caps.of(scope) or 0 < enough <= connections:
+            self._learnt.pop(scope, None)
         else:
-            self._learnt[market] = Learnt(connections, now_s + CAP_RETRY_S)
+            self._learnt[scope] = Learnt(connections, now_s + CAP_RETRY_S)
         return connections
+
+    # Coverage
+
+    def starved(self, feed: str, market: str, now_s: float) -> bool:
+        """Note that a feed without any line was refused; tell whether another one is to give up a place for it.
+
+        As long as the exchange may still count one that has left, that is not known.
+        """
+        self._free(now_s)
+        one = self._starving.setdefault(feed, Starving())
+        one.refusals += 1
+        if any(not set(_scopes(left)).isdisjoint(_scopes(market)) for _, left in self._leaving):
+            return False
+        if one.scope and self._open[one.scope] < one.connections:
+            if not self._under_way:
+                self._disbelieve(one, now_s)
+            return False
+        return one.refusals >= STARVED_REFUSALS and now_s >= one.not_before_s
+
+    def _disbelieve(self, one: Starving, now_s: float) -> None:
+        """Take back what a place was given up for that has not helped."""
+        if one.taught:
+            self._learnt.pop(one.scope, None)
+        one.scope, one.taught = "", False
+        one.not_before_s = now_s + one.disbelief_s
+        one.disbelief_s = min(2 * one.disbelief_s, DISBELIEF_MAX_S)
+
+    def given_up(self, feed: str, scope: str, now_s: float) -> int | None:
+        """Note that a connection of a scope is being ended for a starving feed; return a cap that is new."""
+        one = self._starving[feed]
+        one.scope, one.connections, one.kept_until_s = scope, self._open[scope], now_s + KEPT_S
+        if scope in self._learnt:
+            return None
+        one.taught = True
+        return self._learn(scope, now_s)
+
+    def served(self, feed: str) -> None:
+        """Note that a feed has a line, or is no more."""
+        self._starving.pop(feed, None)
 
     def _most(self, scope: str) -> float:
         """Return the most connections of a scope, as far as is known."""
@@ -260,14 +344,16 @@ class Budget:
     def _has_place(self, request: Request, now_s: float) -> bool:
         if any(self._taken[scope] >= self.caps.of(scope) for scope in _scopes(request.market)):
             return False
-        return not self._is_full(request.market, now_s) or request.priority() == NO_LINE
+        is_full = any(self._is_full(scope, now_s) for scope in _scopes(request.market))
+        return not is_full or request.priority() == NO_LINE
 
-    def _is_full(self, market: str, now_s: float) -> bool:
+    def _is_full(self, scope: str, now_s: float) -> bool:
         """Tell whether a learnt cap is reached, and it is too early to try one more."""
-        learnt = self._learnt.get(market)
+        learnt = self._learnt.get(scope)
         if learnt is None:
             return False
-        return self._taken[market] >= learnt.connections + (now_s >= learnt.retry_s)
+        kept = sum(one.scope == scope and now_s < one.kept_until_s for one in self._starving.values())
+        return self._taken[scope] + kept >= learnt.connections + (now_s >= learnt.retry_s)
 
     def _free(self, now_s: float) -> None:
         """Free the places whose connections the exchange must have seen the end of."""

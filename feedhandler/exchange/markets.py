@@ -15,6 +15,7 @@ decide.
 import ssl
 from collections.abc import Iterable, Iterator
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -60,8 +61,8 @@ class Listing:
         return tuple(self._missing)
 
     def take(self, answer: Iterable[str]) -> Change:
-        """Take an answer of the exchange; return what it changes."""
-        named = dict.fromkeys(answer)
+        """Take an answer of the exchange, up to `MARKETS_MAX` markets of it; return what it changes."""
+        named = dict.fromkeys(islice(answer, MARKETS_MAX))
         lacking = [market for market in self._missing if market not in named]
         if not named or len(lacking) > max(1, LACKING_MOST * len(self._missing)):
             return Change(doubtful=True)
@@ -93,7 +94,7 @@ def parse_markets(body: bytes) -> tuple[str, ...]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ()
     names = (name for name in _names(_list_in(value, DEPTH_MAX)) if _is_name(name))
-    return tuple(dict.fromkeys(names))[:MARKETS_MAX]
+    return tuple(dict.fromkeys(names))
 
 
 def _list_in(value: Any, depth: int) -> list[Any]:

@@ -5,7 +5,7 @@
 
 | what comes of a request | state | the next one |
 | --- | --- | --- |
-| a token | fresh | twice its margin before its end |
+| a token | fresh | a span before its end: twice its margin, or as long as all lines need |
 | 401 or 403; key or secret can't be read | bad_key | after a long pause that doubles, or as soon as the files change |
 | 429, or our own limit is reached | limited | at ``Retry-After``, else after a pause; when the limit allows |
 | another status, no usable answer, no answer | refused | likewise, after a pause with jitter that doubles |
@@ -14,7 +14,8 @@
   whoever asks is told the same again, without another request.
 - A token's life counts from the moment of asking. It is not handed out within its margin, which is a quarter of its
   life at most, so that short-lived tokens work as well. `TokenSource.run` renews it one margin earlier, in the
-  background: an endpoint that fails for so long costs nobody anything.
+  background: an endpoint that fails for so long costs nobody anything. Where there are more lines than can be connected
+  anew in that time, it is earlier still (`core.rotation`).
 - A ``Retry-After`` is kept to whatever the status, up to an hour; only another key is tried before.
 - At most ``REQUESTS_PER_MINUTE`` in any minute, wherever the exchange's begin: it counts a request at some moment
   between our decision and its end, so each counts until ``WINDOW_S`` after its end. Failures count, too, and a changed
@@ -42,6 +43,7 @@ import trio
 from feedhandler.config import Credentials
 from feedhandler.core.backoff import RETRY_AFTER_MAX_S, Backoff
 from feedhandler.core.notes import Notify, note
+from feedhandler.core.rotation import span_s
 from feedhandler.errors import ConfigError, ConnectionFailed, TokenRefused
 from feedhandler.exchange.web import Answer, Secret, ask
 
@@ -62,6 +64,8 @@ DOCUMENTED_LIFE_S: Final = 1800.0
 """The life of a token whose answer does not tell it."""
 LIFE_MAX_S: Final = 86_400.0
 """The longest life that is believed."""
+LOOK_AGAIN_S: Final = 60.0
+"""The longest that nobody looks when the next renewal is due: there may be more lines by then."""
 REPLACE_EVERY_S: Final = 30.0
 PAUSE_S: Final = 1.0
 PAUSE_MAX_S: Final = 30.0
@@ -119,7 +123,8 @@ class Refusal(NamedTuple):
 class TokenSource:
     """Hands out one token to all lines.
 
-    ``credentials`` is called for each request, in a thread where it may block (``in_thread``).
+    ``credentials`` is called for each request, in a thread where it may block (``in_thread``); ``round_s`` tells how
+    long it takes to connect all lines anew.
     """
 
     def __init__(
@@ -131,6 +136,7 @@ class TokenSource:
         *,
         in_thread: bool = False,
         draw: Callable[[], float] = _SYSTEM_RANDOM.random,
+        round_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._url = url
         self._credentials = credentials
@@ -138,6 +144,7 @@ class TokenSource:
         self._notify = notify
         self._in_thread = in_thread
         self._draw = draw
+        self._round_s = round_s
         self._reading = trio.CapacityLimiter(1)
         self._asking = trio.Lock()
         self._counted_until_s: deque[float] = deque(maxlen=REQUESTS_PER_MINUTE)
@@ -231,7 +238,7 @@ class TokenSource:
     async def _keep_fresh(self) -> None:
         """Renew the token early, and ask again after each pause."""
         while True:
-            with trio.move_on_at(self._due_s()):
+            with trio.move_on_at(min(self._due_s(), trio.current_time() + LOOK_AGAIN_S)):
                 await self._changed.wait()
             if trio.current_time() >= self._due_s():
                 await self._try()
@@ -241,7 +248,8 @@ class TokenSource:
         token = self._token
         if token is None or self._refusal is not None or self._is_key_new:
             return self._resume_s
-        return max(token.ends_s - 2 * token.margin_s, token.asked_s + EARLY_MIN_S)
+        early_s = span_s(token.life_s, 2 * token.margin_s, self._round_s())
+        return max(token.ends_s - early_s, token.asked_s + EARLY_MIN_S)
 
     async def _watch_keys(self) -> None:
         """Ask at once with a key or secret that has changed."""

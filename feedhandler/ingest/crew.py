@@ -13,9 +13,12 @@ Rules:
   other, the unconnected first; one that the others have not proven yet that they can do without is kept for
   `SURPLUS_S`, and the last aligned one for ever.
 - Nobody takes the last aligned line away by hand; the arbiter's orders are obeyed at once.
+- A feed that is left without any line for want of a place tells the gate so; one that can do without a line gives up a
+  place for such a feed (`ingest.gate`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Final
 from zlib import crc32
 
@@ -52,10 +55,10 @@ class Crew:
         gone: Callable[[str], None],
     ) -> None:
         self.label = label
+        self.market = market
         self.arbiter = arbiter
         self.attempting: set[str] = set()
         """Lines that try to connect."""
-        self._market = market
         self._around = around
         self._means = around.means
         self._health = around.means.health
@@ -84,13 +87,14 @@ class Crew:
 
     async def run(self) -> None:
         """Keep all lines up until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            for line in self._lines.values():
-                self._means.gate.claim(self._market)
-                nursery.start_soon(self._keep, line)
-            self.adjust()
-            await self.rotation.run()
+        with self._means.gate.holding(self):
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for line in self._lines.values():
+                    self._means.gate.claim(self.market)
+                    nursery.start_soon(self._keep, line)
+                self.adjust()
+                await self.rotation.run()
 
     def _line(self, name: str, path: int) -> Line:
         line = Line(
@@ -99,7 +103,7 @@ class Crew:
             self._hub,
             self._means,
             priority=self.priority,
-            market=self._market,
+            market=self.market,
             path=path,
         )
         line.retune(self._health)
@@ -113,7 +117,7 @@ class Crew:
         try:
             await line.run()
         finally:
-            self._means.gate.unclaim(self._market)
+            self._means.gate.unclaim(self.market)
         self.attempting.discard(line.name)
         del self._lines[line.name]
         self._gone(line.name)
@@ -136,7 +140,30 @@ class Crew:
     def connected(self, line: str) -> None:
         """Hear that a line is connected."""
         self.attempting.discard(line)
+        self._means.gate.served(self.label)
         self.rotation.look()
+
+    def lost(self, line: str) -> None:
+        """Hear that a line's connection has ended."""
+        self.rotation.forget(line)
+
+    def refused(self, status: int) -> None:
+        """Hear that an attempt was refused with an HTTP status, whoever it was."""
+        if status == HTTPStatus.FORBIDDEN and not any(line.connected for line in self.arbiter.lines.values()):
+            self._means.gate.starved(self.label, self.market)
+
+    def redundancy(self) -> int:
+        """Return how many connections there are beyond the first; 0 where none can be done without now."""
+        if self.rotation.spare() is None:
+            return 0
+        return sum(line.is_open for line in self._lines.values()) - 1
+
+    def give_up_place(self) -> str:
+        """End the connection that can best be done without; return the line, which waits for a place."""
+        name = self.rotation.spare()
+        assert name is not None
+        self._lines[name].restart("given_up")
+        return name
 
     def retune(self, health: Health) -> None:
         """Let the lines, and those to come, go by other settings from now on."""
@@ -159,7 +186,7 @@ class Crew:
     def hire(self, old: str) -> str | None:
         """Add a line that is to replace another; None where the limits leave no place for it."""
         free = self._free_name()
-        if free is None or self._nursery is None or not self._means.gate.claim_spare(self._market):
+        if free is None or self._nursery is None or not self._means.gate.claim_spare(self.market):
             return None
         self._take_on(free, self._lines[old].path)
         return free
@@ -177,7 +204,7 @@ class Crew:
         if not one.is_open:
             one.restart(BY_HAND, at_once=True)
             return
-        if self._is_last(line) and not self._means.gate.has_spare(self._market):
+        if self._is_last(line) and not self._means.gate.has_spare(self.market):
             raise LineNeeded(self.label, line)
         self.rotation.want(line, BY_HAND)
 
@@ -210,7 +237,7 @@ class Crew:
         if isinstance(order, Quarantine):
             self._around.notify(note("line_quarantined", feed=self.label, line=order.line))
             self._around.incident(order.incident)
-            self._lines[order.line].restart("quarantined", self._means.health.quarantine_s)
+            self._lines[order.line].restart("quarantined", self._health.quarantine_s)
             return
         self._around.notify(note("line_restarted", feed=self.label, line=order.line, reason=order.reason))
         if order.reason == STALLED and not self.rotation.busy:
@@ -254,7 +281,7 @@ class Crew:
         free = self._free_name()
         if free is None:
             return  # too many are still saying goodbye
-        self._means.gate.claim(self._market)
+        self._means.gate.claim(self.market)
         self._take_on(free, self._first_path(free))
 
     def _take_on(self, name: str, path: int) -> None:

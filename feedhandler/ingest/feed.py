@@ -31,7 +31,7 @@ from feedhandler.core.progress import Part
 from feedhandler.core.recovery import Recovery
 from feedhandler.core.streams import Streams
 from feedhandler.core.trail import NO_FRAMES, Frames, Known
-from feedhandler.errors import ConnectionFailed
+from feedhandler.errors import ConnectionFailed, HandshakeRefused
 from feedhandler.exchange.desk import Desk
 from feedhandler.exchange.messages import Dialect
 from feedhandler.exchange.requests import connection_url
@@ -235,6 +235,7 @@ class Feed:
         if self._retired:
             return
         self._around.notify(note("line_lost", feed=self.label, line=line, reason=reason))
+        self.crew.lost(line)
         now, wall_ns = trio.current_time(), self._around.wall_ns()
         self.arbiter.lost(line, now, wall_ns)
         self._streams.closed(line)
@@ -258,6 +259,8 @@ class Feed:
             )
         )
         self._attempt_over(line)
+        if isinstance(failure, HandshakeRefused):
+            self.crew.refused(failure.status)
 
     def called_off(self, line: str) -> None:
         """Hear that an attempt was called off, since the line is to rest or to end."""
@@ -318,7 +321,9 @@ class Feed:
         return self.recovery.image(channel)
 
     def _is_own_request(self, request_id: str) -> bool:
-        return self.recovery.is_own(request_id) or self._streams.is_own(request_id)
+        if self.recovery.is_own(request_id) or self._streams.is_own(request_id):
+            return True
+        return any(line.has_pinged(request_id) for line in self.lines.values())
 
 
 def _size(outputs: Sequence[Output]) -> int:

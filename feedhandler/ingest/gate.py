@@ -6,18 +6,22 @@
     …
     place.release(answered=…)                 after the goodbye
 
+A feed that runs is a **holder** of places. Where one is left without any line for want of a place, the holder with most
+lines that it can do without is told to give one up (`Gate.starved`); the last aligned line of a feed never goes so.
+
 There is no task behind the gate. Whoever waits sleeps until a slot can be free and then serves all who
 wait, the most urgent first; so a cancelled waiter takes nothing with it. Who gives something back serves, too.
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
-from feedhandler.core.budget import Budget, Caps, Request
+from feedhandler.config import ALL
+from feedhandler.core.budget import EVERY, Budget, Caps, Request
 from feedhandler.core.notes import Note, Notify, note
 from feedhandler.errors import HandshakeRefused
 
@@ -35,6 +39,19 @@ _FOR_ALL: Final = frozenset(
 
 def _ignore(_: Note) -> None:
     """Take no notice."""
+
+
+class Holder(Protocol):
+    """A feed, as far as its places go."""
+
+    label: str
+    market: str
+
+    def redundancy(self) -> int:
+        """Return how many connections there are beyond the first; 0 where none can be done without now."""
+
+    def give_up_place(self) -> str:
+        """End the connection that can best be done without; return the line."""
 
 
 class Place:
@@ -70,6 +87,7 @@ class Gate:
         self._budget = Budget(connections_per_minute, caps)
         self._notify = notify
         self._granted: dict[Request, trio.Event] = {}
+        self._holders: dict[Holder, None] = {}
 
     def __repr__(self) -> str:
         return f"<Gate {self._budget!r}>"
@@ -93,7 +111,7 @@ class Gate:
         return max(0.0, self._budget.resume_s - trio.current_time())
 
     def learnt_caps(self) -> dict[str, int]:
-        """Return the limits that were learnt to be lower than configured: connections by market."""
+        """Return the limits that were learnt to be lower than configured: connections by market, ``*`` of all."""
         return self._budget.learnt()
 
     def set_limit(self, connections_per_minute: int, caps: Caps | None = None) -> None:
@@ -109,6 +127,10 @@ class Gate:
         """Keep a place for a line, for as long as there is that line."""
         self._budget.claim(market)
 
+    def round_s(self) -> float:
+        """Return how long it takes to connect every line once (s)."""
+        return self._budget.round_s
+
     def claim_spare(self, market: str) -> bool:
         """Likewise for a replacement that overlaps its predecessor; False where no place is left for one."""
         return self._budget.claim_spare(market)
@@ -120,6 +142,45 @@ class Gate:
     def unclaim(self, market: str) -> None:
         """Hear that a line is no more."""
         self._budget.unclaim(market)
+
+    # Feeds
+
+    @contextmanager
+    def holding(self, holder: Holder) -> Iterator[None]:
+        """Count a feed among those that may be asked for a place."""
+        self._holders[holder] = None
+        try:
+            yield
+        finally:
+            del self._holders[holder]
+            self._budget.served(holder.label)
+
+    def served(self, feed: str) -> None:
+        """Hear that a feed has a line."""
+        self._budget.served(feed)
+
+    def starved(self, feed: str, market: str) -> None:
+        """Hear that a feed without any line was refused with 403: another one may have to give up a place for it."""
+        now_s = trio.current_time()
+        if not self._budget.starved(feed, market, now_s):
+            self._wake()  # what was learnt may be forgotten
+            return
+        holder = self._most_redundant(market)
+        if holder is None:
+            return
+        scope = market if holder.market == market else EVERY
+        cap = self._budget.given_up(feed, scope, now_s)
+        if cap is not None:
+            self._notify(note("cap_learnt", market=scope, connections=cap))
+        line = holder.give_up_place()
+        self._notify(note("place_given_up", feed=holder.label, line=line, to=feed))
+
+    def _most_redundant(self, market: str) -> Holder | None:
+        """Return who can best give up a place that counts with a market, on the same market if possible."""
+        others = [one for one in self._holders if (one.market == ALL) == (market == ALL)]
+        able = [(one.market == market, one.redundancy(), one) for one in others]
+        best = max((one for one in able if one[1]), key=lambda one: one[:2], default=None)
+        return best and best[2]
 
     # Attempts
 
@@ -172,9 +233,8 @@ class Gate:
 
     def opened(self, market: str) -> None:
         """Hear of a connection."""
-        cap = self._budget.opened(market, trio.current_time())
-        if cap is not None:
-            self._notify(note("cap_raised", market=market, connections=cap))
+        for scope, cap in self._budget.opened(market, trio.current_time()).items():
+            self._notify(note("cap_raised", market=scope, connections=cap))
 
     def left(self, market: str, *, was_open: bool, hold_s: float) -> None:
         """Hear that a place is given back."""

@@ -30,6 +30,7 @@ Rules:
 import math
 import ssl
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ from feedhandler.config import Bounds, Health
 from feedhandler.core.backoff import Backoff
 from feedhandler.core.budget import CAP, Request
 from feedhandler.core.progress import Part
-from feedhandler.core.rotation import due_by_age_s, due_s
+from feedhandler.core.rotation import AGE_SHARE, due_s, span_s
 from feedhandler.core.trail import Frames, Known
 from feedhandler.errors import ConnectionFailed, HandshakeRefused, TokenRefused
 from feedhandler.exchange.token import Token, TokenSource
@@ -55,6 +56,9 @@ from feedhandler.ingest.handshake import Target
 
 OUTBOX_REQUESTS: Final = 64
 """Requests waiting to be sent on one line; further ones are refused, and whoever asks tries again later."""
+
+PING_IDS: Final = 8
+"""Ids of pings that a line remembers, so that what answers them is known for an answer; the oldest is forgotten."""
 
 PING_STEP_S: Final = 0.2
 """Pings wait in such steps: of hundreds of lines a few are due together, too few to hold anything up."""
@@ -136,8 +140,8 @@ class Line:
         self.path = path
         self.has_failed = False
         """Whether an attempt or a connection has ever come to an end that nobody asked for."""
-        self.due_s = math.inf
-        """When the connection is to be replaced, on trio's clock."""
+        self._born: tuple[float, float] | None = None
+        """When the last connection was made, on trio's clock, and the lot that was drawn for its end."""
         self.draw = means.draw
         self.opened = target
         """What the last connection was opened with."""
@@ -147,6 +151,7 @@ class Line:
         self._health = means.health
         self._priority = priority
         self._market = market
+        self._ping_ids: deque[str] = deque(maxlen=PING_IDS)
         self._backoff = Backoff(means.bounds.backoff_min_s, means.bounds.backoff_max_s)
         self._token: Token | None = None
         self._connection: Connection | None = None
@@ -206,6 +211,24 @@ class Line:
         """The address that the line is connected to; empty where it is not."""
         return self._connection.peer if self._connection is not None else ""
 
+    @property
+    def due_s(self) -> float:
+        """When the connection is to be replaced, on trio's clock, as far as is known now."""
+        if self._born is None:
+            return math.inf
+        max_age_s, token, due = self._health.connection_max_age_s, self._token, math.inf
+        if max_age_s:
+            due = self._due_s(max_age_s, self._born[0] + max_age_s, max_age_s * AGE_SHARE)
+        if token is not None:
+            due = min(due, self._due_s(token.life_s, token.ends_s, 2 * token.margin_s))
+        return due
+
+    def _due_s(self, life_s: float, ends_s: float, least_s: float) -> float:
+        """Return when the connection is to be replaced that ends with what lives so long."""
+        assert self._born is not None
+        born_s, lot = self._born
+        return due_s(born_s, ends_s, span_s(life_s, least_s, self._means.gate.round_s()), least_s, lot)
+
     def is_renewable(self) -> bool:
         """Tell whether a connection made now would last longer than this one: there is a newer token."""
         tokens, token = self._means.tokens, self._token
@@ -239,6 +262,10 @@ class Line:
         except trio.WouldBlock:
             return False
         return True
+
+    def has_pinged(self, request_id: str) -> bool:
+        """Tell whether a request of this id was one of the newest pings."""
+        return request_id in self._ping_ids
 
     def restart(self, reason: str, pause_s: float = 0.0, *, at_once: bool = False) -> None:
         """End the connection, if there is one, and make a new one: after ``pause_s`` at the earliest, or at once.
@@ -347,7 +374,7 @@ class Line:
             self._go_on(OPENING)
             connection = await stack.enter_async_context(self._opened(place))
             place.opened()
-        self._draw_end()
+        self._born = trio.current_time(), self._means.draw()
         return connection
 
     @asynccontextmanager
@@ -384,14 +411,6 @@ class Line:
     def _go_on(self, doing: str) -> None:
         if not self.is_paused:
             self._doing = doing
-
-    def _draw_end(self) -> None:
-        """Draw by lot when the connection is to be replaced."""
-        born_s, lot = trio.current_time(), self._means.draw()
-        max_age_s, token = self._means.health.connection_max_age_s, self._token
-        self.due_s = due_by_age_s(born_s, max_age_s, lot) if max_age_s else math.inf
-        if token is not None:
-            self.due_s = min(self.due_s, due_s(born_s, token.ends_s, 2 * token.margin_s, lot))
 
     async def _rest(self, *, lacks_token: bool) -> None:
         """Wait until somebody has a reason to go on, or for a token that was not there before."""
@@ -456,7 +475,8 @@ class Line:
             silent_s += min(trio.current_time() - began_s, pause_s + PING_STEP_S)
             if connection.reads != reads:
                 reads, silent_s = connection.reads, 0.0
-            self.send(self._means.make_ping(str(uuid.uuid4())))
+            self._ping_ids.append(str(uuid.uuid4()))
+            self.send(self._means.make_ping(self._ping_ids[-1]))
             health = self._health
             pause_s = min(health.ping_interval_s, longest_s - silent_s)
         connection.end(SILENT)

@@ -15,6 +15,10 @@ Rules:
   feed moves. Where nothing moves, it waits.
 - An old line that is lost meanwhile leaves its place to its successor, if that is connected.
 - A line whose token ends is replaced only when there is a newer token.
+- In a market that is silent for a whole life of a token, at an exchange that closes at its end, the lines end without
+  a successor that is aligned, and a gap is written. Nothing can prove it away (R8): a line that hears pongs only is the
+  same to look at in a silent market as one that is mute or behind, and what it would have brought is gone with it.
+- What was wanted or put off concerns a connection. With its end it is done with: the next one of that letter is new.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,6 +36,8 @@ STEP_S: Final = 0.1
 """How often a replacement under way is looked at."""
 LOOK_S: Final = 1.0
 """How often a line is looked at that is due and cannot be replaced yet."""
+LOOK_AGAIN_S: Final = 60.0
+"""The longest that nobody looks which line is due next."""
 PATIENCE_S: Final = 20.0
 """The longest that a replacement may look for its place, and that a good line is waited for that stands in."""
 CHANCES: Final = 16
@@ -82,13 +88,28 @@ class Rotation:
         return f"<Rotation of {self._crew.label}: {list(self._wanted)} wanted>"
 
     def want(self, line: str, reason: str) -> None:
-        """Replace a line as soon as it is its turn; once is enough."""
-        self._wanted.setdefault(line, reason)
-        self.look()
+        """Replace the connection that a line has as soon as it is its turn; once is enough."""
+        if self._is_open(line):
+            self._wanted.setdefault(line, reason)
+            self.look()
+
+    def forget(self, line: str) -> None:
+        """Hear that a line's connection has ended: it is not to be replaced any more."""
+        self._wanted.pop(line, None)
+        self._not_before_s.pop(line, None)
 
     def look(self) -> None:
         """Hear that lines have come or gone."""
         self._news.set()
+
+    def spare(self) -> str | None:
+        """Return the connected line that the feed can best do without now; None while one is being replaced."""
+        if self.busy:
+            return None
+        states = self._crew.arbiter.lines
+        names = [name for name in sorted(self._crew.lines, reverse=True) if self._is_open(name)]
+        names.sort(key=lambda name: states[name].up)
+        return next((name for name in names if self._can_spare(name)), None)
 
     async def run(self) -> None:
         """Replace what is due or wanted until cancelled."""
@@ -109,12 +130,10 @@ class Rotation:
                 await self._news.wait()
 
     def _wanted_now(self) -> tuple[str, str] | None:
-        while self._wanted:
-            name = next(iter(self._wanted))
-            reason = self._wanted.pop(name)
-            if self._is_open(name):
-                return name, reason
-        return None
+        if not self._wanted:
+            return None
+        name = next(iter(self._wanted))
+        return name, self._wanted.pop(name)
 
     def _due_now(self) -> tuple[str, str] | None:
         now_s = trio.current_time()
@@ -125,10 +144,13 @@ class Rotation:
         return (min(due)[1], AGE) if due else None
 
     def _next_s(self) -> float:
-        """Return when a line is due next; one that is due already is looked at again soon."""
-        soon_s = trio.current_time() + LOOK_S
+        """Return when a line is due next; one that is due already is looked at again soon.
+
+        With more lines to be replaced it may be due sooner than it seems now.
+        """
+        now_s = trio.current_time()
         times = [self._due_s(line) for line in self._crew.lines.values() if line.is_open]
-        return max(soon_s, min(times, default=float("inf")))
+        return max(now_s + LOOK_S, min(now_s + LOOK_AGAIN_S, *times)) if times else float("inf")
 
     def _due_s(self, line: Line) -> float:
         return max(line.due_s, self._not_before_s.get(line.name, line.due_s))
@@ -145,9 +167,7 @@ class Rotation:
         else:
             self._note("replacement_begun", line=old, by=new, reason=reason)
             done = await self._overlap(old, new, reason)
-        if done:
-            self._not_before_s.pop(old, None)
-        elif old in self._crew.lines:
+        if not done and self._is_open(old):
             lot = self._crew.lines[old].draw()
             self._not_before_s[old] = trio.current_time() + LOOK_S + lot * RETRY_S
 

@@ -47,7 +47,7 @@ CATALOGUE: Final[dict[str, Kind]] = {
         "warning", "the exchange told so few of its markets that it is not believed; none is given up"
     ),
     "markets_left_out": Kind(
-        "error", "the exchange lists more markets than the limits allow lines for; the last ones have no feed"
+        "error", "the exchange lists more markets than can be taken or have lines; the last ones have no feed"
     ),
     "config_reloaded": Kind(
         "info",
@@ -105,6 +105,11 @@ CATALOGUE: Final[dict[str, Kind]] = {
         ("market",),
     ),
     "cap_raised": Kind("info", "the exchange allows more connections of a market than it did", ("market",)),
+    "place_given_up": Kind(
+        "warning",
+        "a feed has let a line go that it can do without, since another one had none for want of a place",
+        ("feed", "line"),
+    ),
     "attempts_paused": Kind(
         "warning", "the exchange has asked to be left alone for a while; nobody connects", ("status",)
     ),
@@ -382,6 +387,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "stream": "the stream",
     "vanished": "how many markets the exchange does not list any more",
     "status": "the HTTP status of an answer, 0 where there was none",
+    "to": "the feed for which another one gave up a place",
     "uid": "the user of a consumer",
     "version": "the version of the program",
     "was": "the state before, or the line that led before",

@@ -57,6 +57,7 @@ class Publisher:
         clock: Callable[[], int],
         notify: Notify,
         account_streams: Callable[[], frozenset[str]] = lambda: ACCOUNT_STREAMS,
+        may_come: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -67,7 +68,13 @@ class Publisher:
         self._states: dict[int, bytes] = {}
         self._images: dict[str, Callable[[], bytes | None]] = {}
         self._shelf = Shelf(
-            session, self._channels, self._backlog, self._state_of, self._image_of, account_streams
+            session,
+            self._channels,
+            self._backlog,
+            self._state_of,
+            self._image_of,
+            account_streams,
+            may_come,
         )
         self._consumers: dict[Consumer, None] = {}
         self._bounds = bounds

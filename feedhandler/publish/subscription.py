@@ -9,6 +9,8 @@ so that a replay keeps its original order and passes into the live stream withou
 **No resume yields a hole without a record that says so**: what can't be served exactly is refused with its
 reason, and the channel goes on live.
 
+**A channel that may come can be asked for by name** before anything has happened there: it is chosen when it opens.
+
 **What a peer may not read, it may not know of.** An exact name of an account's channel is `forbidden` whether that is
 open or not, since its opening says that something happened; in all else such a channel is not there.
 
@@ -288,7 +290,8 @@ class Shelf(NamedTuple):
     """What a subscription is made from: everything that is published.
 
     ``image_of`` returns a channel's book after all that was published, as a message; empty where there is none.
-    ``account_streams`` returns those whose channels, once open, will be the account's.
+    ``account_streams`` returns those whose channels, once open, will be the account's. ``may_come`` tells of a name
+    whether a channel of it may be opened some time.
     """
 
     session: str
@@ -297,6 +300,7 @@ class Shelf(NamedTuple):
     state_of: Callable[[Channel], bytes]
     image_of: Callable[[Channel], bytes] = lambda _: b""
     account_streams: Callable[[], frozenset[str]] = lambda: ACCOUNT_STREAMS
+    may_come: Callable[[str], bool] = lambda _: False
 
 
 def subscribe(shelf: Shelf, request: Request, *, account: bool) -> Stream | Refusal:
@@ -310,6 +314,8 @@ def subscribe(shelf: Shelf, request: Request, *, account: bool) -> Stream | Refu
         if secret and not account:
             return Refusal("forbidden", f"the channel {name} is not for this user")
         if channel is None:
+            if shelf.may_come(name):
+                continue
             return Refusal("unknown_channel", f"there is no channel {name}")
         if channel.retired and not _resumes(request, channel):
             return Refusal("unknown_channel", f"the channel {name} is retired")

@@ -6,7 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from feedhandler.core.budget import CAP_RETRY_S, WINDOW_S, Budget, Caps, Request
+from feedhandler.core.budget import (
+    CAP_RETRY_S,
+    DISBELIEF_MAX_S,
+    DISBELIEF_S,
+    EVERY,
+    KEPT_S,
+    STARVED_REFUSALS,
+    WINDOW_S,
+    Budget,
+    Caps,
+    Request,
+)
 from tests.support.scripts import steady
 
 
@@ -230,6 +241,19 @@ def test_what_the_configuration_allows_ends_what_was_learnt() -> None:
     assert budget.learnt() == {}
 
 
+def test_a_cap_under_which_all_lines_are_connected_is_none() -> None:
+    """With every line connected nobody knows of a limit any more: a replacement may try again to overlap."""
+    budget = Budget(1000, Caps(per_market=5))
+    for _ in range(2):
+        budget.claim("X")
+    connect(budget, "X")
+    assert budget.refused("X", 0.0) == 1
+    assert not budget.has_spare("X")
+    assert connect(budget, "X", CAP_RETRY_S)
+    assert budget.learnt() == {}
+    assert budget.has_spare("X")
+
+
 def test_a_learnt_cap_leaves_no_place_for_a_replacement() -> None:
     """What was learnt counts as the limit for who would only overlap."""
     budget = Budget(1000, Caps(per_market=5))
@@ -261,6 +285,105 @@ def test_a_learnt_cap_never_takes_the_last_line_of_a_feed() -> None:
     assert not connect(budget, "X", 1.0, priority=1)
     assert connect(budget, "X", 1.0, priority=0)
     assert not connect(budget, "X", 1.0, priority=0)
+
+
+# Coverage
+
+
+def starve(budget: Budget, feed: str, market: str, now_s: float) -> bool:
+    """Refuse a feed's first line as often as it takes; tell whether a place is to be given up for it."""
+    return [budget.starved(feed, market, now_s) for _ in range(STARVED_REFUSALS)][-1]
+
+
+def test_a_place_is_given_up_for_a_feed_that_is_refused_again() -> None:
+    """(11) The first refusal may be chance; the second asks for a place, and what was connected is the cap of all."""
+    budget = Budget(1000)
+    for market in ("X", "X", "Y"):
+        connect(budget, market)
+    assert [budget.starved("Z", "Z", float(n)) for n in range(3)] == [False, True, True]
+    assert budget.given_up("Z", EVERY, 3.0) == 3
+    assert budget.learnt() == {EVERY: 3}
+    leave(budget, "X", 3.0)
+    assert not connect(budget, "X", 4.0, priority=1)
+    assert connect(budget, "Z", 4.0, priority=0)
+    budget.served("Z")
+    assert not connect(budget, "X", 5.0, priority=1)
+    assert connect(budget, "X", CAP_RETRY_S + 4.0, priority=1)
+    assert budget.learnt() == {EVERY: 4}
+
+
+def test_a_place_that_was_given_up_is_kept_for_a_while_only() -> None:
+    """A feed that does not come for it, or is no more, keeps nobody out for long."""
+    budget = Budget(1000)
+    for market in ("X", "X", "Y"):
+        connect(budget, market)
+    assert starve(budget, "Z", "Z", 0.0)
+    budget.given_up("Z", EVERY, 0.0)
+    leave(budget, "X", 0.0)
+    assert not connect(budget, "X", KEPT_S - 1.0)
+    assert budget.next_s(KEPT_S - 1.0) <= KEPT_S
+    assert connect(budget, "X", KEPT_S)
+    leave(budget, "X", KEPT_S)
+    assert starve(budget, "V", "V", KEPT_S)
+    budget.given_up("V", EVERY, KEPT_S)
+    budget.served("V")
+    assert connect(budget, "X", KEPT_S)
+
+
+def test_a_place_that_did_not_help_is_taken_back() -> None:
+    """(11) Refused although a place was free: it was something else. It is not believed for longer and longer."""
+    budget = Budget(1000)
+    connect(budget, "X")
+    connect(budget, "X")
+    now_s = 0.0
+    for tries in range(6):
+        assert starve(budget, "Z", "Z", now_s)
+        assert budget.given_up("Z", EVERY, now_s) == 2
+        leave(budget, "X", now_s, hold_s=5.0)
+        assert not budget.starved("Z", "Z", now_s + 4.0)  # the exchange may still count the one that left
+        assert budget.learnt() == {EVERY: 2}
+        assert not budget.starved("Z", "Z", now_s + 6.0)
+        assert budget.learnt() == {}
+        assert connect(budget, "X", now_s + 6.0)
+        longest_s = min(DISBELIEF_S * 2**tries, DISBELIEF_MAX_S)
+        assert not starve(budget, "Z", "Z", now_s + 6.0 + longest_s - 1.0)
+        now_s += 6.0 + longest_s
+
+
+def test_a_place_that_another_has_taken_says_nothing() -> None:
+    """Two feeds without a line, and the other one was first: one more place is asked for."""
+    budget = Budget(1000)
+    for _ in range(3):
+        connect(budget, "X")
+    assert starve(budget, "Y", "Y", 0.0)
+    budget.given_up("Y", EVERY, 0.0)
+    leave(budget, "X", 0.0)
+    other = request(0, "Z")
+    budget.ask(other)
+    assert budget.grant(1.0) == [other]
+    assert not budget.starved("Y", "Y", 1.0)  # somebody is on the way, and may have it
+    assert budget.learnt() == {EVERY: 3}
+    budget.finish(1.0)
+    budget.opened("Z", 1.0)
+    assert budget.starved("Y", "Y", 2.0)
+    assert budget.given_up("Y", EVERY, 2.0) is None
+    leave(budget, "X", 2.0)
+    assert connect(budget, "Y", 3.0, priority=0)
+
+
+def test_what_is_known_of_all_markets_is_not_learnt_anew_of_one() -> None:
+    """A refusal at the cap of all says that again, and nothing of the market."""
+    budget = Budget(1000)
+    for market in ("X", "X", "Y"):
+        connect(budget, market)
+    assert starve(budget, "Z", "Z", 0.0)
+    budget.given_up("Z", EVERY, 0.0)
+    leave(budget, "X", 0.0)
+    connect(budget, "Z", 1.0, priority=0)
+    budget.served("Z")
+    assert budget.refused("Y", CAP_RETRY_S) is None
+    assert budget.learnt() == {EVERY: 3}
+    assert not connect(budget, "Y", CAP_RETRY_S + 1.0)
 
 
 # Pauses
@@ -334,6 +457,17 @@ class Places(RuleBasedStateMachine):
         self.budget.finish(self.now_s)
         if not succeeds and refused:
             self.budget.refused(market, self.now_s)
+
+    @rule(market=MARKETS, feed=st.sampled_from("VW"))
+    def starve(self, market: str, feed: str) -> None:
+        """Refuse a feed without any line; another one is asked for a place, and may be slow to leave."""
+        if self.budget.starved(feed, market, self.now_s):
+            self.budget.given_up(feed, market if self.open[market] else EVERY, self.now_s)
+
+    @rule(feed=st.sampled_from("VW"))
+    def serve(self, feed: str) -> None:
+        """Let a feed have a line."""
+        self.budget.served(feed)
 
     @rule(market=MARKETS, hold_s=st.sampled_from([0.0, 5.0]))
     def lose(self, market: str, hold_s: float) -> None:

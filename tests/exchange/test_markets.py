@@ -49,7 +49,10 @@ def test_nothing_to_be_found(body: bytes) -> None:
 def test_the_number_is_bounded() -> None:
     """More markets than the bound are left out."""
     body = b"[" + b",".join(b'"M%d"' % i for i in range(MARKETS_MAX + 5)) + b"]"
-    assert len(parse_markets(body)) == MARKETS_MAX
+    assert len(parse_markets(body)) == MARKETS_MAX + 5
+    listing = Listing()
+    listing.take(parse_markets(body))
+    assert listing.markets == tuple(f"M{i}" for i in range(MARKETS_MAX))
 
 
 json_values = st.recursive(
