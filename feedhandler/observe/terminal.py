@@ -110,8 +110,9 @@ def _heads(looks: Sequence[Look], answered: Sequence[tuple[Look, Status]]) -> It
         if look.status is not None:
             shown = look.status.reasons[:REASONS_SHOWN]
             left = len(look.status.reasons) - len(shown)
+            mark = ("  ! ", "bold yellow") if look.status.ready else ("  ✗ ", "bold red")
             for reason in shown:
-                yield _cut(Text.assemble(("  ✗ ", "bold red"), _safe(reason)))
+                yield _cut(Text.assemble(mark, _safe(reason)))
             if left:
                 yield Text(f"    and {left} more", "red")
     if answered:
