@@ -21,6 +21,7 @@ for ever beside it. So it is tied to the data path, part by part (`core.progress
                     the next one, in one synchronous step: a delivery that does not return stops the loop itself,
                     and with it this task
     a consumer      while records wait for it and its socket takes them, they are sent
+    the accepting   while somebody waits at the feed's socket, somebody is let in
 
 These are all the steps from the wire to the consumer. What is slow moves; what has nothing to do, or cannot move since
 the other side does not (an exchange that is silent, a consumer that does not read), is not its fault. A part that
@@ -138,7 +139,7 @@ class Systemd:
             set()
         )  # labels of feeds that have had a failed attempt; "" for the list of markets
         self._gaps = 0
-        self._refused = self._ready = self._stopping = False
+        self._refused = self._ready = self._stopping = self._key_refused = False
         self._status = ""
         self._status_at = self._beat_at = -math.inf
         self._told_still: set[str] = set()
@@ -155,6 +156,8 @@ class Systemd:
             self._stop()
         elif one.name in {"config_refused", "config_reloaded"}:
             self._refused = one.name == "config_refused"
+        elif one.name in {"key_refused", "token_renewed"}:
+            self._key_refused = one.name == "key_refused"
 
     def still(self) -> list[str]:
         """Return the names of the parts that stand still."""
@@ -223,6 +226,7 @@ class Systemd:
             consumers=watched.consumer_count(),
             gaps=self._gaps,
             refused=self._refused,
+            key_refused=self._key_refused,
             still=self.still(),
         )
 
@@ -260,7 +264,13 @@ def fan_out(*hearers: Callable[[Note], None]) -> Notify:
 
 
 def status(
-    feeds: Iterable[Feed], *, consumers: int, gaps: int, refused: bool = False, still: Iterable[str] = ()
+    feeds: Iterable[Feed],
+    *,
+    consumers: int,
+    gaps: int,
+    refused: bool = False,
+    key_refused: bool = False,
+    still: Iterable[str] = (),
 ) -> str:
     """Return the status line."""
     states: dict[str, list[str]] = {state: [] for state in (LIVE, QUIET, SYNCING, DOWN)}
@@ -277,6 +287,8 @@ def status(
     text = ", ".join(words)
     if refused:
         text += "; the new configuration was refused, the old one stays"
+    if key_refused:
+        text += "; KEY REFUSED by the exchange"
     if names := list(still):
         text += f"; STANDING STILL, no keep-alive: {_names(names)}"
     return text

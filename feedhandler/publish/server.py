@@ -23,6 +23,7 @@ still has them**, and needs no book for that.
 
 import errno
 import os
+import select
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -75,6 +76,8 @@ class Publisher:
         self._account_uids = frozenset(own if settings.account_uids is None else settings.account_uids)
         self._accepting = trio.CancelScope()
         self._deserted = trio.Event()
+        self._listener: socket.socket | None = None
+        self._accepts = 0
 
     @property
     def session(self) -> str:
@@ -109,9 +112,19 @@ class Publisher:
         return len(self._consumers)
 
     def parts(self) -> Iterator[Part]:
-        """Return what has to move here: the sending to each consumer."""
+        """Return what has to move here: letting consumers in, and the sending to each."""
+        if self._listener is not None:
+            yield Part(self, "accepting", self._accepts, self._is_waited_for)
         for consumer in tuple(self._consumers):
             yield consumer.part()
+
+    def _is_waited_for(self) -> bool:
+        """Tell whether somebody waits to be let in."""
+        if self._listener is None:
+            return False
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        return bool(poll.poll(0))
 
     # What the feeds call: nothing here awaits.
 
@@ -227,8 +240,10 @@ class Publisher:
             self._tell_doubts()
             async with trio.open_nursery() as nursery:
                 with self._accepting:
+                    self._listener = listener
                     task_status.started()
                     await self._accept(listener, nursery)
+                self._listener = None
                 stack.close()  # the path is free for a successor while the consumers go
 
     def _tell_doubts(self) -> None:
@@ -257,6 +272,7 @@ class Publisher:
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         while True:
             await trio.lowlevel.wait_readable(listener)
+            self._accepts += 1
             try:
                 sock, _ = listener.accept()
             except OSError as error:
