@@ -297,7 +297,7 @@ class StatusMaker:
             name=channel.name,
             state=feed.recovery.state(channel.name),
             seq=channel.next - 1,
-            rate=round(sight.history.rate(channel.name), 3),
+            rate=round(sight.history.rate(channel), 3),
             gaps=sight.counts.gaps(channel.name),
             last_event_ns=channel.last_ns if channel.last_ns >= 0 else None,
             repairing_events=keeper.held[0] if keeper is not None else 0,
