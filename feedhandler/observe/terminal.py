@@ -33,7 +33,7 @@ STYLES: Final = {
     SYNCING: "yellow",
     DOWN: "red",
 }
-WIDE_COLUMNS: Final = 110
+WIDE_COLUMNS: Final = 120
 """From this width on there is room for what is only nice to know."""
 NARROW_COLUMNS: Final = 76
 """Below this width there is room for names and for what is wrong with them."""

@@ -67,7 +67,7 @@ def test_it_fits_the_terminal(status: Status, columns: int, rows: int) -> None:
         assert any("of 6 shown" in line for line in lines)
 
 
-@pytest.mark.parametrize("columns", [40, 60, 75, 76, 80, 109, 110])
+@pytest.mark.parametrize("columns", [40, 60, 75, 76, 80, 119, 120])
 def test_every_width_has_the_names_and_what_is_wrong(status: Status, columns: int) -> None:
     """However narrow it is, each row says whose it is and in what state that is, and why a line is away from 76 on."""
     lines = shown([Look(ONE, status)], columns)
@@ -83,7 +83,7 @@ def test_every_width_has_the_names_and_what_is_wrong(status: Status, columns: in
     [reason] = {line.last_reason for feed in status.feeds for line in feed.lines if line.last_reason}
     assert (f"  {reason[:7]}" in text) == (columns >= 76)
     assert ("lag p50" in text) == (columns >= 76)
-    assert ("duplicates" in text) == (columns >= 110)
+    assert ("duplicates" in text) == (columns >= 120)
     assert "feeds 1/2" in text
 
 
