@@ -259,7 +259,9 @@ def _url(text: str) -> str:
 def main() -> None:
     """Write the files."""
     parser = argparse.ArgumentParser(description="Write what follows from the code.")
-    parser.add_argument("--runbook", type=_url, metavar="URL", help="where RUNBOOK.md is served: the alerts' links")
+    parser.add_argument(
+        "--runbook", type=_url, metavar="URL", help="where RUNBOOK.md is served: the alerts' links"
+    )
     url = parser.parse_args().runbook
     for path in RULES if url else ():
         path.write_text(linked(path.read_text(encoding="utf-8"), url), encoding="utf-8")

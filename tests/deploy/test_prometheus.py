@@ -99,7 +99,7 @@ def test_every_alert_has_its_section():
 
 @needs_promtool
 def test_the_links_lead_where_the_runbook_is_served(tmp_path):
-    """One option of the script puts a URL into all rules and their tests, which hold as before; nothing else changes."""
+    """One option of the script puts a URL into all rules and their tests; nothing else changes."""
     copy = tmp_path / "deploy"
     shutil.copytree(DEPLOY, copy)
     url = "https://wiki.example.org/x/RUNBOOK.md"
