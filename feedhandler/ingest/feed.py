@@ -42,8 +42,8 @@ from feedhandler.core.channels import Channel, split
 from feedhandler.core.health import GOOD, PROBATION
 from feedhandler.core.histogram import LATENCY_S, Histogram
 from feedhandler.core.messages import Gap, Output, Release, Reply, Run, Snapshot, State
+from feedhandler.core.motion import Part
 from feedhandler.core.notes import Notify, note
-from feedhandler.core.progress import Part
 from feedhandler.core.recovery import Recovery
 from feedhandler.core.streams import Streams
 from feedhandler.core.trail import NO_FRAMES, Frames, Known

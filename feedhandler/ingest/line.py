@@ -43,7 +43,7 @@ import trio
 from feedhandler.config import Bounds, Health
 from feedhandler.core.backoff import Backoff
 from feedhandler.core.budget import CAP, Request
-from feedhandler.core.progress import Part
+from feedhandler.core.motion import Part
 from feedhandler.core.rotation import due_by_age_s, due_s
 from feedhandler.core.trail import Frames, Known
 from feedhandler.errors import ConnectionFailed, HandshakeRefused, TokenRefused

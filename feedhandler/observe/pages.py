@@ -77,10 +77,10 @@ class Pages:
 
     async def _healthz(self, _: Request) -> Answer:
         await trio.lowlevel.checkpoint()
-        progress = self._sight.progress
-        if progress.made or self._sight.draining():  # the end has a bound of its own
+        liveness = self._sight.liveness
+        if liveness.made or self._sight.draining():  # the end has a bound of its own
             return Answer([b"ok\n"])
-        text = f"the data path has not come round for {progress.idle_s:.0f} s\n"
+        text = f"the data path has not come round for {liveness.idle_s:.0f} s\n"
         return Answer([text.encode()], status=HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def _readyz(self, request: Request) -> Answer:

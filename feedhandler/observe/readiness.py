@@ -45,8 +45,8 @@ def general_reasons(sight: Sight) -> list[str]:
     """Return what concerns no feed in particular: nothing is ready with it."""
     if sight.draining():
         return ["the daemon is ending"]
-    if not sight.progress.made:
-        return [f"the data path has not come round for {sight.progress.idle_s:.0f} s"]
+    if not sight.liveness.made:
+        return [f"the data path has not come round for {sight.liveness.idle_s:.0f} s"]
     return []
 
 

@@ -14,7 +14,7 @@ channels are ``down``). `PENDING_S` after the socket every feed counts as pendin
 Alive
 -----
 A keep-alive that a timer of the event loop sends proves that the loop turns and nothing else: readers may have stopped
-for ever beside it. So it is tied to the data path, part by part (`core.progress`):
+for ever beside it. So it is tied to the data path, part by part (`core.motion`):
 
     a feed          it is told the time when something is due, so that a stalled line is found
     a line          while bytes wait in its socket, reads take them. A read is judged, numbered and delivered before
@@ -31,7 +31,7 @@ whose reading is held up, say by an exchange that takes no pongs, is given up af
 ``health.ping_interval_s + health.pong_timeout_s``. That it is given up is no progress yet: until some line is seen to
 read again, reading stands still.
 
-``/healthz`` and ``progress_idle_seconds`` go by the same (`observe.progress`), so Kubernetes and Prometheus see it,
+``/healthz`` and ``progress_idle_seconds`` go by the same (`observe.liveness`), so Kubernetes and Prometheus see it,
 too. While consumers are let go at the end, feeds and lines do not count any more, and the keep-alives go on.
 
 Status
@@ -52,8 +52,8 @@ from typing import Final, Protocol
 import trio
 
 from feedhandler.core.arbiter import DOWN, LIVE, QUIET, SYNCING
+from feedhandler.core.motion import Motion, Part
 from feedhandler.core.notes import Note, Notify, note
-from feedhandler.core.progress import Part, Progress
 from feedhandler.ingest.feed import Feed
 
 LOOK_S: Final = 1.0
@@ -134,7 +134,7 @@ class Systemd:
         self._watchdog_s = watchdog_s(environ, os.getpid())
         self._notify = notify
         self._watched: Watched | None = None
-        self._progress = Progress()
+        self._motion = Motion()
         self._failed: set[str] = (
             set()
         )  # labels of feeds that have had a failed attempt; "" for the list of markets
@@ -161,11 +161,11 @@ class Systemd:
 
     def still(self) -> list[str]:
         """Return the names of the parts that stand still."""
-        return self._progress.standing(trio.current_time(), STILL_S)
+        return self._motion.standing(trio.current_time(), STILL_S)
 
     def standing_s(self) -> float:
         """Return for how long some part has stood still (s); 0 where all move."""
-        return self._progress.longest_s(trio.current_time())
+        return self._motion.longest_s(trio.current_time())
 
     async def run(self, watched: Watched) -> None:
         """Look at the daemon, whose socket listens, and tell, until cancelled."""
@@ -180,7 +180,7 @@ class Systemd:
             self._manager.close()
 
     def _look(self, watched: Watched, now: float, began: float) -> None:
-        self._progress.look(watched.parts(), now)
+        self._motion.look(watched.parts(), now)
         self._note_still(set(self.still()))
         if not self._ready and (now - began >= PENDING_S or self._is_covered_or_pending(watched.feeds)):
             self._ready = True

@@ -33,8 +33,8 @@ import trio
 
 from feedhandler.config import ACCOUNT_STREAMS, Bounds, Publish, is_tight
 from feedhandler.core.channels import Channel, Channels
+from feedhandler.core.motion import Part
 from feedhandler.core.notes import Notify, note
-from feedhandler.core.progress import Part
 from feedhandler.publish import records
 from feedhandler.publish.backlog import Backlog
 from feedhandler.publish.consumer import Consumer, ConsumerLimits, ConsumerStatus

@@ -11,8 +11,8 @@ from feedhandler.config import Feed, Observe
 from feedhandler.errors import OperationalError
 from feedhandler.exchange.token import BAD_KEY, LIMITED, REFUSED
 from feedhandler.observe import readiness
+from feedhandler.observe.liveness import PROGRESS_S
 from feedhandler.observe.pages import REST_S
-from feedhandler.observe.progress import PROGRESS_S
 from feedhandler.observe.readiness import DOUBTS
 from feedhandler.simulator.settings import Behaviour
 from tests.support.stage import BTC, ETH, Stage, staged
@@ -147,7 +147,7 @@ async def test_health_is_the_progress_of_the_data_path(
     async with staged(tmp_path, observe=HTTP) as stage:
         await trio.sleep(60)
         healthy = await browser_of(stage).get("/healthz")
-        monkeypatch.setattr(stage.daemon.observation.sight.progress, "beat", lambda: None)
+        monkeypatch.setattr(stage.daemon.observation.sight.liveness, "beat", lambda: None)
         await trio.sleep(PROGRESS_S + 1)
         ill = await browser_of(stage).get("/healthz")
         ready = await readyz(stage)

@@ -90,7 +90,7 @@ async def watched(folder: Path, **more: object) -> AsyncIterator[tuple[Stage, Sy
     systemd.notes = notes
     async with staged(folder, log=systemd.hear, **more) as stage, trio.open_nursery() as nursery:
         nursery.start_soon(systemd.run, stage.daemon)
-        stage.daemon.observation.sight.progress.ask(systemd.standing_s)
+        stage.daemon.observation.sight.liveness.ask(systemd.standing_s)
         yield stage, systemd
         nursery.cancel_scope.cancel()
 
@@ -252,12 +252,12 @@ async def test_reading_that_stands_still(tmp_path, ear, autojump_clock, monkeypa
         assert len(systemd.still()) == 2
         assert {one.fields["part"] for one in systemd.notes} == {"line BTC-USD a", "line BTC-USD b"}
         assert "STANDING STILL" in ear.of("STATUS")[-1]
-        assert not stage.daemon.observation.sight.progress.made
+        assert not stage.daemon.observation.sight.liveness.made
         monkeypatch.undo()
         await stage.talk_until(stage.all_up)
         await stage.talk(STILL_S)
         assert systemd.still() == []
-        assert stage.daemon.observation.sight.progress.made
+        assert stage.daemon.observation.sight.liveness.made
         assert {one.name for one in systemd.notes} == {"progress_stopped", "progress_resumed"}
         assert await silence(stage, ear, 2 * WATCHDOG_S) > 0
 
