@@ -35,9 +35,12 @@ class Commands:
         self._drain = drain
         self._is_ending = is_ending
         self._of_lines: dict[str, tuple[Callable[[Feed, str], None], str]] = {
-            "restart": (lambda feed, line: feed.restart(line), "line {line} of {feed} is being replaced"),
-            "pause": (lambda feed, line: feed.pause(line), "line {line} of {feed} is paused"),
-            "resume": (lambda feed, line: feed.resume(line), "line {line} of {feed} goes on"),
+            "restart": (
+                lambda feed, line: feed.crew.restart(line),
+                "line {line} of {feed} is being replaced",
+            ),
+            "pause": (lambda feed, line: feed.crew.pause(line), "line {line} of {feed} is paused"),
+            "resume": (lambda feed, line: feed.crew.resume(line), "line {line} of {feed} goes on"),
         }
 
     async def execute(self, request: Request) -> Answer:
@@ -141,7 +144,7 @@ def _rotate(feed: Feed) -> Answer:
     apart = [name for name, line in feed.lines.items() if not line.is_open]
     if len(apart) == len(feed.lines):
         return Refusal("not_connected", f"no line of {feed.label} is connected: there is nothing to replace")
-    feed.rotate()
+    feed.crew.rotate()
     text = f"; not connected, so left alone: {', '.join(apart)}" if apart else ""
     return Done(f"the lines of {feed.label} are being replaced, one after the other{text}")
 
