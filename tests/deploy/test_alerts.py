@@ -106,9 +106,12 @@ class Daemon:
         self._sets = [word for one in sets for word in ("--set", one)]
         self._environ = environ
         self.process: trio.Process | None = None
+        self.began = 0.0
+        """When it was started last (s, wall clock)."""
 
     async def start(self, program: tuple[str, ...] = MODULE, errors: int | None = None) -> None:
         """Start it."""
+        self.began = time.time()
         with (self._folder / "log").open("ab") as log:
             self.process = await trio.lowlevel.open_process(
                 [*program, "run", "--config", os.fspath(self._config), *self._sets],
@@ -182,13 +185,23 @@ class Play:
         self.exchange.behaviour = msgspec.structs.replace(self.exchange.behaviour, **behaviour)
 
     async def calm(self, *names: str, lines: int = 2) -> None:
-        """Wait until Prometheus sees all lines up and none of these alerts; what fires from now on counts."""
-        query = (
-            f'sum(feedhandler_line_state{{instance="{self.instance}", state=~"good|probation"}}) == {lines}'
-        )
-        await self.until(lambda: self.watch.has(query))
+        """Wait until Prometheus sees all lines up and none of these alerts; what fires from now on counts.
+
+        What it still knows of a daemon that was killed does not count: the new one may not even hear signals yet.
+        """
+        up = f'sum(feedhandler_line_state{{instance="{self.instance}", state=~"good|probation"}}) == {lines}'
+        await self.until(lambda: self.watch.has(f"({up}) and on () {self._is_new}"))
         await self.clears(*names)
         self._calm_at = time.time()
+
+    async def started(self) -> None:
+        """Wait until Prometheus sees the daemon that was started last."""
+        await self.until(lambda: self.watch.has(self._is_new))
+
+    @property
+    def _is_new(self) -> str:
+        """What is there once the daemon that was started last has been scraped."""
+        return f'feedhandler_start_time_seconds{{instance="{self.instance}"}} > {self.daemon.began}'
 
     async def until(self, condition: Callable[[], Awaitable[bool]], left: Collection[str] = ()) -> None:
         """Wait until something is so; ``left`` says what is still missing."""
@@ -310,14 +323,9 @@ async def the_daemon_is_killed(play: Play) -> None:
     await play.fires("FeedhandlerDown")
     while "FeedhandlerRestarting" not in await play.fired():
         await play.daemon.kill()
-        began = time.time()
         await play.daemon.start()
-        await play.until(lambda began=began: _started_after(play, began))
+        await play.started()
     await play.clears(*names)
-
-
-async def _started_after(play: Play, began: float) -> bool:
-    return await play.watch.has(f'feedhandler_start_time_seconds{{instance="{play.instance}"}} > {began}')
 
 
 async def the_data_path_freezes(play: Play) -> None:
