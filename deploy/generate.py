@@ -1,10 +1,13 @@
 """Writes what follows from the code: the Grafana dashboard, and the tables of RUNBOOK.md.
 
     .venv/bin/python deploy/generate.py
+    .venv/bin/python deploy/generate.py --runbook https://wiki.example.org/feedhandler/RUNBOOK.md
 
-A test fails where the files are not what this makes of the present code.
+The second form also lets the link of each alert lead to where your RUNBOOK.md is served; it stays so until another is
+given. A test fails where the files are not what this makes of the present code.
 """
 
+import argparse
 import json
 import re
 from collections.abc import Iterator
@@ -16,6 +19,7 @@ from feedhandler.observe.reference import reference
 DEPLOY: Final = Path(__file__).parent
 RUNBOOK: Final = DEPLOY / "RUNBOOK.md"
 DASHBOARD: Final = DEPLOY / "prometheus" / "dashboard.json"
+RULES: Final = tuple(DEPLOY / "prometheus" / f"feedhandler.{what}.yml" for what in ("rules", "tests"))
 
 COLUMNS: Final = 24
 """Of Grafana's grid."""
@@ -239,6 +243,31 @@ def runbook(text: str) -> str:
     return re.sub(pattern, lambda found: f"{found[1]}{reference()}{found[2]}", text, flags=re.DOTALL)
 
 
-if __name__ == "__main__":
+def linked(text: str, url: str) -> str:
+    """Return rules, or their tests, in which each alert's link leads to its section of the runbook at a URL."""
+    return re.sub(r"(runbook_url: )[^\s#]+#", lambda found: f"{found[1]}{url}#", text)
+
+
+def _url(text: str) -> str:
+    """Read a URL that can stand in a rule as it is."""
+    if not re.fullmatch(r"https?://[^\s#\"'{}]+", text):
+        message = f"expected an http or https URL without a fragment, got {text}"
+        raise argparse.ArgumentTypeError(message)
+    return text
+
+
+def main() -> None:
+    """Write the files."""
+    parser = argparse.ArgumentParser(description="Write what follows from the code.")
+    parser.add_argument(
+        "--runbook", type=_url, metavar="URL", help="where RUNBOOK.md is served: the alerts' links"
+    )
+    url = parser.parse_args().runbook
+    for path in RULES if url else ():
+        path.write_text(linked(path.read_text(encoding="utf-8"), url), encoding="utf-8")
     DASHBOARD.write_text(dashboard(), encoding="utf-8")
     RUNBOOK.write_text(runbook(RUNBOOK.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

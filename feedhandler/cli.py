@@ -131,7 +131,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _ctl(args: argparse.Namespace) -> int:
-    socket = args.socket or load(args.config, environ=os.environ).publish.socket
+    if args.socket and args.set:
+        raise ConfigError(["--set: expected --config, whose keys it overrides, got --socket"])
+    socket = args.socket or _load(args).publish.socket
     return control.run(args, socket, observation.show_state)
 
 

@@ -53,8 +53,8 @@ from feedhandler.control.commands import Commands
 from feedhandler.control.fleet import Fleet
 from feedhandler.control.requests import Answer, Done, Refusal
 from feedhandler.core.budget import Caps
+from feedhandler.core.motion import Part
 from feedhandler.core.notes import Notify, note
-from feedhandler.core.progress import Part
 from feedhandler.cycles import sweep
 from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
 from feedhandler.exchange.markets import MARKETS_MAX, Listing, fetch_markets
@@ -72,7 +72,7 @@ from feedhandler.ingest.surroundings import Surroundings
 from feedhandler.observe.counts import Counts
 from feedhandler.observe.history import History
 from feedhandler.observe.incidents import Incidents
-from feedhandler.observe.progress import Progress
+from feedhandler.observe.liveness import Liveness
 from feedhandler.observe.service import Observation
 from feedhandler.observe.sight import Log, Sight
 from feedhandler.observe.status import StatusMaker
@@ -113,7 +113,7 @@ class Daemon:
         log: Log | None = None,
     ) -> None:
         self._counts = Counts(time.time_ns)
-        self._progress = Progress()
+        self._liveness = Liveness()
         notify = self._counts.before(notify)
         self.config = config
         self._environ = environ
@@ -158,7 +158,7 @@ class Daemon:
             counts=self._counts,
             history=History(self.feeds),
             incidents=self._incidents,
-            progress=self._progress,
+            liveness=self._liveness,
             log=log,
             draining=lambda: self._service.cancel_called,
             pending=lambda: (
@@ -367,7 +367,7 @@ class Daemon:
                     self._moved_s = now
                 self._moving[feed] = None
                 self._movement.set()
-            self._progress.beat()
+            self._liveness.beat()
 
     async def _follow_books(self) -> None:
         """Keep the books near the head, so that who needs one does not wait for it."""
@@ -443,7 +443,7 @@ async def run(
     systemd = Systemd(environ, notify)
     notify = fan_out(notify, systemd.hear)
     daemon = Daemon(config, environ, notify, load=reload, set_level=set_level, log=log)
-    daemon.observation.sight.progress.ask(systemd.standing_s)
+    daemon.observation.sight.liveness.ask(systemd.standing_s)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey_signals, signals, daemon, exit_now, systemd)

@@ -22,7 +22,9 @@ from feedhandler.errors import ConnectionFailed
 from feedhandler.exchange.token import Token
 from feedhandler.exchange.web import Secret
 from feedhandler.ingest.line import Line
+from feedhandler.observe.http import Request
 from feedhandler.observe.logs import Journal
+from feedhandler.observe.pages import Pages
 from feedhandler.simulator.settings import Behaviour, EndpointAnswer
 from tests.support.processes import Child, finished, simulated, started, write_config
 from tests.support.stage import Stage, staged
@@ -34,6 +36,11 @@ HARMLESS = {"bad_token_status", "echo_subprotocol", "token_life_s"}
 """With these the lines come back without a failed attempt."""
 
 SECONDS = 6.0
+
+PAGES: tuple[tuple[str, dict[str, str]], ...] = (
+    ("/metrics", {}), ("/status", {"history": "1"}), ("/readyz", {}), ("/healthz", {}),
+)  # fmt: skip
+"""What is served to whoever asks."""
 
 FAILURES: tuple[dict[str, Any], ...] = (
     *({"endpoint_answer": kind} for kind in get_args(EndpointAnswer) if kind != "ordinary"),
@@ -122,8 +129,17 @@ class Everything:
         for journal in self.journals:
             journal(note)
 
-    def of(self, stage: Stage, folder: Path) -> Iterator[str]:
+    async def of(self, stage: Stage, folder: Path) -> list[str]:
         """Return one text after another."""
+        pages = Pages(stage.daemon.observation.sight, lambda: 0)
+        answers = [await pages(Request(path, query, "")) for path, query in PAGES]
+        served = [b"".join(answer.body).decode() for answer in answers]
+        assert all(answer.status in {200, 503} for answer in answers)
+        assert "feedhandler_token_requests_total" in served[0]
+        assert '"token":{"state":' in served[1]
+        return [*served, *self._more(stage, folder)]
+
+    def _more(self, stage: Stage, folder: Path) -> Iterator[str]:
         for journal in self.journals:
             journal.finish()
         yield "\n".join(self.logged)
@@ -145,7 +161,7 @@ async def test_no_failure_shows_a_secret(
     caplog: pytest.LogCaptureFixture,
     failure: dict[str, Any],
 ) -> None:
-    """(11) Whatever token endpoint and handshake do: no log, note, record, frame or object has a value."""
+    """(11) Whatever token endpoint and handshake do: no log, note, record, page, frame or object has a value."""
     caplog.set_level(logging.DEBUG)
     said = Everything()
     behaviour = Behaviour(token_required=True)
@@ -154,7 +170,7 @@ async def test_no_failure_shows_a_secret(
         stage.exchange.gate.revoke()
         stage.strike("reset", "all")
         await stage.talk(SECONDS, every_s=0.5)
-        texts = ["\n".join(failures), caplog.text, *said.of(stage, tmp_path)]
+        texts = ["\n".join(failures), caplog.text, *(await said.of(stage, tmp_path))]
     assert [place for text in texts for place in found(text)] == []
     assert failures or HARMLESS & failure.keys()
     assert "HTTP Request: POST" in caplog.text
@@ -177,7 +193,7 @@ async def test_no_incident_shows_a_secret(tmp_path: Path, autojump_clock: MockCl
         stage.strike("drop", 2, count=6)
         await stage.talk_until(lambda: bool(stage.named("line_quarantined")))
         await stage.until(lambda: bool(stage.named("incident_written")))
-        texts = list(said.of(stage, tmp_path))
+        texts = await said.of(stage, tmp_path)
     assert '"neighbourhood"' in texts[-1]
     assert [place for text in texts for place in found(text)] == []
 

@@ -56,7 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="C",
-        help="MARKET/STREAM; * stands for any market, stream or all; may be repeated; default: *",
+        help="MARKET/STREAM; * stands for any market, stream or all; may be repeated; default: *. With several sockets "
+        "each is asked for all of them, and one whose daemon lacks a channel that is named exactly is left out as a "
+        "whole, with a line on standard error, unless it is the last; so use a *, as in 'BTC-USD/*', which may fit "
+        "nothing",
     )
     parser.add_argument(
         "--no-snapshot", dest="snapshot", action="store_false", help="do not ask for the books first"

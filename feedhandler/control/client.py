@@ -17,7 +17,7 @@ import msgspec
 from feedhandler.config import CONTROL
 from feedhandler.control.requests import Op, Request
 from feedhandler.control.server import control_path
-from feedhandler.errors import OperationalError
+from feedhandler.errors import ConfigError, OperationalError
 
 PATIENCE_S: Final = 30.0
 """The longest wait for the daemon's answer."""
@@ -75,6 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--config", type=Path, metavar="FILE", help="the daemon's configuration, which names its socket"
     )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one key of the configuration, as the daemon was told to",
+    )
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="op")
     for op, (summary, names) in COMMANDS.items():
@@ -89,10 +96,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, feed_socket: Path, show_state: Callable[[str, bytes], None]) -> int:
-    """Ask the daemon whose feed or control socket is given; return the exit code.
+    """Ask the daemon whose feed or control socket is given; return the exit code. ConfigError where it is no socket.
 
     ``show_state`` shows the answer to ``list``, and from where it is.
     """
+    _check(feed_socket)
     is_control = feed_socket.name == CONTROL
     path = feed_socket if is_control else control_path(feed_socket)
     names = {name: getattr(args, name, "") for name in ("feed", "line", "stream", "market")}
@@ -109,6 +117,14 @@ def run(args: argparse.Namespace, feed_socket: Path, show_state: Callable[[str, 
     else:
         _say(_printable(str(msgspec.json.decode(reply.result))))
     return 0
+
+
+def _check(path: Path) -> None:
+    """Raise `ConfigError` where there is something that is no socket; what is not there may be a daemon that is not."""
+    if path.is_dir():
+        raise ConfigError([f"{path}: expected a socket, got a folder; name the socket in it"])
+    if path.exists() and not path.is_socket():
+        raise ConfigError([f"{path}: expected a socket, got a file"])
 
 
 def ask(path: Path, request: Request) -> bytes:

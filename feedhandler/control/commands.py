@@ -69,14 +69,18 @@ class Commands:
     def _execute_on(self, feed: Feed, request: Request) -> Answer:
         """Carry out a request that concerns one feed."""
         if request.op == "rotate":
-            feed.crew.rotate()
-            return Done(f"the lines of {feed.label} are being replaced, one after the other")
+            return _rotate(feed)
         if request.op in {"add-stream", "drop-stream"}:
             return self._change_stream(feed, request)
         if request.line not in feed.lines:
             text = f"there is no line {request.line} of {feed.label}; {_there_are(feed.lines)}"
             return Refusal("unknown_line", text)
         act, said = self._of_lines[request.op]
+        line = feed.lines[request.line]
+        if request.op == "restart" and line.is_paused:
+            return Refusal("paused", f"line {line.name} of {feed.label} is paused: resume it instead")
+        if request.op == "restart" and not line.is_open:
+            said = f"line {{line}} of {{feed}} is not connected ({line.doing}); it is tried as soon as the limits allow"
         try:
             act(feed, request.line)
         except LineNeeded as needed:
@@ -133,6 +137,16 @@ class Commands:
             return Refusal("which_feed", f"several feeds are over {request.market}: {', '.join(labels)}")
         self._fleet.set_by_hand(labels[0], None)
         return Done(f"feed {labels[0]} is given up")
+
+
+def _rotate(feed: Feed) -> Answer:
+    """Have the connected lines of a feed replaced; say which ones are not."""
+    apart = [name for name, line in feed.lines.items() if not line.is_open]
+    if len(apart) == len(feed.lines):
+        return Refusal("not_connected", f"no line of {feed.label} is connected: there is nothing to replace")
+    feed.crew.rotate()
+    text = f"; not connected, so left alone: {', '.join(apart)}" if apart else ""
+    return Done(f"the lines of {feed.label} are being replaced, one after the other{text}")
 
 
 def _there_are(names: Iterable[str]) -> str:

@@ -26,8 +26,8 @@ from feedhandler.config import Recovery as RecoverySettings
 from feedhandler.core.arbiter import DOWN, Restart
 from feedhandler.core.channels import Channel
 from feedhandler.core.messages import Output, Run, State
+from feedhandler.core.motion import Part
 from feedhandler.core.notes import note
-from feedhandler.core.progress import Part
 from feedhandler.core.recovery import Recovery
 from feedhandler.core.streams import Streams
 from feedhandler.core.trail import NO_FRAMES, Frames, Known

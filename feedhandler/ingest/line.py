@@ -44,7 +44,7 @@ import trio
 from feedhandler.config import Bounds, Health
 from feedhandler.core.backoff import Backoff
 from feedhandler.core.budget import CAP, Request
-from feedhandler.core.progress import Part
+from feedhandler.core.motion import Part
 from feedhandler.core.rotation import AGE_SHARE, due_s, span_s
 from feedhandler.core.trail import Frames, Known
 from feedhandler.errors import ConnectionFailed, HandshakeRefused, TokenRefused

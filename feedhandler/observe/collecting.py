@@ -220,7 +220,7 @@ DAEMON_VALUES: Final[tuple[tuple[Family, Callable[[Sight], Number]], ...]] = (
     ),
     (
         gauge("progress_idle_seconds", "For how long the data path has not come round."),
-        lambda sight: sight.progress.idle_s,
+        lambda sight: sight.liveness.idle_s,
     ),
     (
         gauge("start_time_seconds", "When the daemon started (Unix time)."),

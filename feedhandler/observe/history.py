@@ -47,16 +47,25 @@ class Past:
 
 
 class Pace:
-    """How fast one channel was in the last step."""
+    """How fast one channel was in the last step, or, where none has ended yet, since a moment (monotonic, s)."""
 
-    def __init__(self, events: int) -> None:
-        self.rate = 0.0
+    def __init__(self, events: int, at: float) -> None:
         self._events = events
+        self._at = at
+        self._rate: float | None = None
 
-    def step(self, events: int, seconds: float) -> None:
-        """Take the number of events at the end of a step."""
-        self.rate = (events - self._events) / seconds if seconds > 0 else 0.0
-        self._events = events
+    def step(self, events: int, now: float) -> None:
+        """Take the number of events at the end of a step; one without length is none."""
+        if now > self._at:
+            self._rate = self._since(events, now)
+            self._events, self._at = events, now
+
+    def rate(self, events: int, now: float) -> float:
+        """Return the events in a second, given their number now."""
+        return self._since(events, now) if self._rate is None else self._rate
+
+    def _since(self, events: int, now: float) -> float:
+        return (events - self._events) / (now - self._at) if now > self._at else 0.0
 
 
 class History:
@@ -66,16 +75,16 @@ class History:
         self._feeds = feeds
         self._lines: dict[tuple[str, str], Past] = {}
         self._channels: dict[str, Pace] = {}
-        self._at = trio.current_time()
+        self._began = self._at = trio.current_time()
 
     def line(self, feed: str, line: str) -> Past | None:
         """Return what a line did, None before the first look."""
         return self._lines.get((feed, line))
 
-    def rate(self, channel: str) -> float:
-        """Return how many events of a channel came in a second of the last step."""
-        pace = self._channels.get(channel)
-        return 0.0 if pace is None else pace.rate
+    def rate(self, channel: Channel) -> float:
+        """Return how many events of a channel came in a second of the last step, or since it was seen first."""
+        now = trio.current_time()
+        return self._pace(channel, now).rate(channel.published, now)
 
     async def run(self) -> None:
         """Look at every step, until cancelled."""
@@ -85,16 +94,15 @@ class History:
 
     def _look(self) -> Iterator[None]:
         now = trio.current_time()
-        seconds, self._at = now - self._at, now
         lines: dict[tuple[str, str], Past] = {}
         channels: dict[str, Pace] = {}
         for feed in tuple(self._feeds.values()):
             for line in feed.arbiter.lines.values():
                 lines[feed.label, line.name] = self._line(feed.label, line)
             for channel in feed.channels():
-                channels[channel.name] = self._channel(channel, seconds)
+                channels[channel.name] = self._step(channel, now)
             yield
-        self._lines, self._channels = lines, channels
+        self._lines, self._channels, self._at = lines, channels, now
 
     def _line(self, feed: str, line: Line) -> Past:
         lags = line.health.lags
@@ -105,9 +113,14 @@ class History:
         past.step(totals)
         return past
 
-    def _channel(self, channel: Channel, seconds: float) -> Pace:
+    def _step(self, channel: Channel, now: float) -> Pace:
+        pace = self._pace(channel, now)
+        pace.step(channel.published, now)
+        return pace
+
+    def _pace(self, channel: Channel, now: float) -> Pace:
+        """Return a channel's pace; in the first step of all, that of a channel that has just begun to count."""
         pace = self._channels.get(channel.name)
         if pace is None:
-            return Pace(channel.published)
-        pace.step(channel.published, seconds)
+            return Pace(0, self._began) if self._at == self._began else Pace(channel.published, now)
         return pace

@@ -4,7 +4,7 @@
 | --- | --- |
 | ``/metrics`` | the metrics, as OpenMetrics where that is accepted |
 | ``/healthz`` | 200 while the data path comes round, else 503 |
-| ``/readyz`` | 200 when all feeds are ready, else 503, with the reasons |
+| ``/readyz`` | 200 when all feeds are ready, else 503, with the reasons; doubts stand among them either way |
 | | ``?require=any`` asks for one feed, ``?feed=NAME`` for that one |
 | ``/status`` | the state of everything; ``?history=1``: with the last minutes of each line |
 | ``/`` | a page for people |
@@ -25,7 +25,7 @@ from feedhandler.observe.collecting import Collector
 from feedhandler.observe.exposition import OPENMETRICS_TYPE, TEXT_TYPE, wants_openmetrics
 from feedhandler.observe.http import HTML, JSON, Answer, Request, bad_request, not_found
 from feedhandler.observe.page import Page
-from feedhandler.observe.readiness import bounded, each, general_reasons, missing, reasons_of
+from feedhandler.observe.readiness import bounded, doubts, each, general_reasons, missing, reasons_of
 from feedhandler.observe.sight import Sight
 from feedhandler.observe.slices import in_chunks, in_slices
 from feedhandler.observe.status import StatusMaker
@@ -77,10 +77,10 @@ class Pages:
 
     async def _healthz(self, _: Request) -> Answer:
         await trio.lowlevel.checkpoint()
-        progress = self._sight.progress
-        if progress.made or self._sight.draining():  # the end has a bound of its own
+        liveness = self._sight.liveness
+        if liveness.made or self._sight.draining():  # the end has a bound of its own
             return Answer([b"ok\n"])
-        text = f"the data path has not come round for {progress.idle_s:.0f} s\n"
+        text = f"the data path has not come round for {liveness.idle_s:.0f} s\n"
         return Answer([text.encode()], status=HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def _readyz(self, request: Request) -> Answer:
@@ -92,11 +92,16 @@ class Pages:
             feed = self._sight.feeds.get(name)
             if feed is None:
                 return not_found()
-            return _readiness(reasons + reasons_of(feed))
+            return self._readiness(reasons + reasons_of(feed))
         feeds = await in_slices(each(self._sight))
         if require == "all" or all(feeds):
             reasons += [*missing(self._sight), *(reason for of_feed in feeds for reason in of_feed)]
-        return _readiness(reasons)
+        return self._readiness(reasons)
+
+    def _readiness(self, reasons: list[str]) -> Answer:
+        told = bounded([*doubts(self._sight), *reasons])
+        body = msgspec.json.encode({"ready": not reasons, "reasons": told}) + b"\n"
+        return Answer([body], JSON, HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK)
 
     async def _state(self, request: Request) -> Answer:
         async with self._making():
@@ -106,8 +111,3 @@ class Pages:
     async def _for_people(self, _: Request) -> Answer:
         await trio.lowlevel.checkpoint()
         return Answer([self._page.body], HTML, policy=self._page.policy)
-
-
-def _readiness(reasons: list[str]) -> Answer:
-    body = msgspec.json.encode({"ready": not reasons, "reasons": bounded(reasons)}) + b"\n"
-    return Answer([body], JSON, HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK)

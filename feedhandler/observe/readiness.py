@@ -2,16 +2,27 @@
 
 A feed is *covered* when one of its lines at least is connected and aligned. It is ready when it is covered and its
 books are synchronised. The daemon is ready when all feeds are; who asks for ``any`` is content with one.
+
+A **doubt** is told with the reasons and makes nothing unready: lines that are up stay up with a key that is not
+accepted any more, until they have to be opened again.
 """
 
 from collections.abc import Iterator
 from typing import Final
 
+from feedhandler.exchange.token import BAD_KEY, LIMITED, REFUSED
 from feedhandler.ingest.feed import Feed
 from feedhandler.observe.sight import Sight
 
 REASONS: Final = 100
 """Reasons that are told; of further ones only their number."""
+
+DOUBTS: Final = {
+    BAD_KEY: "the exchange does not accept the key or its secret, or they cannot be read",
+    REFUSED: "the exchange gives no token",
+    LIMITED: "the exchange gives no token: it was asked for too many",
+}
+"""What a state of the token means for lines that are to be opened."""
 
 
 def reasons_of(feed: Feed) -> list[str]:
@@ -34,9 +45,15 @@ def general_reasons(sight: Sight) -> list[str]:
     """Return what concerns no feed in particular: nothing is ready with it."""
     if sight.draining():
         return ["the daemon is ending"]
-    if not sight.progress.made:
-        return [f"the data path has not come round for {sight.progress.idle_s:.0f} s"]
+    if not sight.liveness.made:
+        return [f"the data path has not come round for {sight.liveness.idle_s:.0f} s"]
     return []
+
+
+def doubts(sight: Sight) -> list[str]:
+    """Return what will keep lines from being opened, whatever is ready now."""
+    state = "" if sight.tokens is None else sight.tokens.state
+    return [DOUBTS[state]] if state in DOUBTS else []
 
 
 def missing(sight: Sight) -> list[str]:

@@ -12,7 +12,7 @@ from feedhandler.ingest.gate import Gate
 from feedhandler.observe.counts import Counts
 from feedhandler.observe.history import History
 from feedhandler.observe.incidents import Incidents
-from feedhandler.observe.progress import Progress
+from feedhandler.observe.liveness import Liveness
 from feedhandler.publish.server import Publisher
 
 
@@ -41,7 +41,7 @@ class Sight:
     counts: Counts
     history: History
     incidents: Incidents
-    progress: Progress
+    liveness: Liveness
     log: Log | None
     draining: Callable[[], bool]
     """Whether the end has begun."""

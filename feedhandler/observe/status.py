@@ -23,7 +23,7 @@ from feedhandler.observe.catalogue import kind_of
 from feedhandler.observe.collecting import clock_offset_s
 from feedhandler.observe.counts import Remembered
 from feedhandler.observe.history import STEP_S
-from feedhandler.observe.readiness import bounded, general_reasons, missing, reasons_of
+from feedhandler.observe.readiness import bounded, doubts, general_reasons, missing, reasons_of
 from feedhandler.observe.sight import Sight
 from feedhandler.observe.slices import in_slices
 
@@ -170,6 +170,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     now_ns: int
     ready: bool
     reasons: list[str]
+    """Why it is not ready, and what is in doubt although it may be (`observe.readiness`)."""
     step_s: float
     clock_offset_s: float | None
     budget: BudgetStatus
@@ -231,7 +232,7 @@ class StatusMaker:
             since_ns=sight.started_ns,
             now_ns=sight.wall_ns(),
             ready=not reasons,
-            reasons=bounded(reasons),
+            reasons=bounded([*doubts(sight), *reasons]),
             step_s=STEP_S,
             clock_offset_s=clock_offset_s(sight.feeds),
             budget=_budget(sight),
@@ -296,7 +297,7 @@ class StatusMaker:
             name=channel.name,
             state=feed.recovery.state(channel.name),
             seq=channel.next - 1,
-            rate=round(sight.history.rate(channel.name), 3),
+            rate=round(sight.history.rate(channel), 3),
             gaps=sight.counts.gaps(channel.name),
             last_event_ns=channel.last_ns if channel.last_ns >= 0 else None,
             repairing_events=keeper.held[0] if keeper is not None else 0,

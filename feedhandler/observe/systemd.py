@@ -14,13 +14,14 @@ channels are ``down``). `PENDING_S` after the socket every feed counts as pendin
 Alive
 -----
 A keep-alive that a timer of the event loop sends proves that the loop turns and nothing else: readers may have stopped
-for ever beside it. So it is tied to the data path, part by part (`core.progress`):
+for ever beside it. So it is tied to the data path, part by part (`core.motion`):
 
     a feed          it is told the time when something is due, so that a stalled line is found
     a line          while bytes wait in its socket, reads take them. A read is judged, numbered and delivered before
                     the next one, in one synchronous step: a delivery that does not return stops the loop itself,
                     and with it this task
     a consumer      while records wait for it and its socket takes them, they are sent
+    the accepting   while somebody waits at the feed's socket, somebody is let in
 
 These are all the steps from the wire to the consumer. What is slow moves; what has nothing to do, or cannot move since
 the other side does not (an exchange that is silent, a consumer that does not read), is not its fault. A part that
@@ -30,7 +31,7 @@ whose reading is held up, say by an exchange that takes no pongs, is given up af
 ``health.ping_interval_s + health.pong_timeout_s``. That it is given up is no progress yet: until some line is seen to
 read again, reading stands still.
 
-``/healthz`` and ``progress_idle_seconds`` go by the same (`observe.progress`), so Kubernetes and Prometheus see it,
+``/healthz`` and ``progress_idle_seconds`` go by the same (`observe.liveness`), so Kubernetes and Prometheus see it,
 too. While consumers are let go at the end, feeds and lines do not count any more, and the keep-alives go on.
 
 Status
@@ -51,8 +52,8 @@ from typing import Final, Protocol
 import trio
 
 from feedhandler.core.arbiter import DOWN, LIVE, QUIET, SYNCING
+from feedhandler.core.motion import Motion, Part
 from feedhandler.core.notes import Note, Notify, note
-from feedhandler.core.progress import Part, Progress
 from feedhandler.ingest.feed import Feed
 
 LOOK_S: Final = 1.0
@@ -133,12 +134,12 @@ class Systemd:
         self._watchdog_s = watchdog_s(environ, os.getpid())
         self._notify = notify
         self._watched: Watched | None = None
-        self._progress = Progress()
+        self._motion = Motion()
         self._failed: set[str] = (
             set()
         )  # labels of feeds that have had a failed attempt; "" for the list of markets
         self._gaps = 0
-        self._refused = self._ready = self._stopping = False
+        self._refused = self._ready = self._stopping = self._key_refused = False
         self._status = ""
         self._status_at = self._beat_at = -math.inf
         self._told_still: set[str] = set()
@@ -155,14 +156,16 @@ class Systemd:
             self._stop()
         elif one.name in {"config_refused", "config_reloaded"}:
             self._refused = one.name == "config_refused"
+        elif one.name in {"key_refused", "token_renewed"}:
+            self._key_refused = one.name == "key_refused"
 
     def still(self) -> list[str]:
         """Return the names of the parts that stand still."""
-        return self._progress.standing(trio.current_time(), STILL_S)
+        return self._motion.standing(trio.current_time(), STILL_S)
 
     def standing_s(self) -> float:
         """Return for how long some part has stood still (s); 0 where all move."""
-        return self._progress.longest_s(trio.current_time())
+        return self._motion.longest_s(trio.current_time())
 
     async def run(self, watched: Watched) -> None:
         """Look at the daemon, whose socket listens, and tell, until cancelled."""
@@ -177,7 +180,7 @@ class Systemd:
             self._manager.close()
 
     def _look(self, watched: Watched, now: float, began: float) -> None:
-        self._progress.look(watched.parts(), now)
+        self._motion.look(watched.parts(), now)
         self._note_still(set(self.still()))
         if not self._ready and (now - began >= PENDING_S or self._is_covered_or_pending(watched.feeds)):
             self._ready = True
@@ -223,6 +226,7 @@ class Systemd:
             consumers=watched.consumer_count(),
             gaps=self._gaps,
             refused=self._refused,
+            key_refused=self._key_refused,
             still=self.still(),
         )
 
@@ -260,7 +264,13 @@ def fan_out(*hearers: Callable[[Note], None]) -> Notify:
 
 
 def status(
-    feeds: Iterable[Feed], *, consumers: int, gaps: int, refused: bool = False, still: Iterable[str] = ()
+    feeds: Iterable[Feed],
+    *,
+    consumers: int,
+    gaps: int,
+    refused: bool = False,
+    key_refused: bool = False,
+    still: Iterable[str] = (),
 ) -> str:
     """Return the status line."""
     states: dict[str, list[str]] = {state: [] for state in (LIVE, QUIET, SYNCING, DOWN)}
@@ -277,6 +287,8 @@ def status(
     text = ", ".join(words)
     if refused:
         text += "; the new configuration was refused, the old one stays"
+    if key_refused:
+        text += "; KEY REFUSED by the exchange"
     if names := list(still):
         text += f"; STANDING STILL, no keep-alive: {_names(names)}"
     return text

@@ -33,12 +33,30 @@ STYLES: Final = {
     SYNCING: "yellow",
     DOWN: "red",
 }
-WIDE_COLUMNS: Final = 110
+WIDE_COLUMNS: Final = 120
 """From this width on there is room for what is only nice to know."""
+NARROW_COLUMNS: Final = 76
+"""Below this width there is room for names and for what is wrong with them."""
 REASONS_SHOWN: Final = 3
 TABLE_ROWS: Final = 3
 """What a table's title, head and rule take."""
 NS: Final = 1e9
+
+
+class Width(NamedTuple):
+    """How much room there is from left to right."""
+
+    columns: int
+
+    @property
+    def wide(self) -> bool:
+        """Whether everything has room."""
+        return self.columns >= WIDE_COLUMNS
+
+    @property
+    def narrow(self) -> bool:
+        """Whether only the most important has room."""
+        return self.columns < NARROW_COLUMNS
 
 
 class _LineRow(NamedTuple):
@@ -50,19 +68,19 @@ class _LineRow(NamedTuple):
 def picture(looks: Sequence[Look], *, columns: int, rows: int | None = None) -> RenderableType:
     """Return the whole picture, for so many columns and rows (None: as many as it takes)."""
     answered = [(look, look.status) for look in looks if look.status is not None]
-    head = [*_heads(looks, answered)]
+    head = [*_heads(looks, answered, columns)]
     if not answered:
         return Group(*head)
-    wide = columns >= WIDE_COLUMNS
+    width = Width(columns)
     several = len(looks) > 1
     lines = sorted(_line_rows(answered, several=several), key=_line_rank)
     channels = sorted(_channel_rows(answered, several=several), key=_channel_rank)
     consumers = sorted(_consumer_rows(answered, several=several), key=lambda row: -row[1].lag_events)
     room = None if rows is None else rows - len(head)
     tables = [
-        _lines_table(lines, wide=wide),
-        _channels_table(channels, answered[0][1].now_ns, wide=wide),
-        _consumers_table(consumers, wide=wide),
+        _lines_table(lines, width),
+        _channels_table(channels, answered[0][1].now_ns, width),
+        _consumers_table(consumers, width),
     ]
     return Group(*head, *_fitted(tables, room))
 
@@ -104,18 +122,21 @@ def _shares(wanted: Sequence[int], room: int | None) -> list[int]:
 # The head
 
 
-def _heads(looks: Sequence[Look], answered: Sequence[tuple[Look, Status]]) -> Iterable[RenderableType]:
+def _heads(
+    looks: Sequence[Look], answered: Sequence[tuple[Look, Status]], columns: int
+) -> Iterable[RenderableType]:
     for look in looks:
         yield _title(look)
         if look.status is not None:
             shown = look.status.reasons[:REASONS_SHOWN]
             left = len(look.status.reasons) - len(shown)
+            mark = ("  ! ", "bold yellow") if look.status.ready else ("  ✗ ", "bold red")
             for reason in shown:
-                yield _cut(Text.assemble(("  ✗ ", "bold red"), _safe(reason)))
+                yield _cut(Text.assemble(mark, _safe(reason)))
             if left:
                 yield Text(f"    and {left} more", "red")
     if answered:
-        yield _numbers([status for _, status in answered])
+        yield _numbers([status for _, status in answered], columns)
 
 
 def _title(look: Look) -> Text:
@@ -129,7 +150,8 @@ def _title(look: Look) -> Text:
     )
 
 
-def _numbers(all_of: Sequence[Status]) -> Text:
+def _numbers(all_of: Sequence[Status], columns: int) -> Text:
+    """Return the numbers in one line; where it is cut, those that warn stand first."""
     feeds = [feed for status in all_of for feed in status.feeds]
     lines = [line for feed in feeds for line in feed.lines]
     channels = [channel for feed in feeds for channel in feed.channels]
@@ -151,6 +173,8 @@ def _numbers(all_of: Sequence[Status]) -> Text:
         (f"budget {available}", not available),
         *([(f"token {token}", not held)] if token else []),
     ]
+    if len("  ".join(text for text, _ in parts)) > columns:
+        parts.sort(key=lambda part: not part[1])
     return _cut(Text("  ").join(Text(text, "bold yellow" if warns else "") for text, warns in parts))
 
 
@@ -177,39 +201,47 @@ def _line_rank(row: _LineRow) -> tuple[bool, bool]:
     return row.feed.ready, all(line.state in UP for line in row.feed.lines)
 
 
-def _lines_table(rows: Sequence[_LineRow], *, wide: bool) -> tuple[Table, list[list[RenderableType]]]:
+def _lines_table(rows: Sequence[_LineRow], width: Width) -> tuple[Table, list[list[RenderableType]]]:
     table = _table("lines")
-    table.add_column("feed", no_wrap=True, ratio=2)
-    table.add_column("state", no_wrap=True)
+    table.add_column("feed", no_wrap=True, ratio=2, min_width=8)
+    if not width.narrow:
+        table.add_column("state", no_wrap=True)
     table.add_column("line", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    table.add_column("led", justify="right")
-    table.add_column("lag p50", justify="right", no_wrap=True)
-    table.add_column("p99 ms", justify="right", no_wrap=True)
-    table.add_column("lost", justify="right")
-    if wide:
+    for name in ("p99 ms", "lost") if width.narrow else ("led", "lag p50", "p99 ms", "lost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if width.wide:
         for name in ("for", "wins", "duplicates", "failovers"):
             table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("reason", no_wrap=True, ratio=1, min_width=8)
-    return table, [_line_cells(row, wide=wide) for row in rows]
+    if not width.narrow:
+        table.add_column("reason", no_wrap=True, ratio=1, min_width=8)
+    return table, [_line_cells(row, width) for row in rows]
 
 
-def _line_cells(row: _LineRow, *, wide: bool) -> list[RenderableType]:
+def _line_cells(row: _LineRow, width: Width) -> list[RenderableType]:
     feed, line = row.feed, row.line
     won = sum(one.wins for one in feed.lines)
     recent = sum(sum(one.led) for one in feed.lines)
     share = sum(line.led) / recent if recent else line.wins / won if won else 0.0
+    name = Text(f"{'▶' if line.leads else ' '}{line.name}", "bold" if line.leads else "")
+    state = Text(line.state, STYLES.get(line.state, ""))
+    p99, lost = (
+        f"{line.lag_p99_s * 1000:.1f}",
+        Text(f"{line.reconnects}", "yellow" if line.reconnects else ""),
+    )
+    if width.narrow:
+        return [Text(_safe(row.label), STYLES.get(feed.state, "")), name, state, p99, lost]
     cells: list[RenderableType] = [
         Text(_safe(row.label)),
         Text(feed.state, STYLES.get(feed.state, "")),
-        Text(f"{'▶' if line.leads else ' '}{line.name}", "bold" if line.leads else ""),
-        Text(line.state, STYLES.get(line.state, "")),
+        name,
+        state,
         f"{share:.0%}",
         f"{line.lag_p50_s * 1000:.1f}",
-        f"{line.lag_p99_s * 1000:.1f}",
-        Text(f"{line.reconnects}", "yellow" if line.reconnects else ""),
+        p99,
+        lost,
     ]
-    if wide:
+    if width.wide:
         cells += [duration(line.since_s), f"{line.wins:,}", f"{line.duplicates:,}", f"{feed.failovers}"]
     waits = "" if line.doing in {"", CONNECTED, line.state} else line.doing
     return [*cells, Text(_safe(waits or line.last_reason))]
@@ -232,30 +264,28 @@ def _channel_rank(row: tuple[str, ChannelStatus]) -> tuple[bool, bool]:
 
 
 def _channels_table(
-    rows: Sequence[tuple[str, ChannelStatus]], now_ns: int, *, wide: bool
+    rows: Sequence[tuple[str, ChannelStatus]], now_ns: int, width: Width
 ) -> tuple[Table, list[list[RenderableType]]]:
     table = _table("channels")
     table.add_column("channel", no_wrap=True, ratio=2)
     table.add_column("state", no_wrap=True)
-    for name in ("seq", "/s", "gaps", "last"):
+    for name in ("/s", "gaps") if width.narrow else ("seq", "/s", "gaps", "last"):
         table.add_column(name, justify="right", no_wrap=True)
-    if wide:
+    if width.wide:
         table.add_column("bid", justify="right", no_wrap=True)
         table.add_column("ask", no_wrap=True)
-    return table, [_channel_cells(label, channel, now_ns, wide=wide) for label, channel in rows]
+    return table, [_channel_cells(label, channel, now_ns, width) for label, channel in rows]
 
 
-def _channel_cells(label: str, channel: ChannelStatus, now_ns: int, *, wide: bool) -> list[RenderableType]:
+def _channel_cells(label: str, channel: ChannelStatus, now_ns: int, width: Width) -> list[RenderableType]:
     age = "-" if channel.last_event_ns is None else duration((now_ns - channel.last_event_ns) / NS)
-    cells: list[RenderableType] = [
-        Text(_safe(label)),
-        Text(channel.state, STYLES.get(channel.state, "")),
-        f"{channel.seq:,}",
-        f"{channel.rate:,.1f}",
-        Text(f"{channel.gaps}", "bold red" if channel.gaps else ""),
-        age,
-    ]
-    if wide:
+    name, state = Text(_safe(label)), Text(channel.state, STYLES.get(channel.state, ""))
+    rate = f"{channel.rate:,.1f}"
+    gaps = Text(f"{channel.gaps}", "bold red" if channel.gaps else "")
+    if width.narrow:
+        return [name, state, rate, gaps]
+    cells: list[RenderableType] = [name, state, f"{channel.seq:,}", rate, gaps, age]
+    if width.wide:
         bid, ask = (None, None) if channel.book is None else (channel.book.bid, channel.book.ask)
         cells += [
             Text(_safe(f"{bid[1]} @ {bid[0]}") if bid else ""),
@@ -273,11 +303,11 @@ def _consumer_rows(
 
 
 def _consumers_table(
-    rows: Sequence[tuple[str, ConsumerStatus, int]], *, wide: bool
+    rows: Sequence[tuple[str, ConsumerStatus, int]], width: Width
 ) -> tuple[Table, list[list[RenderableType]]]:
     table = _table("consumers")
     table.add_column("consumer", no_wrap=True, ratio=2)
-    for name in ("pid", "uid", "events behind", *(("MiB behind", "for") if wide else ())):
+    for name in ("pid", "uid", "events behind", *(("MiB behind", "for") if width.wide else ())):
         table.add_column(name, justify="right", no_wrap=True)
     return table, [
         [
@@ -285,7 +315,7 @@ def _consumers_table(
             f"{one.pid}",
             f"{one.uid}",
             Text(f"{one.lag_events:,}", "yellow" if one.lag_events else ""),
-            *((f"{one.lag_bytes / 2**20:.1f}", duration((now_ns - one.since_ns) / NS)) if wide else ()),
+            *((f"{one.lag_bytes / 2**20:.1f}", duration((now_ns - one.since_ns) / NS)) if width.wide else ()),
         ]
         for label, one, now_ns in rows
     ]
@@ -296,6 +326,7 @@ def _table(title: str) -> Table:
         title=Text(title, "bold"),
         title_justify="left",
         box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         expand=True,
         pad_edge=False,
         show_edge=False,

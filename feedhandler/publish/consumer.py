@@ -28,8 +28,8 @@ from typing import NamedTuple
 
 import trio
 
+from feedhandler.core.motion import Part
 from feedhandler.core.notes import Notify, note
-from feedhandler.core.progress import Part
 from feedhandler.publish import records
 from feedhandler.publish.endpoint import Peer
 from feedhandler.publish.request import BadRequest, parse

@@ -23,6 +23,7 @@ still has them**, and needs no book for that.
 
 import errno
 import os
+import select
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -32,8 +33,8 @@ import trio
 
 from feedhandler.config import ACCOUNT_STREAMS, Bounds, Publish, is_tight
 from feedhandler.core.channels import END, Channel, Channels
+from feedhandler.core.motion import Part
 from feedhandler.core.notes import Notify, note
-from feedhandler.core.progress import Part
 from feedhandler.publish import records
 from feedhandler.publish.backlog import Backlog
 from feedhandler.publish.consumer import Consumer, ConsumerLimits, ConsumerStatus
@@ -83,6 +84,8 @@ class Publisher:
         self._account_uids = frozenset(own if settings.account_uids is None else settings.account_uids)
         self._accepting = trio.CancelScope()
         self._deserted = trio.Event()
+        self._listener: socket.socket | None = None
+        self._accepts = 0
 
     @property
     def session(self) -> str:
@@ -117,9 +120,19 @@ class Publisher:
         return len(self._consumers)
 
     def parts(self) -> Iterator[Part]:
-        """Return what has to move here: the sending to each consumer."""
+        """Return what has to move here: letting consumers in, and the sending to each."""
+        if self._listener is not None:
+            yield Part(self, "accepting", self._accepts, self._is_waited_for)
         for consumer in tuple(self._consumers):
             yield consumer.part()
+
+    def _is_waited_for(self) -> bool:
+        """Tell whether somebody waits to be let in."""
+        if self._listener is None:
+            return False
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        return bool(poll.poll(0))
 
     # What the feeds call: nothing here awaits.
 
@@ -232,8 +245,10 @@ class Publisher:
             self._tell_doubts()
             async with trio.open_nursery() as nursery:
                 with self._accepting:
+                    self._listener = listener
                     task_status.started()
                     await self._accept(listener, nursery)
+                self._listener = None
                 stack.close()  # the path is free for a successor while the consumers go
 
     def _tell_doubts(self) -> None:
@@ -262,6 +277,7 @@ class Publisher:
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         while True:
             await trio.lowlevel.wait_readable(listener)
+            self._accepts += 1
             try:
                 sock, _ = listener.accept()
             except OSError as error:

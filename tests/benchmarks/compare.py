@@ -21,7 +21,7 @@ one. A source in a process of its own plays them to all lines, the same consumer
   the system's monotonic one, in both processes;
 - a burst of 100,000 events: whether all come out, in order, and what memory that takes;
 - many quiet markets; the work of one process divided among two; many consumers; a long load with a consumer that
-  never reads; scrapes.
+  never reads; scrapes; somebody who scrapes and looks at the page every second (``--only watched``: that alone).
 
 **How to read it.** Figures of different machines or moments do not compare; ratios within one run do. Rounds are
 interleaved, a ratio is the median of each round's ratios. Source, contender and consumer share two cores with whatever
@@ -90,6 +90,7 @@ def once(*, quick: bool) -> Iterator[Measurement]:
     yield Measurement("idle", targets.IDLE, do.idle)
     yield Measurement("load", targets.LOAD, do.load)
     yield Measurement("scrape", targets.SCRAPE, do.scrape)
+    yield Measurement("watched", targets.WATCHED, do.watched)
     yield from _tape(FEEDHANDLER) if quick else _tape(*MERGING)
     if quick:
         yield Measurement("consumed", Setting(FEEDHANDLER, consumers=CONSUMERS[-1]), do.consumed)
@@ -119,12 +120,13 @@ def _tape(*contenders: str) -> Iterator[Measurement]:
         yield Measurement("flat", Setting(contender, tape=str(tape), events=TAPE_EVENTS), do.flat)
 
 
-def measure(place: Theatre, rounds: int, *, quick: bool) -> Results:
-    """Measure everything, round by round."""
+def measure(place: Theatre, rounds: int, *, quick: bool, only: str = "") -> Results:
+    """Measure everything, or only what has a name, round by round."""
     results = Results()
     durations = do.QUICK if quick else do.FULL
     plan = [(number, one) for number in range(rounds) for one in of_every_round(quick=quick)]
     plan += [(0, one) for one in once(quick=quick)]
+    plan = [(number, one) for number, one in plan if only in {"", one.name}]
     started = time.monotonic()
     for index, (number, one) in enumerate(plan, 1):
         figures = one.measure(place, durations)
@@ -143,6 +145,8 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="two minutes: one round, the targets only")
     parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}, with --quick 1")
+    names = sorted({one.name for plan in (of_every_round, once) for one in plan(quick=True)})
+    parser.add_argument("--only", default="", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures of all rounds")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw throughput and latency")
     args = parser.parse_args()
@@ -155,7 +159,7 @@ def main() -> None:
         "quick": args.quick,
     }
     with theatre() as place:
-        results = measure(place, rounds, quick=args.quick)
+        results = measure(place, rounds, quick=args.quick, only=args.only)
     verdicts = targets.verdicts(results)
     print(report.tables(results, verdicts))
     if args.json:

@@ -3,8 +3,9 @@
 import statistics
 import time
 import urllib.request
-from collections.abc import Callable
-from threading import Thread
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from typing import NamedTuple
 
 from tests.benchmarks import process
@@ -22,6 +23,10 @@ LOAD_PARTS = 3
 SCRAPES = 8
 SCRAPE_S = 0.5
 SCRAPE_RATE = 1000.0
+WATCHES = 8
+WATCH_S = 1.0
+"""Between two looks of a watcher."""
+WATCHED_PATHS = ("/metrics", "/status?history=1", "/")
 
 
 class Durations(NamedTuple):
@@ -156,6 +161,52 @@ def scrape(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
     }
 
 
+def watched(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
+    """Play flat out and paced, now with somebody who scrapes and looks at the page every second and now without.
+
+    What is compared are neighbours in time; each figure is the median of its kind.
+    """
+    figures: dict[str, list[float]] = {}
+    with theatre.stage(setting) as stage:
+        if not _served(setting.http):
+            return {}
+        for number in range(WATCHES):
+            name = "watched" if number % 2 else "alone"
+            with _watching(setting.http, watch=bool(number % 2)):
+                flat_out = stage.play("count", do="flat", seconds=durations.flat)
+                paced = stage.play("delays", do="paced", seconds=durations.paced, rate=RATE)
+            delays = stage.delays_us()
+            for figure, value in (
+                ("flat_cpu_us", flat_out.cpu_s / flat_out.events * 1e6),
+                ("paced_cpu_us", paced.cpu_s / paced.events * 1e6),
+                ("p50_us", delays["p50"]),
+                ("p99_us", delays["p99"]),
+            ):
+                figures.setdefault(f"{name}_{figure}", []).append(value)
+    return {name: statistics.median(values) for name, values in figures.items()}
+
+
+@contextmanager
+def _watching(address: str, *, watch: bool) -> Iterator[None]:
+    """Let somebody scrape, ask for the state and load the page every `WATCH_S`, beside the body."""
+    over = Event()
+
+    def look() -> None:
+        while not over.wait(WATCH_S):
+            for path in WATCHED_PATHS:
+                _get(address, path)
+
+    watcher = Thread(target=look)
+    if watch:
+        watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if watch:
+            watcher.join()
+
+
 def _served(address: str) -> bool:
     """Tell whether the daemon serves its metrics yet."""
     try:
@@ -167,8 +218,13 @@ def _served(address: str) -> bool:
 
 def _scrape(address: str) -> float:
     """Return how long a scrape takes (s)."""
+    return _get(address, "/metrics")
+
+
+def _get(address: str, path: str) -> float:
+    """Return how long an answer takes (s)."""
     start = time.monotonic()
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
         answer.read()
     return time.monotonic() - start
 

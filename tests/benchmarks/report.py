@@ -128,6 +128,11 @@ _OTHERS: dict[str, list[tuple[str, int]]] = {
     "idle": [("core_share", 4), ("rss_mib", 0)],
     "load": [("events", 0), ("rss_first_mib", 0), ("rss_last_mib", 0)],
     "scrape": [("took_ms", 1), ("max_us", 0), ("max_without_us", 0)],
+    "watched": [
+        (f"{name}_{figure}", 2)
+        for figure in ("flat_cpu_us", "paced_cpu_us", "p50_us", "p99_us")
+        for name in ("alone", "watched")
+    ],
 }
 
 

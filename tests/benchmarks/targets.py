@@ -21,6 +21,7 @@ HTTP = "127.0.0.1:29464"
 IDLE = Setting(FEEDHANDLER, lines=2, markets=IDLE_MARKETS, events=200)
 LOAD = Setting(FEEDHANDLER, dead=1)
 SCRAPE = Setting(FEEDHANDLER, lines=3, markets=SCRAPE_MARKETS, events=200, http=HTTP)
+WATCHED = Setting(FEEDHANDLER, lines=3, markets=10, events=2000, http=HTTP)
 MINUTE_EVENTS = 5000 * 60
 
 
@@ -143,6 +144,20 @@ TARGETS = (
         False,
         "ms",
         _figure(Key("scrape", SCRAPE), "held_up_ms"),
+    ),
+    *(
+        Target(
+            f"{WATCHED.markets} markets x 3 lines scraped and looked at every second / not: {what}",
+            limit,
+            False,
+            "x",
+            _share(Key("watched", WATCHED), f"watched_{figure}", f"alone_{figure}"),
+        )
+        for what, figure, limit in (
+            ("CPU, flat out", "flat_cpu_us", 1.05),
+            ("CPU at 5,000 events/s", "paced_cpu_us", 1.05),
+            ("latency p99", "p99_us", 1.1),
+        )
     ),
     Target(
         "CPU per event, 2 daemons / 1",

@@ -158,6 +158,35 @@ async def test_each_mistake_has_its_line(
         assert noted["outcome"] == answer["code"]
 
 
+async def test_lines_that_are_not_connected_are_told_apart(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What is asked of a line without a connection is answered by what can be done about it."""
+    async with staged(tmp_path) as stage:
+        assert (await ask(stage, "pause", feed=BTC, line="a"))["ok"]
+        await stage.talk(2)
+        paused = await ask(stage, "restart", feed=BTC, line="a")
+        assert (paused["code"], paused["error"]) == (
+            "paused",
+            f"line a of {BTC} is paused: resume it instead",
+        )
+        rotated = await ask(stage, "rotate", feed=BTC)
+        assert rotated["result"] == (
+            f"the lines of {BTC} are being replaced, one after the other; not connected, so left alone: a"
+        )
+        await stage.talk_until(lambda: bool(stage.named("line_replaced")))
+        stage.strike("outage", "all", duration_s=30)
+        await stage.talk(20)
+        _, line = stage.daemon.feeds[BTC].lines
+        assert (await ask(stage, "rotate", feed=BTC))["error"] == (
+            f"no line of {BTC} is connected: there is nothing to replace"
+        )
+        assert (await ask(stage, "restart", feed=BTC, line=line))["result"] == (
+            f"line {line} of {BTC} is not connected (backoff); it is tried as soon as the limits allow"
+        )
+        failed = len(stage.named("connect_failed"))
+        await trio.sleep(0.1)
+        assert len(stage.named("connect_failed")) == failed + 1
+
+
 async def test_a_market_of_two_feeds_is_dropped_by_label(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A label says which of a market's feeds goes; a feed without a name has the market's own."""
     async with staged(tmp_path, markets=(BTC, ETH), feeds=TWO, wait=False) as stage:

@@ -66,6 +66,17 @@ sed --in-place '/^nonsense/d' /etc/feedhandler/feedhandler.toml
 systemctl reload $unit
 check accepted within 10 status_says 'gaps$'
 
+before=$(readlink /opt/feedhandler)
+check upgrade section Upgrade
+runs() { tr '\0' ' ' < "/proc/$(shown MainPID)/cmdline" | grep --quiet --fixed-strings --regexp "$1/bin/"; }
+check upgraded test "$(readlink /opt/feedhandler)" != "$before"
+check new-release-runs runs "$(readlink /opt/feedhandler)"
+check whole-after-the-upgrade within 15 status_says '^2/2 feeds live, 4/4 lines up'
+check go-back section 'Go back'
+check old-release-runs runs "$before"
+check whole-after-going-back within 15 status_says '^2/2 feeds live, 4/4 lines up'
+pid=$(shown MainPID)
+
 kill -KILL "$pid"
 check restarted within 15 is NRestarts 1
 check ready-again within 15 is ActiveState active
@@ -114,5 +125,7 @@ kill -KILL "$(shown MainPID feedhandler@majors)"
 check fate-of-its-own test "$(shown NRestarts feedhandler@minors)" = 0
 check comes-back within 15 eval '[ "$(shown ActiveState feedhandler@majors)" = active ]'
 check watch section Watch
+check runbook-link grep --quiet 'runbook_url: https://wiki.example.org/feedhandler/RUNBOOK.md#feedhandlergap' \
+    /etc/prometheus/rules/feedhandler.rules.yml
 journalctl --no-pager > /out/journal.log
 echo done

@@ -7,12 +7,15 @@ are not root and not each other, no capabilities, the socket's folder in memory 
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -224,15 +227,36 @@ def _build(made: Containers, fresh_debian: Path, wheel_folder: Path, tmp_path: P
     )
 
 
+def probed(probe: dict[str, Any], port: int) -> int:
+    """Return the status that a probe of the manifest gets, asked as a kubelet asks; 0 where nobody listens."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=probe.get("timeoutSeconds", 1))
+    headers = {"User-Agent": "kube-probe/1.29", "Accept": "*/*", "Connection": "close"}
+    try:
+        connection.request("GET", probe["httpGet"]["path"], headers=headers)
+        return connection.getresponse().status
+    except (OSError, HTTPException):
+        return 0
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
+    """Return a port that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
 @needs("buildah", "podman", "crun", "mmdebstrap", "unshare")
 def test_two_containers_share_the_socket(containers, tmp_path):
-    """The daemon and a consumer of another user, both without rights, meet at the socket; the end drains."""
+    """The daemon and a consumer of another user, both without rights, meet; the probes hold; the end drains."""
+    port = free_port()
     shared = tmp_path / "socket"
     settings = tmp_path / "config"
     for folder in (shared, settings):
         folder.mkdir()
     text = (KUBERNETES / "feedhandler.toml").read_text()
-    text = text.replace("wss://ws.trade.rails.xyz", EXCHANGE).replace("0.0.0.0:9464", "127.0.0.1:0")
+    text = text.replace("wss://ws.trade.rails.xyz", EXCHANGE).replace("0.0.0.0:9464", f"127.0.0.1:{port}")
     kept = [line for line in text.splitlines() if not line.startswith(("token_url", "api_"))]
     (settings / "feedhandler.toml").write_text("\n".join(kept))
     settings.chmod(0o755)
@@ -264,6 +288,9 @@ def test_two_containers_share_the_socket(containers, tmp_path):
                 )
             )
             until((shared / "feed.sock").exists, logs["daemon"], logs["exchange"])
+            (sidecar,) = pod()["initContainers"]
+            for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+                until(lambda name=name: probed(sidecar[name], port) == HTTPStatus.OK, logs["daemon"])
             status = (shared / "feed.sock").stat()
             assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (10001, group, 0o660)
             (consumer,) = pod()["containers"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.deploy.debian import PIP_CONFIG, ROOT, needs
 
-PATIENCE_S = 400
+PATIENCE_S = 900
 
 PROBE = """
 [Unit]

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -87,14 +88,31 @@ def test_every_alert_has_its_section():
     sections = dict(
         re.findall(r"^### (\w+)\n(.*?)(?=^##|^---|\Z)", RUNBOOK.read_text(), re.MULTILINE | re.DOTALL)
     )
-    links = re.findall(
-        r"runbook_url: https://runbooks.example.com/feedhandler/RUNBOOK.md#(\w+)", RULES.read_text()
-    )
-    assert links == [name.lower() for name in alerts()]
+    links = re.findall(r"runbook_url: (https://\S+/RUNBOOK.md)#(\w+)", RULES.read_text())
+    assert [name for _, name in links] == [name.lower() for name in alerts()]
+    assert len({base for base, _ in links}) == 1
     assert list(sections) == alerts()
     for name, text in sections.items():
         for answer in ("**Means.** ", "**Look.** ", "**Do.** "):
             assert text.count(answer) == 1, name
+
+
+@needs_promtool
+def test_the_links_lead_where_the_runbook_is_served(tmp_path):
+    """One option of the script puts a URL into all rules and their tests; nothing else changes."""
+    copy = tmp_path / "deploy"
+    shutil.copytree(DEPLOY, copy)
+    url = "https://wiki.example.org/x/RUNBOOK.md"
+    command = [sys.executable, copy / "generate.py", "--runbook"]
+    subprocess.run([*command, url], check=True)
+    text = (copy / "prometheus" / RULES.name).read_text()
+    assert text.count(f"runbook_url: {url}#") == len(alerts())
+    assert re.sub(r"runbook_url: \S+", "", text) == re.sub(r"runbook_url: \S+", "", RULES.read_text())
+    done = promtool("test", "rules", copy / "prometheus" / RULE_TESTS.name)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wrong = subprocess.run([*command, "wiki"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "expected an http or https URL" in wrong.stderr
 
 
 def names_in(text: str) -> set[str]:

@@ -10,9 +10,11 @@ from trio.testing import MockClock
 
 from feedhandler.config import Feed, Observe
 from feedhandler.errors import OperationalError
+from feedhandler.exchange.token import BAD_KEY, LIMITED, REFUSED
 from feedhandler.observe import readiness
+from feedhandler.observe.liveness import PROGRESS_S
 from feedhandler.observe.pages import REST_S
-from feedhandler.observe.progress import PROGRESS_S
+from feedhandler.observe.readiness import DOUBTS
 from feedhandler.simulator.settings import Behaviour
 from tests.support.stage import BTC, ETH, Stage, staged
 from tests.support.web import Browser
@@ -76,6 +78,35 @@ async def test_markets_that_are_not_known_yet_are_a_reason(tmp_path: Path, autoj
         assert await readyz(stage, "?require=any") == (503, why)
 
 
+@pytest.mark.parametrize(
+    ("status", "state"), [(401, BAD_KEY), (403, BAD_KEY), (429, LIMITED), (500, REFUSED)]
+)
+async def test_a_refused_key_or_token_is_told_and_makes_nothing_unready(
+    tmp_path: Path, autojump_clock: MockClock, status: int, state: str
+) -> None:
+    """(12) The doubt is told while the lines stand, before the reasons once they are gone, and ends with a token."""
+    good = Behaviour(token_required=True, token_life_s=60.0)
+    bad = Behaviour(token_required=True, token_life_s=60.0, token_status=status)
+    keys = {"FEEDHANDLER_API_KEY": "key", "FEEDHANDLER_API_SECRET": "secret"}
+    async with staged(tmp_path, observe=HTTP, behaviour=good, token=True, environ=keys) as stage:
+        assert await readyz(stage) == (200, [])
+        stage.exchange.behaviour = bad
+        await stage.until(lambda: bool(stage.named("key_refused", "token_refused")))
+        assert await readyz(stage) == (200, [DOUBTS[state]])
+        assert await readyz(stage, f"?feed={BTC}") == (200, [DOUBTS[state]])
+        told = (await browser_of(stage).get("/status")).json()
+        assert (told["ready"], told["reasons"]) == (True, [DOUBTS[state]])
+        await trio.sleep(60)
+        stage.strike("reset", "all")
+        await trio.sleep(1)
+        code, reasons = await readyz(stage)
+        assert (code, reasons[:2]) == (503, [DOUBTS[state], f"{BTC}: no line is aligned"])
+        stage.exchange.behaviour = good
+        await stage.talk_until(stage.all_up, every_s=1.0)
+        await stage.until(stage.all_synchronised)
+        assert await readyz(stage) == (200, [])
+
+
 async def test_reasons_have_a_bound(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +148,7 @@ async def test_health_is_the_progress_of_the_data_path(
     async with staged(tmp_path, observe=HTTP) as stage:
         await trio.sleep(60)
         healthy = await browser_of(stage).get("/healthz")
-        monkeypatch.setattr(stage.daemon.observation.sight.progress, "beat", lambda: None)
+        monkeypatch.setattr(stage.daemon.observation.sight.liveness, "beat", lambda: None)
         await trio.sleep(PROGRESS_S + 1)
         ill = await browser_of(stage).get("/healthz")
         ready = await readyz(stage)

@@ -98,22 +98,40 @@ async def test_a_failover_is_told_with_its_time(tmp_path: Path, autojump_clock: 
 async def test_the_last_minutes_are_told_to_who_asks(tmp_path: Path, autojump_clock: MockClock) -> None:
     """With the history each line has its steps, as many as are kept and no more, and they add up to its wins."""
     async with staged(tmp_path, lines=2) as stage:
-        history = stage.daemon.observation.sight.history
         await trio.sleep(STEP_S + 1)
         before = feed_of(await told(stage, history=True), BTC).lines
         await stage.talk(2 * STEP_S)
         await trio.sleep(STEP_S)
         lines = feed_of(await told(stage, history=True), BTC).lines
         plain = feed_of(await told(stage), BTC).lines
-        rates = [history.rate(name) for name in (BOOK, TRADES)]
         await trio.sleep((STEPS + 5) * STEP_S)
         full = feed_of(await told(stage, history=True), BTC).lines
     for line, earlier in zip(lines, before, strict=True):
         assert line.wins - earlier.wins == sum(line.led) - sum(earlier.led)
     assert sum(sum(line.led) for line in lines) > 100
-    assert sum(rates) >= 0
     assert {len(line.led) for line in full} == {len(line.lagged_s) for line in full} == {STEPS}
     assert all(line.led == line.lagged_s == [] for line in plain)
+
+
+async def test_rates_are_there_from_the_first_second(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Before its first step has ended a channel's rate is that since its beginning; then that of the last step."""
+    async with staged(tmp_path, lines=2, markets=(BTC, ETH)) as stage:
+        began = stage.daemon.observation.sight.history._began
+        assert trio.current_time() - began < STEP_S / 2
+        await stage.talk(1)
+        await stage.arrived()
+        early = await told(stage)
+        lived_s = trio.current_time() - began
+        assert lived_s < STEP_S
+        sent = {name: len(events) for name, events in stage.truth.items()}
+        await stage.talk(2 * STEP_S)
+        steady = await told(stage)
+        await trio.sleep(2 * STEP_S)
+        idle = await told(stage)
+    rates = {one.name: one.rate for feed in early.feeds for one in feed.channels}
+    assert rates == {name: pytest.approx(count / lived_s, rel=0.01) for name, count in sent.items()}
+    assert sum(one.rate for feed in steady.feeds for one in feed.channels) == pytest.approx(50, rel=0.1)
+    assert sum(one.rate for feed in idle.feeds for one in feed.channels) == 0
 
 
 async def test_the_state_is_bounded(

@@ -1,6 +1,7 @@
 # ruff: noqa: ARG001 - the clock works by being asked for
 """What systemd hears, on a datagram socket of the test, while the daemon runs against a simulated exchange."""
 
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -89,7 +90,7 @@ async def watched(folder: Path, **more: object) -> AsyncIterator[tuple[Stage, Sy
     systemd.notes = notes
     async with staged(folder, log=systemd.hear, **more) as stage, trio.open_nursery() as nursery:
         nursery.start_soon(systemd.run, stage.daemon)
-        stage.daemon.observation.sight.progress.ask(systemd.standing_s)
+        stage.daemon.observation.sight.liveness.ask(systemd.standing_s)
         yield stage, systemd
         nursery.cancel_scope.cancel()
 
@@ -252,12 +253,12 @@ async def test_reading_that_stands_still(tmp_path, ear, autojump_clock, monkeypa
         assert len(systemd.still()) == 2
         assert {one.fields["part"] for one in systemd.notes} == {"line BTC-USD a", "line BTC-USD b"}
         assert "STANDING STILL" in ear.of("STATUS")[-1]
-        assert not stage.daemon.observation.sight.progress.made
+        assert not stage.daemon.observation.sight.liveness.made
         monkeypatch.undo()
         await stage.talk_until(stage.all_up)
         await stage.talk(STILL_S)
         assert systemd.still() == []
-        assert stage.daemon.observation.sight.progress.made
+        assert stage.daemon.observation.sight.liveness.made
         assert {one.name for one in systemd.notes} == {"progress_stopped", "progress_resumed"}
         assert await silence(stage, ear, 2 * WATCHDOG_S) > 0
 
@@ -295,6 +296,41 @@ async def test_sending_that_stands_still(tmp_path, ear, autojump_clock, monkeypa
         assert [name.rpartition(" ")[0] for name in systemd.still()] == ["consumer test"]
 
 
+async def test_accepting_that_stands_still(tmp_path, ear, autojump_clock, monkeypatch):
+    """Somebody who waits at the socket and is not let in ends the keep-alives; nobody who waits, none."""
+    async with watched(tmp_path) as (stage, systemd):
+        listener = stage.daemon.publisher._listener
+        wait_readable = trio.lowlevel.wait_readable
+
+        async def wait(sock):
+            await (trio.sleep_forever() if sock is listener else wait_readable(sock))
+
+        monkeypatch.setattr(trio.lowlevel, "wait_readable", wait)
+        async with await trio.open_unix_socket(
+            tmp_path / "feed.sock"
+        ):  # the wait under way ends with this one
+            await stage.talk(2 * STILL_S)
+            assert systemd.still() == []
+            async with await trio.open_unix_socket(tmp_path / "feed.sock"):
+                assert await silence(stage, ear, 4 * WATCHDOG_S) == 0
+                assert systemd.still() == ["accepting"]
+
+
+async def test_accepting_in_vain_is_no_standing_still(tmp_path, ear, autojump_clock, monkeypatch):
+    """Where the system has no descriptors left, trying again is all that can be done: another start has none either."""
+    async with watched(tmp_path) as (stage, systemd):
+
+        def exhausted(_):
+            raise OSError(errno.EMFILE, "too many")
+
+        monkeypatch.setattr(socket.socket, "accept", exhausted)
+        async with await trio.open_unix_socket(tmp_path / "feed.sock"):
+            assert await silence(stage, ear, 2 * WATCHDOG_S) > 0
+            assert systemd.still() == []
+        assert stage.named("accept_failed")
+        monkeypatch.undo()
+
+
 async def test_no_keep_alives_for_another_process(tmp_path, ear, autojump_clock):
     """Without a watchdog in the environment none is sent."""
     async with staged(tmp_path) as stage, trio.open_nursery() as nursery:
@@ -328,6 +364,17 @@ async def test_the_status_follows_the_feeds(tmp_path, ear, autojump_clock):
         with systemd.reloading():
             systemd.hear(note("config_reloaded"))
         assert "refused" not in ear.heard()[-1]["STATUS"]
+
+
+async def test_the_status_tells_of_a_refused_key(tmp_path, ear, autojump_clock):
+    """From a refusal of the key until a token has come, the status line says so."""
+    async with watched(tmp_path) as (stage, systemd):
+        systemd.hear(note("key_refused", status=403))
+        await stage.talk(6)
+        assert ear.of("STATUS")[-1].endswith("; KEY REFUSED by the exchange")
+        systemd.hear(note("token_renewed", life_s=1800))
+        await stage.talk(6)
+        assert "KEY" not in ear.of("STATUS")[-1]
 
 
 async def test_the_end_is_told_and_outlived(tmp_path, ear, autojump_clock):

@@ -68,6 +68,35 @@ def test_it_fits_the_terminal(status: Status, columns: int, rows: int) -> None:
         assert any("of 6 shown" in line for line in lines)
 
 
+@pytest.mark.parametrize("columns", [40, 60, 75, 76, 80, 119, 120])
+def test_every_width_has_the_names_and_what_is_wrong(status: Status, columns: int) -> None:
+    """However narrow it is, each row says whose it is and in what state that is, and why a line is away from 76 on."""
+    lines = shown([Look(ONE, status)], columns)
+    assert max(map(len, lines)) <= columns
+    text = "\n".join(lines)
+    for feed in (BTC, ETH):
+        rows = [line for line in lines if line.startswith(f"{feed} ")]
+        assert len(rows) == 3
+        assert all(any(state in row for state in ("backoff", "good")) for row in rows)
+        channels = [line for line in lines if line.startswith(f"{feed}/public")]
+        assert len(channels) == 2
+        assert all(("down" if feed == BTC else "live") in line for line in channels)
+    [reason] = {line.last_reason for feed in status.feeds for line in feed.lines if line.last_reason}
+    assert (f"  {reason[:7]}" in text) == (columns >= 76)
+    assert ("lag p50" in text) == (columns >= 76)
+    assert ("duplicates" in text) == (columns >= 120)
+    assert "feeds 1/2" in text
+
+
+def test_a_doubt_is_shown_although_all_is_ready(status: Status) -> None:
+    """What is no reason yet stands below the word READY, marked otherwise than a reason."""
+    lines = shown(
+        [Look(ONE, msgspec.structs.replace(status, ready=True, reasons=["the key is not accepted"]))]
+    )
+    assert lines[0].startswith(" READY ")
+    assert lines[1].strip() == "! the key is not accepted"
+
+
 def test_several_daemons_are_one_whole(status: Status) -> None:
     """Rows of all daemons stand in the same tables, with their ports; one that does not answer is named."""
     lines = shown(

@@ -100,6 +100,7 @@ async def test_a_file_that_has_changed_is_read_again(tmp_path):
         ["--socket", "s", "restart", "BTC-USD"],
         ["--socket", "s", "--config", "c", "list"],
         ["--config", "not-there.toml", "list"],
+        ["--socket", "s", "--set", "publish.socket=x", "list"],
     ],
 )
 async def test_bad_usage(arguments):
@@ -107,6 +108,30 @@ async def test_bad_usage(arguments):
     child = await finished("ctl", *arguments)
     assert child.process.returncode == 2
     assert child.errors.lines[-1].startswith("feedhandler")
+
+
+async def test_what_is_no_socket_is_bad_usage(tmp_path):
+    """A folder and a file are told from a socket where no daemon is."""
+    file = tmp_path / "feed.sock"
+    for path, what in ((tmp_path, "got a folder; name the socket in it"), (file, "got a file")):
+        file.touch()
+        child = await finished("ctl", "--socket", path, "list")
+        assert child.process.returncode == 2
+        assert child.errors.lines == [f"feedhandler: {path}: expected a socket, {what}"]
+
+
+async def test_the_configuration_is_overridden_as_the_daemons_was(tmp_path):
+    """A daemon that was told its socket by hand is found in the same way."""
+    config = write_config(tmp_path, NOWHERE)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    options = ("--set", f"publish.socket={elsewhere}/feed.sock")
+    async with daemon(config, *options) as child:
+        assert (await finished("ctl", "--config", config, "list")).process.returncode == 1
+        listed = await finished("ctl", "--config", config, *options, "list")
+        assert listed.process.returncode == 0
+        assert str(elsewhere / "control.sock") in listed.output.lines[0]
+        assert await child.stop() == 0
 
 
 async def test_help_says_how_long_a_change_lasts():

@@ -1,4 +1,4 @@
-"""Progress: whether each part of the data path moves while there is something for it to do.
+"""Motion: whether each part of the data path moves while there is something for it to do.
 
 A part is whatever works by itself: the tick of a feed, the reading of a line, the sending to a consumer. At a look it
 tells its *place*, which changes with every step that it makes, and, asked only where the place is the old one,
@@ -41,7 +41,7 @@ class Standing(NamedTuple):
     kind: str
 
 
-class Progress:
+class Motion:
     """What a row of looks has shown."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Whether the data path makes progress: its ticker says so, and whoever asks is told how long ago that was.
+"""Whether the daemon is alive: its ticker comes round, and whoever asks is told how long ago that was.
 
 An event loop that stands still answers nobody, and that is answer enough. This is for the other case: the loop runs,
 and the ticker, which tells every feed the time, does not come round any more, or a part of the data path stands still
@@ -14,7 +14,7 @@ PROGRESS_S: Final = 5.0
 """The ticker has not come round for so long: the daemon makes no progress."""
 
 
-class Progress:
+class Liveness:
     """When the ticker last came round (monotonic, s)."""
 
     def __init__(self) -> None:
