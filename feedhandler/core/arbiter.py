@@ -181,11 +181,13 @@ class Arbiter(Supervision):
         line.messages += frames.known + len(payloads)
         head = self.window.head
         replies: list[Reply] = []
+        taken = 0
         if line.owing is not None and not line.aside:
-            self._receive_aligned(line, line.owing, payloads, frames, now, recv, replies)
-        else:
-            for payload in payloads:
-                self._receive_one(line, payload, now, recv, replies)
+            taken = self._receive_aligned(line, line.owing, payloads, frames, now, recv, replies)
+        for payload in payloads[taken:] if taken < len(payloads) else ():
+            if line.owing is None and not line.hold.has_room(payload):
+                self._settle(now)  # what it holds may be proof enough
+            self._receive_one(line, payload, now, recv, replies)
         if self._unsettled(line, head):
             self._settle(now)
         if len(self.window.payloads) > self._settle_due:
@@ -229,11 +231,14 @@ class Arbiter(Supervision):
 
     def tick(self, now: float, recv: int) -> None:
         """Let time pass: judge stalls, give up on what was passed, trim the window, change the feed's state."""
-        if self.window.trim(now):
+        excess = self.window.excess(now)
+        if excess:
+            self._compare_before(self.window.base + excess)
+            self.window.drop(excess)
             self._divergences.forget(self.window.base)
             for line in (*self.lines.values(), *self.ghosts):
                 if line.owing is not None and line.owing.outrun():
-                    self._leave_out_aside(line)
+                    self._let_go_aside(line, now)
                     if line.connected:
                         self._vacate(line)
                         self._health(line, "outrun", now)

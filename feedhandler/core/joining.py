@@ -12,10 +12,8 @@ from itertools import islice
 
 from feedhandler.core.admission import Admission
 from feedhandler.core.health import LineHealth
-from feedhandler.core.holding import MISSING, OPEN, Held, place
+from feedhandler.core.holding import MISSING, OPEN, Held, compared, place
 from feedhandler.core.line import Line
-from feedhandler.core.merge import UNPROVEN
-from feedhandler.core.messages import Gap
 from feedhandler.core.owing import Owing
 
 PROOF_EVENTS = 64
@@ -47,14 +45,14 @@ class Joining(Admission):
     def _join(self, line: Line, index: int, position: int, now: float) -> None:
         """Align a witness: its held event ``index`` is the one at ``position``."""
         window = self.window
-        held = line.hold.events
+        held, line.cut = line.hold.events, line.hold.cut
         places = place(held, window, index, position, line.floor)
         line.hold = self._new_hold(line.floor)
         in_order = [i for i, p in enumerate(places) if p >= 0 and p not in window.late]
         first = {held[i].event.channel: places[i] for i in reversed(in_order)}
         line.owing = self._owing_at(position, {p for p in places if p >= 0}, first, now)
         line.joined_at = position + 1
-        line.pinned, line.guessed = set(first), set()
+        line.pinned, line.guessed, line.left_out = set(first), set(), set()
         line.moved = now
         self._health(line, "joined", now)
         self._note("line_joined", line=line.name, held=len(held), position=position)
@@ -92,8 +90,9 @@ class Joining(Admission):
         if self._interleaved:
             return
         for i, one in enumerate(before):
-            if places[i] == OPEN and not self.window.find(one.payload):
-                places[i] = OPEN if self._others_in(line, one.event.channel) else MISSING
+            channel = one.event.channel
+            if places[i] == OPEN and channel not in line.cut and not self.window.find(one.payload):
+                places[i] = OPEN if self._others_in(line, channel) else MISSING
 
     def _catch_up(
         self,
@@ -130,30 +129,39 @@ class Joining(Admission):
             else:
                 line.duplicates += 1
 
-    def _leave_out(self, held: Held, left_out: set[str]) -> None:
-        """Leave an event to a gap: the first one of its channel writes it."""
-        channel = held.event.channel
-        self._note("hold_outdated", channel=channel, events=1)
-        if channel not in left_out:
-            left_out.add(channel)
-            self.outputs.append(Gap(channel, UNPROVEN, self._last_recv, held.recv))
+    def _compare_before(self, end: int) -> None:
+        """Compare what is kept of lines with what the window is about to drop before ``end``."""
+        for line in (*self.lines.values(), *self.ghosts):
+            line.hold.compare_before(end)
+            line.aside = compared(line.aside, self.window, end)
 
-    def _leave_out_aside(self, line: Line) -> None:
-        """Leave what a line has put aside to a gap: the window has left its place behind."""
+    def _let_go_aside(self, line: Line, now: float) -> None:
+        """Release what a line has put aside that the window has left behind; what may be out is left to a gap."""
         aside, line.aside = line.aside, []
-        left_out: set[str] = set()
+        owing = Owing(self.window, self.window.head)
         for one in aside:
-            self._leave_out(one, left_out)
+            channel = one.event.channel
+            before = self._first_newer(channel, one.identity.time_ms)
+            if one.identity.distinct and self.window.find_from(one.payload, line.floor):
+                line.duplicates += 1
+                continue
+            if not one.identity.distinct or not self._is_unreleased(one):
+                self._leave_out(one, line.left_out)
+                continue
+            if before is None and line.pinned is not None and channel not in line.pinned | line.guessed:
+                self._guess(line, channel, one.recv)
+            self._release(line, owing, one.payload, one.event, now, one.recv, before=before)
 
     def _before_join(self, line: Line, owing: Owing, held: Held, first: dict[str, int], now: float) -> None:
         """Judge an event from before the first that a joining line shares, which the window does not hold."""
         window = self.window
         channel = held.event.channel
         end = first.get(channel, line.joined_at)
-        start = window.proven_from(end)
-        older = any(window.channel(p) == channel for p in range(start, end))
-        if start > line.floor and start == window.base and not older:
-            line.duplicates += 1  # from before the window: released long ago
+        if not self._is_unreleased(held):
+            if any(window.channel(p) == channel for p in range(window.base, end)):
+                self._leave_out(held, line.left_out)
+            else:
+                line.duplicates += 1  # from before the window: released, or under a gap written since
         else:
             before = first[channel] if channel in first else next(owing.owed_ordinary(channel), None)
             self._release_late(line, owing, held, line.joined_at - 1 if before is None else before, now)
@@ -215,11 +223,12 @@ class Joining(Admission):
         ghost = Line(line.name, LineHealth(self._limits, line.moved), line.hold)
         ghost.subscribed, ghost.connected_at, ghost.moved = line.subscribed, line.connected_at, line.moved
         ghost.crossing, ghost.floor = line.crossing, line.floor
-        ghost.owing, ghost.joined_at, ghost.pinned, ghost.aside = (
-            line.owing,
-            line.joined_at,
+        ghost.owing, ghost.joined_at, ghost.aside = line.owing, line.joined_at, line.aside
+        ghost.pinned, ghost.guessed, ghost.cut, ghost.left_out = (
             line.pinned,
-            line.aside,
+            line.guessed,
+            line.cut,
+            line.left_out,
         )
         self.ghosts.append(ghost)
         if len(self.ghosts) > GHOSTS:
@@ -237,24 +246,28 @@ class Joining(Admission):
         )
 
     def _lay(self, ghost: Line, now: float) -> None:
-        """Let a ghost go that shares nothing with the window: what has an identity is new, and late (rule R5).
+        """Let a ghost go that shares nothing with the window."""
+        self.ghosts.remove(ghost)
+        self._come_late(ghost, ghost.hold.events, now)
+        self._note("ghost_forgotten", line=ghost.name, events=len(ghost.hold.events))
+
+    def _come_late(self, line: Line, events: Sequence[Held], now: float) -> None:
+        """Release what is older than what is out, and has an identity that nobody has brought (rule R5).
 
         What the window has left behind since may have been released: that is a gap.
         """
-        self.ghosts.remove(ghost)
         window = self.window
         owing = Owing(window, window.head)
         left_out: set[str] = set()
-        for held in ghost.hold.events:
+        for held in events:
             channel = held.event.channel
             before = self._first_newer(channel, held.identity.time_ms)
-            if not held.identity.distinct or before is None or window.find_from(held.payload, ghost.floor):
+            if not held.identity.distinct or before is None or window.find_from(held.payload, line.floor):
                 continue
-            if ghost.floor >= window.base or channel in window.channels[: before - window.base]:
-                self._release(ghost, owing, held.payload, held.event, now, held.recv, before=before)
+            if self._is_unreleased(held):
+                self._release(line, owing, held.payload, held.event, now, held.recv, before=before)
             else:
                 self._leave_out(held, left_out)
-        self._note("ghost_forgotten", line=ghost.name, events=len(ghost.hold.events))
 
 
 def _by_subscription(line: Line) -> int:

@@ -41,6 +41,8 @@ class Line:
         self.added_at = self.joined_at = 0
         self.pinned: set[str] | None = None
         self.guessed: set[str] = set()
+        self.cut: set[str] = set()
+        self.left_out: set[str] = set()
         self.aside: list[Held] = []
         self.moved = 0.0
         self.restarting = False

@@ -147,6 +147,8 @@ class Merge:
         else:
             owing.take(position, now)
         if before is not None:
+            if not late:
+                self.window.displaced[event.channel] = position
             self._skip_where_past(line, position, before, now)
         self._led(line, 1, now, recv)
         if before is None:
@@ -181,7 +183,7 @@ class Merge:
         """Tell whether anything of an event's own channel has been released that comes after it."""
         last = self.window.ordinary.get(channel, -1)
         time, in_order = self._dialect.identify(payload).time_ms, self._time(last)
-        displaced = self._time(self.window.newest.get(channel, -1))
+        displaced = self._time(self.window.displaced.get(channel, -1))
         if time is not None and displaced is not None and time < displaced:
             return True
         if time is None or in_order is None or time == in_order:

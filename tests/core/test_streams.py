@@ -1,6 +1,6 @@
 """Streams that are added to live lines and dropped from them: the others do not notice, and the added one is exact."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.config import Bounds, Health
-from feedhandler.core.messages import Gap, Release
+from feedhandler.core.messages import Gap, Release, Reply
 from feedhandler.core.streams import Streams
 from tests.support.lines import Connection, Words, World
 from tests.support.scripts import steady
@@ -37,13 +37,19 @@ class Exchange(Connection):
 class StreamWorld(World):
     """A world whose lines subscribe and unsubscribe; channel ``M/b`` is the stream ``b``."""
 
-    def __init__(self, lines: int, streams: str = "bt") -> None:
+    def __init__(self, lines: int, streams: str = "bt", *, bounds: Bounds | None = None) -> None:
         super().__init__(lines)
         self.streams = set(streams)
         self.began: dict[str, int] = {}
         self.ended: dict[str, list[int]] = {}
         self.arbiter: Streams = Streams(
-            "M", self.names, Words(), streams=self.streams, bounds=Bounds(), limits=Health(), now=self.now
+            "M",
+            self.names,
+            Words(),
+            streams=self.streams,
+            bounds=bounds or Bounds(),
+            limits=Health(),
+            now=self.now,
         )
 
     # The exchange
@@ -109,6 +115,9 @@ class StreamWorld(World):
         """Let a line read; it hears of its replies at once, after what it read with them."""
         super().receive(name, *payloads)
         replies, self.replies = self.replies, []
+        self._hear(name, replies)
+
+    def _hear(self, name: str, replies: Sequence[Reply]) -> None:
         for reply in replies:
             verb, _, stream = reply.payload.partition(b" ")
             if verb + b" " == SUBSCRIBED:
