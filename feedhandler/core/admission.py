@@ -176,10 +176,10 @@ class Admission(Pinning):
     def _stop_at_fence(self, line: Line, held: Held, now: float) -> None:
         """Make a line a witness again that has come to a gap: what it brings may be from the gap or from behind it."""
         if line.owing is not None and line.owing.fence is not None:
+            line.crossing = line.owing.fence
             line.floor = max(line.floor, min(self._needs_from(line), line.owing.fence))
         self._vacate(line)
         line.hold.add(held._replace(floor=max(held.floor, line.floor)))
-        line.crossing = True
         self._health(line, "outrun", now)
 
     def _belongs_before(self, owing: Owing, payload: bytes, channel: str) -> int | None:

@@ -149,7 +149,7 @@ class Arbiter(Supervision):
         line.connected = True
         line.connected_at = line.moved = now
         line.connected_recv = recv
-        line.restarting = line.crossing = False
+        line.restarting, line.crossing = False, -1
         line.head_at_start = self.window.head
         line.hold = self._new_hold(line.floor)
         self._unknowns.forget(name)

@@ -110,8 +110,8 @@ class Joining(Admission):
         """
         window = self.window
         start = window.proven_from(line.joined_at - 1)
-        known = line.crossing or start == window.base or line.floor >= start
-        line.crossing = False
+        known = start in {window.base, line.crossing} or line.floor >= start
+        line.crossing = -1
         waiting: set[str] = set()
         left_out: set[str] = set()
         for one, place_ in zip(held, places, strict=True):

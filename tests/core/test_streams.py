@@ -118,10 +118,16 @@ class StreamWorld(World):
         self._hear(name, replies)
 
     def _hear(self, name: str, replies: Sequence[Reply]) -> None:
-        for reply in replies:
+        """Hear that a line is subscribed, unless it has asked for something else of that stream since."""
+        connection = self.connections[name]
+        assert isinstance(connection, Exchange)
+        pending = {change.stream.encode() for change in connection.asked}
+        pending |= {word.partition(b" ")[2] for word in connection.queue if word.startswith(b">")}
+        for reply in reversed(replies):
             verb, _, stream = reply.payload.partition(b" ")
-            if verb + b" " == SUBSCRIBED:
+            if verb + b" " == SUBSCRIBED and stream not in pending:
                 self.arbiter.subscribed(stream.decode(), name, self.now, self.wall)
+            pending.add(stream)
         self._take()
 
     def settle(self) -> None:

@@ -241,7 +241,8 @@ class World:
 
     def _assert_runs(self, channel: bytes) -> None:
         """Between two gaps a channel is one run of the source, and each run comes after the one before."""
-        source = [payload for payload in self.source if payload.startswith(channel)]
+        late = {payload for payload in self.late if Words().identify(payload).distinct}
+        source = [one for one in self.source if one.startswith(channel) and one not in late]
         start = 0
         for segment in self._segments():
             run = [payload for payload in segment if payload.startswith(channel)]
