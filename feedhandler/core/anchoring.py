@@ -117,12 +117,8 @@ class Anchoring(Joining):
 
     def _is_dated(self) -> bool:
         """Tell whether any of the newest released events since the last gap carries a time, or there was no gap."""
-        window = self.window
-        start = window.proven_from(window.head - 1)
-        if start not in window.gaps:
-            return True
-        newest = window.payloads[max(0, start - window.base) :][-NEWEST_SEARCH_EVENTS:]
-        return any(self._dialect.identify(payload).time_ms is not None for payload in newest)
+        head = self.window.head
+        return self.window.proven_from(head - 1) == 0 or self._newest_before(head) is not None
 
     def _newest_ms(self) -> int | None:
         """Return the newest of the released events' own times, as far as the newest few tell."""

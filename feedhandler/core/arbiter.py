@@ -33,12 +33,16 @@ Residue
 What nobody can tell apart, and what is done then:
 
 - Content without identity beside a gap may be from before it or from within it. It is left out, under the gap.
-- Where nothing held has an identity, a line is aligned by time alone after a gap; that may double an event, and is
-  noted (``line_anchored_blindly``).
+- Where nothing held has an identity, or nothing that was released since the last gap, a line is aligned by time alone
+  after a gap; that may double an event, and is noted (``line_anchored_blindly``).
 - Until lines are seen to interleave channels differently, one order over all channels is taken for proof. What a line
   had not read when it died, and its successor was subscribed too late for, is then missing without a mark if those
   two were the first to interleave differently.
-- An event that every line dropped, or that was lost with the only line that had it, leaves no trace.
+- An event that every line dropped, or that was lost with the only line that had it, leaves no trace. Nor does one that
+  the others dropped, where a hold was full and it went with the oldest quarter (``hold_overflowed``), or where the line
+  that brings it is so far behind that the window has left its place: what comes from there was mostly released.
+- Lines that cut the same rows into different messages bring different events: equality is of whole messages (R1). All
+  of them come out, what the one has and the other has not is missed by that one, and R6 marks it.
 
 How to use it
 -------------
@@ -249,7 +253,7 @@ class Arbiter(Supervision):
         if self._divergences:
             self._give_verdicts(now, recv)
         self._settle(now)
-        for ghost in [ghost for ghost in self.ghosts if self._is_past(ghost, now)]:
+        for ghost in [ghost for ghost in self.ghosts if self._is_behind(ghost, now)]:
             self._lay(ghost, now)
         self._change_state(recv, now)
 

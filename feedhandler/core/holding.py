@@ -8,7 +8,8 @@ Cause comes before effect: what a line brings was broadcast after the line had b
 released it before that. The head at that moment is the line's **floor**. Below it nothing is looked for; so contents
 that the exchange has repeated are not taken for their earlier copies, and an event occurs once if it does so above.
 
-The hold is bounded in events and bytes. When it is full its oldest quarter goes: the line then merely joins later.
+The hold is bounded in events and bytes. When it is full, and no proof of a place, its oldest quarter goes: the line
+then joins later, and a channel of which events have gone (``cut``) is complete only where it has a proof of its own.
 """
 
 from bisect import bisect_left

@@ -5,6 +5,10 @@ it was up. A witness that has the proof is aligned, and what it held is judged i
 
 A line that dies leaves what it held behind as a **ghost**, which is joined like any witness. One that shares nothing
 is let go once the sequence, by the events' own times, has passed it: what has an identity comes out late.
+
+What is kept is compared with the window as long as the window has it: what is about to be dropped there is taken from
+what is kept (`compared`), and of what is left nobody has released it up to there. A line that begins to bring what is
+older than the window cannot tell; the last event of the channel that has gone tells for what is younger than that.
 """
 
 from collections.abc import Sequence
@@ -91,7 +95,7 @@ class Joining(Admission):
             return
         for i, one in enumerate(before):
             channel = one.event.channel
-            if places[i] == OPEN and channel not in line.cut and not self.window.find(one.payload):
+            if places[i] == OPEN and not self.window.find(one.payload):
                 places[i] = OPEN if self._others_in(line, channel) else MISSING
 
     def _catch_up(
@@ -115,14 +119,14 @@ class Joining(Admission):
         waiting: set[str] = set()
         left_out: set[str] = set()
         for one, place_ in zip(held, places, strict=True):
-            if one.identity.distinct:
-                found = window.find_from(one.payload, line.floor)
-                known = known or not found or found[0] >= start
+            found = window.find_from(one.payload, line.floor) if one.identity.distinct else ()
+            is_new = one.identity.distinct and not found
+            known = known or (bool(found) and found[0] >= start) or (is_new and self._is_past(one, start))
             if place_ == OPEN or one.event.channel in waiting:
                 self._rejudge(line, [one], now)
                 if line.aside:
                     waiting.add(one.event.channel)
-            elif place_ == MISSING and known:
+            elif place_ == MISSING and (known or is_new):
                 self._before_join(line, owing, one, first, now)
             elif place_ == MISSING:
                 self._leave_out(one, left_out)
@@ -152,6 +156,11 @@ class Joining(Admission):
                 self._guess(line, channel, one.recv)
             self._release(line, owing, one.payload, one.event, now, one.recv, before=before)
 
+    def _is_past(self, held: Held, start: int) -> bool:
+        """Tell whether an event that nobody has released is newer than what was before the gap at ``start``."""
+        newest, time = self._newest_before(start), held.identity.time_ms
+        return newest is not None and time is not None and time > newest
+
     def _before_join(self, line: Line, owing: Owing, held: Held, first: dict[str, int], now: float) -> None:
         """Judge an event from before the first that a joining line shares, which the window does not hold."""
         window = self.window
@@ -163,6 +172,8 @@ class Joining(Admission):
             else:
                 line.duplicates += 1  # from before the window: released, or under a gap written since
         else:
+            if channel in line.cut and channel not in first and channel not in line.guessed:
+                self._guess(line, channel, held.recv)
             before = first[channel] if channel in first else next(owing.owed_ordinary(channel), None)
             self._release_late(line, owing, held, line.joined_at - 1 if before is None else before, now)
 
@@ -235,7 +246,7 @@ class Joining(Admission):
             gone = self.ghosts.pop(0)
             self._note("ghost_forgotten", line=gone.name, events=len(gone.hold.events))
 
-    def _is_past(self, ghost: Line, now: float) -> bool:
+    def _is_behind(self, ghost: Line, now: float) -> bool:
         """Tell whether the sequence has left behind, by the events' own times, what a ghost holds."""
         if ghost.owing is not None or now - ghost.moved < self._bounds.hold_s:
             return False

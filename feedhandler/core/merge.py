@@ -196,6 +196,13 @@ class Merge:
             return None
         return self._dialect.identify(self.window.payload(position)).time_ms
 
+    def _newest_before(self, end: int) -> int | None:
+        """Return the newest time (ms) among the last events before a position, back to the gap before them."""
+        window = self.window
+        start = max(window.proven_from(end - 1), end - VALUE_SEARCH_EVENTS)
+        times = [self._time(position) for position in range(start, end)]
+        return max((time for time in times if time is not None), default=None)
+
     def _first_newer(self, channel: str, time: int | None) -> int | None:
         """Return the first of the newest ordinary events of a channel that is newer by its own time."""
         window = self.window

@@ -188,3 +188,123 @@ def test_what_nobody_has_brought_before_the_window_dropped_its_place_is_new(asid
     assert world.late == [b"b26"]
     assert not world.gaps
     assert world.output.count(b"t36") == 1
+
+
+def test_what_stands_before_a_shared_event_without_identity_has_its_place_there() -> None:
+    """R4: b42 is gone from the window, and by tells where b stands in that channel; it is not taken for new."""
+    world = World(2, bounds=SHORT)
+    world.connect("a", "b")
+    world.receive("a", b"b42", b"by", b"t58", b"bx", b"bx", *[b"t%d" % number for number in range(60, 72)])
+    world.wait(0.1)
+    assert world.arbiter.window.payloads[0] == b"by"
+    world.receive("b", b"b42", b"by", b"t58", b"bx", b"bx")
+    assert world.output.count(b"b42") == 1
+
+
+def test_where_nothing_behind_the_last_gap_carries_a_time_none_proves_that_a_line_is_past_it() -> None:
+    """R9: b50 is newer than all that tells a time, and was before by; so time has to do, and it is noted."""
+    world = check_transcript(
+        World(3),
+        """
+        >> connect a b
+        >> a: bx
+        << bx
+        >> kill a
+        >> connect c
+        >> wait 2
+        << gap:unproven
+        >> c: by
+        << by
+        >> kill c
+        >> b: bx b50 by
+        <<
+        >> wait 2
+        << gap:unproven by
+        """,
+    )
+    assert world.blind
+
+
+def test_what_a_line_brings_from_beyond_two_gaps_may_be_out_between_them() -> None:
+    """R9: t42 is new, yet it may be from before tx; so that tx may be the one that is out is left to a gap."""
+    check_transcript(
+        World(2),
+        """
+        >> connect b
+        >> connect a
+        >> b: t18
+        << t18
+        >> kill b
+        >> connect b
+        >> b: tx
+        >> wait 2
+        << gap:unproven tx
+        >> kill b
+        >> connect b
+        >> b: t60
+        >> wait 2
+        << gap:unproven t60
+        >> a: t42 tx t60 t61
+        <<
+        >> b: t61
+        << t61 t42!late gap:M/t:unproven
+        """,
+    )
+
+
+def test_rows_that_lines_cut_into_different_messages_are_different_events() -> None:
+    """R1, R6: b23 of a is b2 and b3 of b; equality is of messages, so all come out, marked, and the lines disagree."""
+    world = check_transcript(
+        World(2),
+        """
+        >> connect a b
+        >> a: b1 b23 b40
+        << b1 b23 b40
+        >> b: b1 b2 b3 b40
+        << b2!late b3!late
+        """,
+    )
+    for number in range(50, 120):
+        world.receive("a", b"b%d" % number)
+        world.receive("b", b"b%d" % number)
+    world.wait(3)
+    assert world.notes.count("event_missed") == 3
+    assert "line_diverged" in world.notes
+
+
+@pytest.mark.parametrize("bounds", [TIGHT, SHORT], ids=["hold", "window"])
+def test_what_is_lost_beyond_a_bound_and_dropped_by_the_others_is_lost(bounds: Bounds) -> None:
+    """The residue: a has dropped t2, and b keeps it no longer, or comes with it when the window has left its place."""
+    world = World(2, bounds=bounds)
+    world.connect("a", "b")
+    behind = [b"t4", *(b"b%d" % number for number in range(5, 25))]
+    if bounds is TIGHT:
+        world.receive("b", b"t1", b"t2", *behind)
+        assert "hold_overflowed" in world.notes
+    world.receive("a", b"t1", *behind, b"t30")
+    world.wait(0.1)
+    if bounds is SHORT:
+        world.receive("b", b"t1", b"t2", *behind)
+        assert world.arbiter.window.base > 0
+    world.receive("b", b"t30", b"b31")
+    world.receive("a", b"b31")
+    assert world.output == [b"t1", *behind, b"t30", b"b31"]
+    assert not world.gaps
+
+
+def test_an_event_older_than_one_that_was_displaced_is_late() -> None:
+    """R3.3: b9 belongs before t1, which is out, and is ordinary; c brings what is older than that."""
+    check_transcript(
+        World(3),
+        """
+        >> connect a b c
+        >> a: t1
+        << t1
+        >> b: b9 t1
+        >> kill b
+        >> kill a
+        << b9
+        >> c: t1 b8 b9 b10
+        << b8!late b10
+        """,
+    )

@@ -213,6 +213,28 @@ def test_an_added_stream_is_exact_from_its_first_event(lines: int, early: bytes)
     assert_positions_rise(world.of("c"))
 
 
+def test_a_gap_behind_an_absorbed_stream_begins_where_that_ended() -> None:
+    """Contract: ``since`` is the arrival of the last proven event, be it of the stream that was added."""
+    world = aligned(2)
+    world.add_stream("c")
+    for name in world.names:
+        world.carry_out(name)
+    for number in range(10, 14):
+        world.emit(b"c%d" % number)
+        world.deliver_all()
+    last = world.released[-1]
+    assert isinstance(last, Release)
+    world.wait(0.2)
+    assert world.arbiter.joining == frozenset()
+    for name in "ab":
+        world.kill(name)
+    world.connect("a", "b")
+    world.emit(b"b50")
+    world.deliver_all()
+    (gap,) = world.gaps
+    assert gap.since == last.recv
+
+
 def test_a_line_that_is_asked_twice_keeps_what_it_may_have_brought() -> None:
     """What was released since the first request may come on the line: asking again does not hide it."""
     world = aligned(2)
