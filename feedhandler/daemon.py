@@ -63,10 +63,12 @@ from feedhandler.exchange.requests import ping
 from feedhandler.exchange.token import TokenSource
 from feedhandler.ingest.beat import sleep_in_step
 from feedhandler.ingest.connect import tls_context
-from feedhandler.ingest.feed import TICK_S, Feed, Surroundings
+from feedhandler.ingest.feed import Feed
 from feedhandler.ingest.feeds import Feeds
 from feedhandler.ingest.gate import Gate
 from feedhandler.ingest.line import Means
+from feedhandler.ingest.pace import TICK_S
+from feedhandler.ingest.surroundings import Surroundings
 from feedhandler.observe.counts import Counts
 from feedhandler.observe.history import History
 from feedhandler.observe.incidents import Incidents
