@@ -427,12 +427,10 @@ async def test_where_the_exchange_is_takes_effect_or_is_named(
         assert stage.daemon.config.exchange == stage.config.exchange
         await stage.talk(5)
         assert stage.exchange.gate.compliance.token_requests == requests
-        autojump_clock.autojump_threshold = 0.01  # threads read the files
         files = msgspec.structs.replace(stage.config.exchange, api_key_file=key, api_secret_file=secret)
         stage.daemon._load = lambda: msgspec.structs.replace(stage.config, exchange=files)
         assert await stage.daemon.reload() == Done("the configuration is in force")
         await stage.until(lambda: stage.exchange.gate.compliance.token_requests == requests + 1)
-        autojump_clock.autojump_threshold = 0.0
         await stage.talk(1)
         await stage.arrived()
         stage.assert_exact()

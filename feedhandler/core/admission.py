@@ -25,21 +25,24 @@ class Admission(Pinning):
         now: float,
         recv: int,
         replies: list[Reply],
-    ) -> None:
-        """Take one read of an aligned line; runs that continue the window are compared whole."""
+    ) -> int:
+        """Take one read of an aligned line, or what it brings as such; return how many messages that were.
+
+        Runs that continue the window are compared whole.
+        """
         window = self.window
         index, count, first = 0, len(payloads), owing.position
         if frames.known:
             owing.position += frames.known
             line.duplicates += frames.known
-        while index < count:
-            if owing.position < window.head and line.owing is not None and not line.aside:
+        while index < count and line.owing is owing:
+            if owing.position < window.head and not line.aside:
                 run = owing.deliver_run(payloads, index)
                 if run:
                     line.duplicates += run
                     index += run
                     continue
-            elif line.owing is owing and not line.aside:
+            elif not line.aside:
                 run = self._lead_on(line, owing, payloads, index, frames, now, recv)
                 if run:
                     index += run
@@ -51,6 +54,7 @@ class Admission(Pinning):
             last = owing.position - 1
             if last >= window.base and window.line(last) != line.name:
                 line.health.lagged(now - window.released_at(last))
+        return index
 
     def _lead_on(
         self,
@@ -121,14 +125,14 @@ class Admission(Pinning):
         """Take one event: hold it, put it aside, or judge it."""
         owing = line.owing
         if owing is None:
-            dropped = line.hold.add(Held(payload, event, self._dialect.identify(payload), recv, now))
+            dropped = line.hold.add(self._held(payload, event, now, recv, line.floor))
             if dropped:
                 self._note("hold_overflowed", line=line.name, events=dropped)
         elif line.aside:
-            line.aside.append(Held(payload, event, self._dialect.identify(payload), recv, now))
+            line.aside.append(self._held(payload, event, now, recv, line.floor))
             line.moved = now
         else:
-            self._judge(line, owing, payload, event, now, recv)
+            self._judge(line, owing, payload, event, now, recv, line.floor)
 
     def _rejudge(self, line: Line, held: Iterable[Held], now: float) -> None:
         """Judge what was held as if it came now; its arrival stays what it was."""
@@ -138,9 +142,11 @@ class Admission(Pinning):
             elif line.aside:
                 line.aside.append(one)
             else:
-                self._judge(line, line.owing, one.payload, one.event, now, one.recv)
+                self._judge(line, line.owing, one.payload, one.event, now, one.recv, one.floor)
 
-    def _judge(self, line: Line, owing: Owing, payload: bytes, event: Event, now: float, recv: int) -> None:
+    def _judge(
+        self, line: Line, owing: Owing, payload: bytes, event: Event, now: float, recv: int, floor: int
+    ) -> None:
         """Tell whether an event of an aligned line is owed or new (rule R3)."""
         if owing.count and owing.deliver(payload, now) is not None:
             self._delivered(line, owing, now)
@@ -153,26 +159,27 @@ class Admission(Pinning):
                     self._correct(line, owing, position, now)
                 return
         if owing.fence is not None:
-            self._stop_at_fence(line, Held(payload, event, self._dialect.identify(payload), recv, now), now)
+            self._stop_at_fence(line, self._held(payload, event, now, recv, floor), now)
             return
         unpinned = line.pinned is not None and event.channel not in line.pinned
-        if unpinned and self._unpinned(line, owing, payload, event, now, recv):
+        if unpinned and self._unpinned(line, owing, self._held(payload, event, now, recv, floor), now):
             return
         before = None
         if owing.count and owing.owes(self.window.ordinary.get(event.channel, -1)):
             if self._same_value(line, owing, payload, event.channel, now):
                 return
             before = self._belongs_before(owing, payload, event.channel)
+        elif event.channel in self.window.displaced:
+            before = self._displaced_behind(payload, event.channel)
         self._release(line, owing, payload, event, now, recv, before=before)
 
     def _stop_at_fence(self, line: Line, held: Held, now: float) -> None:
         """Make a line a witness again that has come to a gap: what it brings may be from the gap or from behind it."""
         if line.owing is not None and line.owing.fence is not None:
-            first = line.owing.first() if self._interleaved else None
-            line.floor = max(line.floor, line.owing.fence if first is None else min(first, line.owing.fence))
+            line.crossing = line.owing.fence
+            line.floor = max(line.floor, min(self._needs_from(line), line.owing.fence))
         self._vacate(line)
-        line.hold.add(held)
-        line.crossing = True
+        line.hold.add(held._replace(floor=max(held.floor, line.floor)))
         self._health(line, "outrun", now)
 
     def _belongs_before(self, owing: Owing, payload: bytes, channel: str) -> int | None:
@@ -188,6 +195,12 @@ class Admission(Pinning):
             if time is None or other is None or other >= time:
                 return position
         return None
+
+    def _displaced_behind(self, payload: bytes, channel: str) -> int | None:
+        """Return the event of a channel that was released out of its order, if it is newer than this one."""
+        displaced = self.window.displaced[channel]
+        time, other = self._dialect.identify(payload).time_ms, self._time(displaced)
+        return displaced if time is not None and other is not None and time < other else None
 
     def _same_value(self, line: Line, owing: Owing, payload: bytes, channel: str, now: float) -> bool:
         """Look for the event among what the line owes by its JSON value: other bytes, the same event (rule R1)."""

@@ -78,7 +78,8 @@ class Anchoring(Joining):
 
         The first event that is known to be new proves it for all that follow. What came before it may have been
         released already: it falls into the gap, for a gap says that something may be missing, and nothing ever says
-        that something may be doubled. Where nothing held has an identity, time has to do.
+        that something may be doubled. Where nothing held has an identity, or nothing that was released since the last
+        gap, time has to do.
         """
         held = line.hold.events
         if not held and not quiet:
@@ -90,11 +91,12 @@ class Anchoring(Joining):
             return age >= patience_s  # nothing was released since it began to connect: all of it is new
         if not held:
             return False
-        newest = self._newest_ms()
-        start = next((i for i, one in enumerate(held) if self._is_new(one, newest)), None)
+        newest, dated = self._newest_ms(), self._is_dated()
+        start = next((i for i, one in enumerate(held) if dated and self._is_new(one, newest)), None)
         if start is None:
             blind_s = self._bounds.hold_s if newest is not None else self._limits.stall_min_s
-            if any(one.identity.distinct for one in held) or age < max(blind_s, patience_s):
+            older = dated and any(one.identity.distinct for one in held)
+            if older or age < max(blind_s, patience_s):
                 return False
             start = len(held) - 1
             self._note("line_anchored_blindly", line=line.name)
@@ -102,6 +104,7 @@ class Anchoring(Joining):
             return False
         if start:
             self._note("hold_outdated", line=line.name, events=start)
+            self._come_late(line, held[:start], now)
             line.hold.drop(start)
         return True
 
@@ -111,6 +114,11 @@ class Anchoring(Joining):
         if not held.identity.distinct or time is None:
             return False
         return newest is None or time > newest
+
+    def _is_dated(self) -> bool:
+        """Tell whether any of the newest released events since the last gap carries a time, or there was no gap."""
+        head = self.window.head
+        return self.window.proven_from(head - 1) == 0 or self._newest_before(head) is not None
 
     def _newest_ms(self) -> int | None:
         """Return the newest of the released events' own times, as far as the newest few tell."""
@@ -127,7 +135,7 @@ class Anchoring(Joining):
         line.owing = Owing(self.window, self.window.head)
         line.joined_at = self.window.head
         line.pinned = None if line.floor == self.window.head else set()
-        line.guessed = set(self.window.newest)
+        line.guessed, line.cut, line.left_out = set(self.window.newest), set(), set()
         line.moved = now
         self._outage = False
         self._begun = True

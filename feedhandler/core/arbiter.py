@@ -33,12 +33,16 @@ Residue
 What nobody can tell apart, and what is done then:
 
 - Content without identity beside a gap may be from before it or from within it. It is left out, under the gap.
-- Where nothing held has an identity, a line is aligned by time alone after a gap; that may double an event, and is
-  noted (``line_anchored_blindly``).
+- Where nothing held has an identity, or nothing that was released since the last gap, a line is aligned by time alone
+  after a gap; that may double an event, and is noted (``line_anchored_blindly``).
 - Until lines are seen to interleave channels differently, one order over all channels is taken for proof. What a line
   had not read when it died, and its successor was subscribed too late for, is then missing without a mark if those
   two were the first to interleave differently.
-- An event that every line dropped, or that was lost with the only line that had it, leaves no trace.
+- An event that every line dropped, or that was lost with the only line that had it, leaves no trace. Nor does one that
+  the others dropped, where a hold was full and it went with the oldest quarter (``hold_overflowed``), or where the line
+  that brings it is so far behind that the window has left its place: what comes from there was mostly released.
+- Lines that cut the same rows into different messages bring different events: equality is of whole messages (R1). All
+  of them come out, what the one has and the other has not is missed by that one, and R6 marks it.
 
 How to use it
 -------------
@@ -149,7 +153,7 @@ class Arbiter(Supervision):
         line.connected = True
         line.connected_at = line.moved = now
         line.connected_recv = recv
-        line.restarting = line.crossing = False
+        line.restarting, line.crossing = False, -1
         line.head_at_start = self.window.head
         line.hold = self._new_hold(line.floor)
         self._unknowns.forget(name)
@@ -181,11 +185,13 @@ class Arbiter(Supervision):
         line.messages += frames.known + len(payloads)
         head = self.window.head
         replies: list[Reply] = []
+        taken = 0
         if line.owing is not None and not line.aside:
-            self._receive_aligned(line, line.owing, payloads, frames, now, recv, replies)
-        else:
-            for payload in payloads:
-                self._receive_one(line, payload, now, recv, replies)
+            taken = self._receive_aligned(line, line.owing, payloads, frames, now, recv, replies)
+        for payload in payloads[taken:] if taken < len(payloads) else ():
+            if line.owing is None and not line.hold.has_room(payload):
+                self._settle(now)  # what it holds may be proof enough
+            self._receive_one(line, payload, now, recv, replies)
         if self._unsettled(line, head):
             self._settle(now)
         if len(self.window.payloads) > self._settle_due:
@@ -234,11 +240,14 @@ class Arbiter(Supervision):
 
     def tick(self, now: float, recv: int) -> None:
         """Let time pass: judge stalls, give up on what was passed, trim the window, change the feed's state."""
-        if self.window.trim(now):
+        excess = self.window.excess(now)
+        if excess:
+            self._compare_before(self.window.base + excess)
+            self.window.drop(excess)
             self._divergences.forget(self.window.base)
             for line in (*self.lines.values(), *self.ghosts):
                 if line.owing is not None and line.owing.outrun():
-                    self._leave_out_aside(line)
+                    self._let_go_aside(line, now)
                     if line.connected:
                         self._vacate(line)
                         self._health(line, "outrun", now)
@@ -250,7 +259,7 @@ class Arbiter(Supervision):
         if self._divergences:
             self._give_verdicts(now, recv)
         self._settle(now)
-        for ghost in [ghost for ghost in self.ghosts if self._is_past(ghost, now)]:
+        for ghost in [ghost for ghost in self.ghosts if self._is_behind(ghost, now)]:
             self._lay(ghost, now)
         self._change_state(recv, now)
 

@@ -8,12 +8,13 @@ Cause comes before effect: what a line brings was broadcast after the line had b
 released it before that. The head at that moment is the line's **floor**. Below it nothing is looked for; so contents
 that the exchange has repeated are not taken for their earlier copies, and an event occurs once if it does so above.
 
-The hold is bounded in events and bytes. When it is full its oldest quarter goes: the line then merely joins later.
+The hold is bounded in events and bytes. When it is full, and no proof of a place, its oldest quarter goes: the line
+then joins later, and a channel of which events have gone (``cut``) is complete only where it has a proof of its own.
 """
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from feedhandler.config import Bounds
@@ -28,13 +29,17 @@ OPEN = -2
 
 
 class Held(NamedTuple):
-    """One held event: as received, as read, its identity, its arrival (wall clock ns; monotonic s)."""
+    """One held event: as received, as read, its identity, its arrival (wall clock ns; monotonic s).
+
+    ``floor`` is the position from which on it is to be looked for: before that nobody has released it.
+    """
 
     payload: bytes
     event: Event
     identity: Identity
     recv: int
     at: float
+    floor: int
 
 
 class Hold:
@@ -46,33 +51,48 @@ class Hold:
         self._window = window
         self.events: list[Held] = []
         self.bytes = 0
+        self.cut: set[str] = set()
+        """The channels of which events had to go."""
         self._canonical = window.canonical
         self._places: dict[bytes, list[int]] = {}
         self._keyed = 0
         self._seen_head = window.base
         self._shared: dict[int, int] = {}
 
+    def has_room(self, payload: bytes) -> bool:
+        """Tell whether one more event can be held without an old one having to go for it."""
+        bounds = self._bounds
+        return len(self.events) < bounds.hold_events and self.bytes + len(payload) <= bounds.hold_mib * 2**20
+
     def add(self, held: Held) -> int:
         """Hold one more event; return how many old ones had to go for it."""
+        has_room = self.has_room(held.payload)
         self.events.append(held)
         self.bytes += len(held.payload)
-        if len(self.events) <= self._bounds.hold_events and self.bytes <= self._bounds.hold_mib * 2**20:
+        if has_room:
             return 0
         drop = len(self.events) // 4 + 1
+        self.cut.update(one.event.channel for one in self.events[:drop])
         self.drop(drop)
         return drop
 
     def drop(self, count: int) -> None:
         """Forget the oldest events."""
-        self.events = self.events[count:]
-        self.bytes = sum(len(held.payload) for held in self.events)
-        self._look_again()
+        self._keep(self.events[count:])
 
     def forget(self, channels: Collection[str]) -> None:
         """Forget the events of some channels."""
-        self.events = [held for held in self.events if held.event.channel not in channels]
-        self.bytes = sum(len(held.payload) for held in self.events)
+        self._keep([held for held in self.events if held.event.channel not in channels])
+
+    def _keep(self, events: list[Held]) -> None:
+        self.events = events
+        self.bytes = sum(len(held.payload) for held in events)
         self._look_again()
+
+    def compare_before(self, end: int) -> None:
+        """Compare with what the window is about to drop before ``end``, as far as an identity tells."""
+        if self.events:
+            self._keep(compared(self.events, self._window, end))
 
     def _look_again(self) -> None:
         self._canonical = self._window.canonical
@@ -131,6 +151,24 @@ class Hold:
         self._keyed, self._seen_head = len(self.events), window.head
 
 
+def compared(events: Sequence[Held], window: Window, end: int) -> list[Held]:
+    """Return the events that are not among what the window holds before ``end``, and know it when that is gone.
+
+    An event that is there was released. Where events recur, or one may have been released before the window, nothing is
+    known for good.
+    """
+    kept = []
+    for held in events:
+        if held.identity.distinct and window.base <= held.floor < end:
+            positions = window.find_from(held.payload, held.floor)
+            if positions and positions[0] < end:
+                continue
+            kept.append(held._replace(floor=end))
+        else:
+            kept.append(held)
+    return kept
+
+
 def place(events: Sequence[Held], window: Window, index: int, position: int, floor: int) -> list[int]:
     """Lay held events against the window from ``floor`` on, of which ``index`` stands at ``position``.
 
@@ -150,7 +188,7 @@ def place(events: Sequence[Held], window: Window, index: int, position: int, flo
         channel = held.event.channel
         proof = proofs.get(channel)
         if proof is None:
-            if place_ >= index or held.identity.distinct:
+            if place_ >= index or (held.identity.distinct and _may_be_later(window, held, limits, floor)):
                 continue
         elif place_ > proof[0]:
             continue
@@ -164,6 +202,11 @@ def place(events: Sequence[Held], window: Window, index: int, position: int, flo
             limits[channel] = places[place_]
     _place_late(events, window, places, floor)
     return places
+
+
+def _may_be_later(window: Window, held: Held, limits: Mapping[str, int], floor: int) -> bool:
+    """Tell whether nothing that follows an event on its line has told where its channel stands, or that was wrong."""
+    return held.event.channel not in limits or bool(window.find_from(held.payload, floor))
 
 
 def _latest(window: Window, payload: bytes, start: int, end: int) -> int:

@@ -5,6 +5,10 @@ it was up. A witness that has the proof is aligned, and what it held is judged i
 
 A line that dies leaves what it held behind as a **ghost**, which is joined like any witness. One that shares nothing
 is let go once the sequence, by the events' own times, has passed it: what has an identity comes out late.
+
+What is kept is compared with the window as long as the window has it: what is about to be dropped there is taken from
+what is kept (`compared`), and of what is left nobody has released it up to there. A line that begins to bring what is
+older than the window cannot tell; the last event of the channel that has gone tells for what is younger than that.
 """
 
 from collections.abc import Sequence
@@ -12,10 +16,8 @@ from itertools import islice
 
 from feedhandler.core.admission import Admission
 from feedhandler.core.health import LineHealth
-from feedhandler.core.holding import MISSING, OPEN, Held, place
+from feedhandler.core.holding import MISSING, OPEN, Held, compared, place
 from feedhandler.core.line import Line
-from feedhandler.core.merge import UNPROVEN
-from feedhandler.core.messages import Gap
 from feedhandler.core.owing import Owing
 
 PROOF_EVENTS = 64
@@ -47,14 +49,14 @@ class Joining(Admission):
     def _join(self, line: Line, index: int, position: int, now: float) -> None:
         """Align a witness: its held event ``index`` is the one at ``position``."""
         window = self.window
-        held = line.hold.events
+        held, line.cut = line.hold.events, line.hold.cut
         places = place(held, window, index, position, line.floor)
         line.hold = self._new_hold(line.floor)
         in_order = [i for i, p in enumerate(places) if p >= 0 and p not in window.late]
         first = {held[i].event.channel: places[i] for i in reversed(in_order)}
         line.owing = self._owing_at(position, {p for p in places if p >= 0}, first, now)
         line.joined_at = position + 1
-        line.pinned, line.guessed = set(first), set()
+        line.pinned, line.guessed, line.left_out = set(first), set(), set()
         line.moved = now
         self._health(line, "joined", now)
         self._note("line_joined", line=line.name, held=len(held), position=position)
@@ -92,8 +94,9 @@ class Joining(Admission):
         if self._interleaved:
             return
         for i, one in enumerate(before):
+            channel = one.event.channel
             if places[i] == OPEN and not self.window.find(one.payload):
-                places[i] = OPEN if self._others_in(line, one.event.channel) else MISSING
+                places[i] = OPEN if self._others_in(line, channel) else MISSING
 
     def _catch_up(
         self,
@@ -111,50 +114,66 @@ class Joining(Admission):
         """
         window = self.window
         start = window.proven_from(line.joined_at - 1)
-        known = line.crossing or start == window.base or line.floor >= start
-        line.crossing = False
+        known = start in {window.base, line.crossing} or line.floor >= start
+        line.crossing = -1
         waiting: set[str] = set()
         left_out: set[str] = set()
         for one, place_ in zip(held, places, strict=True):
-            if one.identity.distinct:
-                found = window.find_from(one.payload, line.floor)
-                known = known or not found or found[0] >= start
+            found = window.find_from(one.payload, line.floor) if one.identity.distinct else ()
+            is_new = one.identity.distinct and not found
+            known = known or (bool(found) and found[0] >= start) or (is_new and self._is_past(one, start))
             if place_ == OPEN or one.event.channel in waiting:
                 self._rejudge(line, [one], now)
                 if line.aside:
                     waiting.add(one.event.channel)
-            elif place_ == MISSING and known:
+            elif place_ == MISSING and (known or is_new):
                 self._before_join(line, owing, one, first, now)
             elif place_ == MISSING:
                 self._leave_out(one, left_out)
             else:
                 line.duplicates += 1
 
-    def _leave_out(self, held: Held, left_out: set[str]) -> None:
-        """Leave an event to a gap: the first one of its channel writes it."""
-        channel = held.event.channel
-        self._note("hold_outdated", channel=channel, events=1)
-        if channel not in left_out:
-            left_out.add(channel)
-            self.outputs.append(Gap(channel, UNPROVEN, self._last_recv, held.recv))
+    def _compare_before(self, end: int) -> None:
+        """Compare what is kept of lines with what the window is about to drop before ``end``."""
+        for line in (*self.lines.values(), *self.ghosts):
+            line.hold.compare_before(end)
+            line.aside = compared(line.aside, self.window, end)
 
-    def _leave_out_aside(self, line: Line) -> None:
-        """Leave what a line has put aside to a gap: the window has left its place behind."""
+    def _let_go_aside(self, line: Line, now: float) -> None:
+        """Release what a line has put aside that the window has left behind; what may be out is left to a gap."""
         aside, line.aside = line.aside, []
-        left_out: set[str] = set()
+        owing = Owing(self.window, self.window.head)
         for one in aside:
-            self._leave_out(one, left_out)
+            channel = one.event.channel
+            before = self._first_newer(channel, one.identity.time_ms)
+            if one.identity.distinct and self.window.find_from(one.payload, line.floor):
+                line.duplicates += 1
+                continue
+            if not one.identity.distinct or not self._is_unreleased(one):
+                self._leave_out(one, line.left_out)
+                continue
+            if before is None and line.pinned is not None and channel not in line.pinned | line.guessed:
+                self._guess(line, channel, one.recv)
+            self._release(line, owing, one.payload, one.event, now, one.recv, before=before)
+
+    def _is_past(self, held: Held, start: int) -> bool:
+        """Tell whether an event that nobody has released is newer than what was before the gap at ``start``."""
+        newest, time = self._newest_before(start), held.identity.time_ms
+        return newest is not None and time is not None and time > newest
 
     def _before_join(self, line: Line, owing: Owing, held: Held, first: dict[str, int], now: float) -> None:
         """Judge an event from before the first that a joining line shares, which the window does not hold."""
         window = self.window
         channel = held.event.channel
         end = first.get(channel, line.joined_at)
-        start = window.proven_from(end)
-        older = any(window.channel(p) == channel for p in range(start, end))
-        if start > line.floor and start == window.base and not older:
-            line.duplicates += 1  # from before the window: released long ago
+        if not self._is_unreleased(held):
+            if any(window.channel(p) == channel for p in range(window.base, end)):
+                self._leave_out(held, line.left_out)
+            else:
+                line.duplicates += 1  # from before the window: released, or under a gap written since
         else:
+            if channel in line.cut and channel not in first and channel not in line.guessed:
+                self._guess(line, channel, held.recv)
             before = first[channel] if channel in first else next(owing.owed_ordinary(channel), None)
             self._release_late(line, owing, held, line.joined_at - 1 if before is None else before, now)
 
@@ -215,18 +234,19 @@ class Joining(Admission):
         ghost = Line(line.name, LineHealth(self._limits, line.moved), line.hold)
         ghost.subscribed, ghost.connected_at, ghost.moved = line.subscribed, line.connected_at, line.moved
         ghost.crossing, ghost.floor = line.crossing, line.floor
-        ghost.owing, ghost.joined_at, ghost.pinned, ghost.aside = (
-            line.owing,
-            line.joined_at,
+        ghost.owing, ghost.joined_at, ghost.aside = line.owing, line.joined_at, line.aside
+        ghost.pinned, ghost.guessed, ghost.cut, ghost.left_out = (
             line.pinned,
-            line.aside,
+            line.guessed,
+            line.cut,
+            line.left_out,
         )
         self.ghosts.append(ghost)
         if len(self.ghosts) > GHOSTS:
             gone = self.ghosts.pop(0)
             self._note("ghost_forgotten", line=gone.name, events=len(gone.hold.events))
 
-    def _is_past(self, ghost: Line, now: float) -> bool:
+    def _is_behind(self, ghost: Line, now: float) -> bool:
         """Tell whether the sequence has left behind, by the events' own times, what a ghost holds."""
         if ghost.owing is not None or now - ghost.moved < self._bounds.hold_s:
             return False
@@ -237,24 +257,28 @@ class Joining(Admission):
         )
 
     def _lay(self, ghost: Line, now: float) -> None:
-        """Let a ghost go that shares nothing with the window: what has an identity is new, and late (rule R5).
+        """Let a ghost go that shares nothing with the window."""
+        self.ghosts.remove(ghost)
+        self._come_late(ghost, ghost.hold.events, now)
+        self._note("ghost_forgotten", line=ghost.name, events=len(ghost.hold.events))
+
+    def _come_late(self, line: Line, events: Sequence[Held], now: float) -> None:
+        """Release what is older than what is out, and has an identity that nobody has brought (rule R5).
 
         What the window has left behind since may have been released: that is a gap.
         """
-        self.ghosts.remove(ghost)
         window = self.window
         owing = Owing(window, window.head)
         left_out: set[str] = set()
-        for held in ghost.hold.events:
+        for held in events:
             channel = held.event.channel
             before = self._first_newer(channel, held.identity.time_ms)
-            if not held.identity.distinct or before is None or window.find_from(held.payload, ghost.floor):
+            if not held.identity.distinct or before is None or window.find_from(held.payload, line.floor):
                 continue
-            if ghost.floor >= window.base or channel in window.channels[: before - window.base]:
-                self._release(ghost, owing, held.payload, held.event, now, held.recv, before=before)
+            if self._is_unreleased(held):
+                self._release(line, owing, held.payload, held.event, now, held.recv, before=before)
             else:
                 self._leave_out(held, left_out)
-        self._note("ghost_forgotten", line=ghost.name, events=len(ghost.hold.events))
 
 
 def _by_subscription(line: Line) -> int:

@@ -41,10 +41,13 @@ class Line:
         self.added_at = self.joined_at = 0
         self.pinned: set[str] | None = None
         self.guessed: set[str] = set()
+        self.cut: set[str] = set()
+        self.left_out: set[str] = set()
         self.aside: list[Held] = []
         self.moved = 0.0
         self.restarting = False
-        self.crossing = False
+        self.crossing = -1
+        """The gap that the line has come to, after all that it owed from before it; -1 where it has come to none."""
         self.messages = self.wins = self.duplicates = self.garbage = 0
 
     def __repr__(self) -> str:

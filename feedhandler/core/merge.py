@@ -147,6 +147,8 @@ class Merge:
         else:
             owing.take(position, now)
         if before is not None:
+            if not late:
+                self.window.displaced[event.channel] = position
             self._skip_where_past(line, position, before, now)
         self._led(line, 1, now, recv)
         if before is None:
@@ -181,7 +183,7 @@ class Merge:
         """Tell whether anything of an event's own channel has been released that comes after it."""
         last = self.window.ordinary.get(channel, -1)
         time, in_order = self._dialect.identify(payload).time_ms, self._time(last)
-        displaced = self._time(self.window.newest.get(channel, -1))
+        displaced = self._time(self.window.displaced.get(channel, -1))
         if time is not None and displaced is not None and time < displaced:
             return True
         if time is None or in_order is None or time == in_order:
@@ -193,6 +195,13 @@ class Merge:
         if position < self.window.base:
             return None
         return self._dialect.identify(self.window.payload(position)).time_ms
+
+    def _newest_before(self, end: int) -> int | None:
+        """Return the newest time (ms) among the last events before a position, back to the gap before them."""
+        window = self.window
+        start = max(window.proven_from(end - 1), end - VALUE_SEARCH_EVENTS)
+        times = [self._time(position) for position in range(start, end)]
+        return max((time for time in times if time is not None), default=None)
 
     def _first_newer(self, channel: str, time: int | None) -> int | None:
         """Return the first of the newest ordinary events of a channel that is newer by its own time."""

@@ -20,18 +20,15 @@ from feedhandler.core.owing import Owing
 class Pinning(Merge):
     """The merge, with the channels in which a line has its place."""
 
-    def _unpinned(
-        self, line: Line, owing: Owing, payload: bytes, event: Event, now: float, recv: int
-    ) -> bool:
+    def _unpinned(self, line: Line, owing: Owing, held: Held, now: float) -> bool:
         """Judge a first message of a channel in which the line is not pinned; tell whether that settled it."""
-        channel = event.channel
+        channel = held.event.channel
         assert line.pinned is not None
         if channel not in line.guessed and self._has_delivered(line, owing, channel):
             line.pinned.add(channel)
             return False
-        held = Held(payload, event, self._dialect.identify(payload), recv, now)
         distinct = held.identity.distinct
-        positions = self.window.find_from(payload, line.floor) if distinct else ()
+        positions = self.window.find_from(held.payload, line.floor) if distinct else ()
         if len(positions) == 1:
             if positions[0] not in self.window.late:
                 self._pin_from(line, owing, channel, positions[0])
@@ -41,19 +38,53 @@ class Pinning(Merge):
             if (distinct or self._interleaved) and self._others_in(line, channel):
                 line.aside = [held]
                 return True
-            self._guess(line, channel, recv)
+            self._guess(line, channel, held.recv)
         return distinct and self._is_older(line, owing, held, now)
 
+    def _needs_from(self, line: Line) -> int:
+        """Return the first position that a line may still deliver or have to be compared with."""
+        owing = line.owing
+        is_unpinned = line.pinned is not None and not line.pinned.issuperset(self.window.newest)
+        if owing is None or line.aside or is_unpinned:
+            return line.floor
+        first = owing.first()
+        return min(owing.position if first is None else first, *owing.passed, owing.position)
+
     def _is_older(self, line: Line, owing: Owing, held: Held, now: float) -> bool:
-        """Release as late what is older than what stands in its channel; else pin the line there."""
+        """Release as late what is older than what stands in its channel; else pin the line there.
+
+        Where the window has left that place behind it may have been released: that is a gap.
+        """
         channel = held.event.channel
         before = self._first_newer(channel, held.identity.time_ms)
         if before is None:
             assert line.pinned is not None
             line.pinned.add(channel)
             return False
-        self._release(line, owing, held.payload, held.event, now, held.recv, before=before)
+        if self._is_unreleased(held):
+            self._release(line, owing, held.payload, held.event, now, held.recv, before=before)
+        else:
+            self._leave_out(held, line.left_out)
         return True
+
+    def _held(self, payload: bytes, event: Event, now: float, recv: int, floor: int) -> Held:
+        return Held(payload, event, self._dialect.identify(payload), recv, now, floor)
+
+    def _is_unreleased(self, held: Held) -> bool:
+        """Tell whether what is not in the window was not there earlier either: what has gone from there is older."""
+        last = self.window.gone_last.get(held.event.channel)
+        if last is None or held.floor >= self.window.base:
+            return True
+        time, other = held.identity.time_ms, self._dialect.identify(last).time_ms
+        return time is not None and other is not None and other < time
+
+    def _leave_out(self, held: Held, left_out: set[str]) -> None:
+        """Leave an event to a gap: the first one of its channel writes it."""
+        channel = held.event.channel
+        self._note("hold_outdated", channel=channel, events=1)
+        if channel not in left_out:
+            left_out.add(channel)
+            self.outputs.append(Gap(channel, UNPROVEN, self._last_recv, held.recv))
 
     def _has_delivered(self, line: Line, owing: Owing, channel: str) -> bool:
         """Tell whether the line has brought an event of a channel since it joined."""
@@ -74,8 +105,8 @@ class Pinning(Merge):
         """Go on in a channel where no other line can prove this one's place any more.
 
         Where all lines have kept one order over all channels, its place in one is its place in all. Where they have
-        not, nothing proves that the channel is complete.
+        not, or where the line's hold was too small for the channel, nothing proves that it is complete.
         """
         line.guessed.add(channel)
-        if self._interleaved and channel in self.window.newest:
+        if (self._interleaved or channel in line.cut) and channel in self.window.newest:
             self.outputs.append(Gap(channel, UNPROVEN, self._last_recv, recv))

@@ -328,6 +328,7 @@ class Streams(Arbiter):
         for channel in added.newest:
             window.newest.setdefault(channel, -1)  # it has begun, be it that nothing of it is owed any more
         self._interleaved |= joiner._interleaved
+        self._last_recv = max(self._last_recv, joiner._last_recv)
         self._shifts.update(dict.fromkeys(added.newest, shift))
         self._own.add(stream)
         self._stale.pop(stream, None)

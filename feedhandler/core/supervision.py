@@ -57,15 +57,6 @@ class Supervision(Anchoring):
         needs = [self._needs_from(line) for line in (*lines, *self.ghosts)]
         return min(self.window.head, *needs, *self._divergences.disputed())
 
-    def _needs_from(self, line: Line) -> int:
-        """Return the first position that a line may still deliver or have to be compared with."""
-        owing = line.owing
-        is_unpinned = line.pinned is not None and not line.pinned.issuperset(self.window.newest)
-        if owing is None or line.aside or is_unpinned:
-            return line.floor
-        first = owing.first()
-        return min(owing.position if first is None else first, *owing.passed, owing.position)
-
     def _has_company(self, line: Line) -> bool:
         """Tell whether another line can carry the feed: the last one goes on as best it can."""
         return any(other.connected and other is not line for other in self.lines.values())

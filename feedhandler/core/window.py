@@ -40,8 +40,12 @@ class Window:
         self.bytes = 0
         self.ordinary: dict[str, int] = {}
         self.newest: dict[str, int] = {}
+        self.displaced: dict[str, int] = {}
+        """The last event of each channel that came out of its order and was the newest of its channel all the same."""
         self.gone: dict[str, int] = {}
         """The newest ordinary event of each channel that is no longer here."""
+        self.gone_last: dict[str, bytes] = {}
+        """The last event of each channel that is no longer here; empty where that one came late."""
         self.canonical = False
         self._index: dict[bytes, list[int]] = {}
         self._indexed = 0
@@ -143,13 +147,6 @@ class Window:
             index.setdefault(self.key(payload), []).append(position)
         self._indexed = self.head
 
-    def trim(self, now: float) -> bool:
-        """Drop what is over the bounds; tell whether anything went."""
-        drop = self._excess(now)
-        if drop:
-            self.drop(drop)
-        return drop > 0
-
     def settle(self, before: int) -> bool:
         """Drop what is settled, which is all before a position, up to its bound; tell whether anything went."""
         drop = min(before, self.head - self._bounds.settled_events) - self.base
@@ -175,18 +172,22 @@ class Window:
             self.late = {position: before for position, before in self.late.items() if position >= end}
 
     def _note_gone(self, drop: int) -> None:
-        """Note which is the newest ordinary event of each channel among the oldest ``drop``."""
+        """Note which is the newest event of each channel among the oldest ``drop``, and the newest ordinary one."""
         left = {channel for channel, position in self.ordinary.items() if position >= self.base}
+        last = {channel for channel, position in self.newest.items() if position >= self.base}
         for index in range(drop - 1, -1, -1):
-            if not left:
+            if not left and not last:
                 break
-            channel = self.channels[index]
-            if channel in left and self.base + index not in self.late:
+            channel, is_late = self.channels[index], self.base + index in self.late
+            if channel in last:
+                self.gone_last[channel] = b"" if is_late else self.payloads[index]
+                last.discard(channel)
+            if channel in left and not is_late:
                 self.gone[channel] = self.base + index
                 left.discard(channel)
 
-    def _excess(self, now: float) -> int:
-        """Count the oldest events that have to go: none until a worthwhile batch is due."""
+    def excess(self, now: float) -> int:
+        """Count the oldest events that are over the bounds: none until a worthwhile batch is due."""
         bounds = self._bounds
         size = len(self.payloads)
         drop = 0

@@ -1,6 +1,6 @@
 """Streams that are added to live lines and dropped from them: the others do not notice, and the added one is exact."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedhandler.config import Bounds, Health
-from feedhandler.core.messages import Gap, Release
+from feedhandler.core.messages import Gap, Release, Reply
 from feedhandler.core.streams import Streams
 from tests.support.lines import Connection, Words, World
 from tests.support.scripts import steady
@@ -37,13 +37,19 @@ class Exchange(Connection):
 class StreamWorld(World):
     """A world whose lines subscribe and unsubscribe; channel ``M/b`` is the stream ``b``."""
 
-    def __init__(self, lines: int, streams: str = "bt") -> None:
+    def __init__(self, lines: int, streams: str = "bt", *, bounds: Bounds | None = None) -> None:
         super().__init__(lines)
         self.streams = set(streams)
         self.began: dict[str, int] = {}
         self.ended: dict[str, list[int]] = {}
         self.arbiter: Streams = Streams(
-            "M", self.names, Words(), streams=self.streams, bounds=Bounds(), limits=Health(), now=self.now
+            "M",
+            self.names,
+            Words(),
+            streams=self.streams,
+            bounds=bounds or Bounds(),
+            limits=Health(),
+            now=self.now,
         )
 
     # The exchange
@@ -109,10 +115,19 @@ class StreamWorld(World):
         """Let a line read; it hears of its replies at once, after what it read with them."""
         super().receive(name, *payloads)
         replies, self.replies = self.replies, []
-        for reply in replies:
+        self._hear(name, replies)
+
+    def _hear(self, name: str, replies: Sequence[Reply]) -> None:
+        """Hear that a line is subscribed, unless it has asked for something else of that stream since."""
+        connection = self.connections[name]
+        assert isinstance(connection, Exchange)
+        pending = {change.stream.encode() for change in connection.asked}
+        pending |= {word.partition(b" ")[2] for word in connection.queue if word.startswith(b">")}
+        for reply in reversed(replies):
             verb, _, stream = reply.payload.partition(b" ")
-            if verb + b" " == SUBSCRIBED:
+            if verb + b" " == SUBSCRIBED and stream not in pending:
                 self.arbiter.subscribed(stream.decode(), name, self.now, self.wall)
+            pending.add(stream)
         self._take()
 
     def settle(self) -> None:
@@ -196,6 +211,28 @@ def test_an_added_stream_is_exact_from_its_first_event(lines: int, early: bytes)
     assert added == world.truth("c")[-len(added) :]
     assert added[0] == (early or b"c200")
     assert_positions_rise(world.of("c"))
+
+
+def test_a_gap_behind_an_absorbed_stream_begins_where_that_ended() -> None:
+    """Contract: ``since`` is the arrival of the last proven event, be it of the stream that was added."""
+    world = aligned(2)
+    world.add_stream("c")
+    for name in world.names:
+        world.carry_out(name)
+    for number in range(10, 14):
+        world.emit(b"c%d" % number)
+        world.deliver_all()
+    last = world.released[-1]
+    assert isinstance(last, Release)
+    world.wait(0.2)
+    assert world.arbiter.joining == frozenset()
+    for name in "ab":
+        world.kill(name)
+    world.connect("a", "b")
+    world.emit(b"b50")
+    world.deliver_all()
+    (gap,) = world.gaps
+    assert gap.since == last.recv
 
 
 def test_a_line_that_is_asked_twice_keeps_what_it_may_have_brought() -> None:

@@ -19,6 +19,13 @@ def filled(words: list[bytes], bounds: Bounds = SMALL) -> Window:
     return window
 
 
+def trimmed(window: Window, now: float) -> bool:
+    """Drop what is over the bounds; tell whether anything went."""
+    excess = window.excess(now)
+    window.drop(excess)
+    return excess > 0
+
+
 @given(st.lists(st.sampled_from([b"x", b"y", b"z"]), max_size=80), st.integers(1, 20))
 def test_look_ups_find_every_occurrence_that_is_kept(words: list[bytes], every: int) -> None:
     """Whatever is trimmed and asked in between, an event is found where it stands, and only there."""
@@ -27,7 +34,7 @@ def test_look_ups_find_every_occurrence_that_is_kept(words: list[bytes], every: 
         assert window.append(word, "M/b", "a", float(second)) == second
         if second % every == 0:
             window.find(b"x")
-            window.trim(float(second))
+            trimmed(window, float(second))
     assert window.payloads == words[window.base :]
     for word in (b"x", b"y", b"z"):
         places = [place for place, one in enumerate(words) if one == word and place >= window.base]
@@ -39,9 +46,9 @@ def test_too_many_events_go_oldest_first_in_batches(monkeypatch: pytest.MonkeyPa
     """The bound in events: trimmed by a share over it, here an eighth, down to it."""
     monkeypatch.setattr(window_module, "TRIM_SHARE", 8)
     window = filled([b"%d" % n for n in range(18)])
-    assert not window.trim(18)
+    assert not trimmed(window, 18)
     window.append(b"18", "M/b", "a", 18)
-    assert window.trim(18)
+    assert trimmed(window, 18)
     assert (window.base, window.head, window.payload(3)) == (3, 19, b"3")
     assert window.released_at(3) == 3.0
     assert (window.channel(3), window.line(3)) == ("M/b", "a")
@@ -50,7 +57,7 @@ def test_too_many_events_go_oldest_first_in_batches(monkeypatch: pytest.MonkeyPa
 def test_too_many_bytes_go_oldest_first() -> None:
     """The bound in bytes: likewise."""
     window = filled([b"x" * 2**18] * 5, Bounds(window_mib=1))
-    assert window.trim(5)
+    assert trimmed(window, 5)
     assert window.bytes == 2**20
     assert window.base == 1
 
@@ -58,7 +65,7 @@ def test_too_many_bytes_go_oldest_first() -> None:
 def test_what_is_old_goes_but_some_events_stay() -> None:
     """The bound in time: a quiet market keeps enough for a line to join."""
     window = filled([b"%d" % n for n in range(2 * KEPT_EVENTS)], Bounds(window_s=1))
-    assert window.trim(10_000)
+    assert trimmed(window, 10_000)
     assert len(window.payloads) == KEPT_EVENTS
 
 
@@ -72,7 +79,7 @@ def test_trimming_forgets_gaps_and_places_of_what_went() -> None:
     assert (window.gap_from(3), window.gap_from(12)) == (11, None)
     for n in range(30):
         window.append(b"%d" % (100 + n), "M/b", "a", 11)
-    assert window.trim(11)
+    assert trimmed(window, 11)
     assert window.base == 25
     assert window.late == {}
     assert window.gaps == []

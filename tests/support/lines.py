@@ -241,7 +241,8 @@ class World:
 
     def _assert_runs(self, channel: bytes) -> None:
         """Between two gaps a channel is one run of the source, and each run comes after the one before."""
-        source = [payload for payload in self.source if payload.startswith(channel)]
+        late = {payload for payload in self.late if Words().identify(payload).distinct}
+        source = [one for one in self.source if one.startswith(channel) and one not in late]
         start = 0
         for segment in self._segments():
             run = [payload for payload in segment if payload.startswith(channel)]
@@ -272,7 +273,7 @@ class World:
 
     def _assert_marks(self, channel: bytes) -> None:
         place = {payload: index for index, payload in enumerate(self.source)}
-        newest, order = -1, []
+        newest, found, order = -1, set(), []
         for one in self.released:
             if isinstance(one, Gap):
                 order += [None] if one.channel.encode() in (b"", b"M/" + channel) else []
@@ -280,8 +281,8 @@ class World:
                 index = place[one.payload]
                 assert (one.kind == "late") == (index < newest), f"{one.payload} is marked {one.kind!r}"
                 newest = max(newest, index)
-                order.append(index)
-        found = [index for index in order if index is not None]
+                found.add(index)
+                order += [] if one.kind == "late" else [index]
         for payload in self.read:
             index = place[payload]
             if found and payload.startswith(channel) and min(found) < index and index not in found:
@@ -289,7 +290,7 @@ class World:
 
 
 def _in_gap(order: Sequence[int | None], index: int) -> bool:
-    """Tell whether a source index lies between what a gap record stands between."""
+    """Tell whether a source index lies between the ordinary events that a gap record stands between."""
     for at, one in enumerate(order):
         if one is None:
             before = max((i for i in order[:at] if i is not None), default=-1)
