@@ -26,6 +26,7 @@ The rooms, as data flows through them; what a room calls upward are callables th
     control     what changes a daemon that runs: the configuration, the listed markets, `ctl` and its socket
     publish     the backlog, the Unix socket, its consumers
     client      reads the socket; knows nothing of the daemon
+    bridge      the socket's stream in NATS JetStream, from one host or several; a program of its own
     observe     what operators see: metrics, health and state over HTTP, the page, `status` and `top`; the catalogue
                 of notes, logs, incident files
     simulator   the exchange that everything is tried against

@@ -15,6 +15,7 @@ from pathlib import Path
 import trio
 
 from feedhandler import __version__, daemon, demo
+from feedhandler.bridge import command as bridge
 from feedhandler.client import tail
 from feedhandler.config import Config, describe, load, render
 from feedhandler.control import client as control
@@ -60,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "run", "the daemon, in the foreground", _add_config, _run)
     _add(commands, "check", "validate a configuration and show what it means", _add_config, _check)
     _add(commands, "ctl", "list and steer a running daemon", control.add_arguments, _ctl)
+    bridge.add_arguments(
+        commands.add_parser("bridge", help="forward the stream of a socket into another system")
+    )
     _add(commands, "tail", "print the stream of a socket", tail.add_arguments, tail.run)
     _add(
         commands,

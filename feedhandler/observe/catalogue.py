@@ -307,6 +307,41 @@ CATALOGUE: Final[dict[str, Kind]] = {
         "warning", "a consumer's request was refused", ("consumer", "code"), metric=metrics.REQUESTS_REFUSED
     ),
     "accept_failed": Kind("error", "a consumer could not be let in", ("error",)),
+    # the bridge into another system, a program of its own
+    "bridge_started": Kind("info", "the bridge has begun", ()),
+    "bridge_stopped": Kind("info", "the bridge has ended; what was on its way is in the stream", ()),
+    "bridge_linked": Kind("info", "the bridge is connected to NATS and has read what the stream holds", ()),
+    "bridge_link_lost": Kind(
+        "warning", "the bridge is not connected to NATS; it tries again and keeps what comes", ("reason",)
+    ),
+    "bridge_access_refused": Kind(
+        "error", "NATS refuses the bridge's credentials; it reads the files again and tries on", ()
+    ),
+    "bridge_refused": Kind(
+        "error",
+        "NATS refuses to store, because the stream is full for example; nothing goes on before it does",
+        ("code",),
+    ),
+    "bridge_led": Kind("info", "this host writes from now on: nobody else had written what it has", ()),
+    "bridge_followed": Kind("info", "this host writes no more for now", ("reason",)),
+    "bridge_gap_declared": Kind(
+        "error",
+        "nothing proves that a channel's stream is complete; a gap record says so in it",
+        ("channel", "reason"),
+    ),
+    "bridge_hold_overflowed": Kind(
+        "warning", "a channel whose place in the stream is not known brought more than is held", ("channel",)
+    ),
+    "bridge_record_too_large": Kind(
+        "error",
+        "a record is larger than NATS takes (max_payload); a gap record stands for an event",
+        ("channel",),
+    ),
+    "bridge_channel_left_out": Kind("error", "there are more channels than a bridge forwards", ("channel",)),
+    "bridge_socket_reported": Kind(
+        "warning", "the connection to the daemon's socket has come or gone", ("detail",)
+    ),
+    "bridge_progressed": Kind("info", "what the bridge has done since the last such line", ()),
     # those who look
     "answer_failed": Kind("error", "a bug: a request over HTTP could not be answered", ("error",)),
     # files
@@ -359,6 +394,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "invented": "whether the line brought what nobody else has; otherwise it missed what others brought",
     "key": "the changed key of a configuration",
     "kind": "the class of an event",
+    "leads": "whether this host writes to the stream of NATS",
     "levels": "the first levels that differ: side, price, the book's quantity and the snapshot's",
     "life_s": "how long a token lives",
     "limit": "the limit that is reached, by its key",
@@ -375,13 +411,18 @@ FIELDS: Final[Mapping[str, str]] = {
     "part": "a part of the data path: a feed's ticks, a line's reading, the sending to a consumer",
     "pause_s": "how long nobody connects",
     "peak_bytes": "the most output that is expected in a second",
+    "pending_bytes": "what waits to be sent",
     "pid": "the process of a consumer",
     "position": "the place in the merged sequence of a feed",
+    "read": "how many messages of the stream were read or confirmed",
     "reason": "why, a word of a closed set",
     "result": "what came of it, a word of a closed set",
     "retry_s": "how long until the next attempt",
     "rows": "how many trades",
+    "sent": "how many messages were stored",
+    "sequence": "the number of the newest message of the stream that is known",
     "session": "the life of the numbering",
+    "size_bytes": "how large a record is",
     "snapshot_bytes": "the largest snapshot of a book",
     "state": "the new state",
     "stream": "the stream",

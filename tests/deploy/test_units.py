@@ -8,16 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from feedhandler.bridge.link import CLOSE_S
+from feedhandler.bridge.settings import BridgeSettings
 from feedhandler.config import Health, Publish
 from feedhandler.ingest.connect import GOODBYE_S
 from feedhandler.observe.systemd import BEATS, LOOK_S, PENDING_S, STILL_S
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = ("feedhandler.service", "feedhandler@.service")
+BRIDGE = "feedhandler-bridge-nats.service"
 INSTALLED = "/opt/feedhandler/bin/feedhandler"
 INSTANCES = {
     "feedhandler.service": "feedhandler.service",
     "feedhandler@.service": "feedhandler@majors.service",
+    BRIDGE: BRIDGE,
 }
 
 needs_systemd = pytest.mark.skipif(
@@ -25,7 +29,7 @@ needs_systemd = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=UNITS)
+@pytest.fixture(params=(*UNITS, BRIDGE))
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Give a unit with a program that is there, under the name of an instance where it is a template."""
     text = (DEPLOY / request.param).read_text()
@@ -100,3 +104,10 @@ def test_consumers_keep_their_names(name):
     """Peer credentials decide who may read the account: no user namespace hides them."""
     assert "PrivateUsers=yes" not in settings(name)
     assert "SupplementaryGroups=feedhandler-consumers" in settings(name)
+
+
+def test_the_bridge_is_in_the_consumers_group_and_has_time_to_drain():
+    """It reads the socket as any consumer does, comes again by itself, and not where somebody has to mend something."""
+    assert "SupplementaryGroups=feedhandler-consumers" in settings(BRIDGE)
+    assert "RestartPreventExitStatus=2" in settings(BRIDGE)
+    assert seconds(BRIDGE, "TimeoutStopSec") > BridgeSettings(Path("x"), ()).drain_s + CLOSE_S

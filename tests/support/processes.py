@@ -112,10 +112,10 @@ class Child:
 
 
 @asynccontextmanager
-async def started(*arguments: object, **environ: str) -> AsyncIterator[Child]:
-    """Run ``feedhandler ARGUMENTS`` beside the body."""
+async def started(*arguments: object, within: Sequence[str] = (), **environ: str) -> AsyncIterator[Child]:
+    """Run ``feedhandler ARGUMENTS`` beside the body, within another command where one is given."""
     process = await trio.lowlevel.open_process(
-        [*MODULE, *map(str, arguments)],
+        [*within, *MODULE, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -215,9 +215,9 @@ def write_config(
 
 
 @asynccontextmanager
-async def daemon(config: Path, *arguments: object) -> AsyncIterator[Child]:
+async def daemon(config: Path, *arguments: object, within: Sequence[str] = ()) -> AsyncIterator[Child]:
     """Run ``feedhandler run`` beside the body, once its socket listens."""
-    async with started("run", "--config", config, *arguments) as child:
+    async with started("run", "--config", config, *arguments, within=within) as child:
         await child.errors.wait_for('"daemon_started"')
         yield child
 

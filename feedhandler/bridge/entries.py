@@ -1,0 +1,203 @@
+"""Records on their way into the stream: what identifies them, and the bytes that are stored.
+
+A record is stored as it was on the socket, with two differences: `seq` counts within the stream (of each channel from
+1, whichever host writes), and an event that stands behind its place says so (`"class":"late"`).
+
+**The key of an event is a digest of its channel and of the exchange's message**, so it is the same on every host. With
+the number of its occurrence behind it, it is the message's `Nats-Msg-Id`. The occurrence is counted by the stream (how
+many events of this key stand there before it, as far as the window goes), so every host counts alike, whenever it
+started. A gap or a snapshot is one host's own word: its key is a digest of where it stood on that host's socket.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from feedhandler.client import Event, Gap, Snapshot
+
+KEY_BYTES: Final = 16
+BOOK: Final = "publicOrderBook"
+OTHER: Final = "other"
+
+ORDINARY, LATE, BACKFILLED = "ordinary", "late", "backfilled"
+GAP, SNAPSHOT = "gap", "snapshot"
+
+ID: Final = "Nats-Msg-Id"
+EXPECTED_ID: Final = "Nats-Expected-Last-Msg-Id"
+EXPECTED_SEQUENCE: Final = "Nats-Expected-Last-Sequence"
+KIND: Final = "Feed-Kind"
+SEQ: Final = "Feed-Seq"
+RECV: Final = "Feed-Recv"
+ORIGIN: Final = "Feed-Origin"
+
+
+class Entry(msgspec.Struct, gc=False, eq=False):
+    """One record of the own socket; ``arrived`` is a monotonic time (s), ``recv`` a wall clock's (ns)."""
+
+    channel: str
+    kind: str
+    record: Event | Gap | Snapshot
+    key: str
+    origin: str
+    recv: int
+    arrived: float
+    index: int = 0
+    """Its place in the ledger."""
+    late_since: float = 0.0
+    """When the stream went past its place (s); 0 while it has not."""
+    done: bool = False
+    """It is in the stream, or need not get there."""
+
+    @property
+    def is_event(self) -> bool:
+        """Whether it is an event of the exchange."""
+        return isinstance(self.record, Event)
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether it is a book, which every host could give, and which is left out where another has given one."""
+        return isinstance(self.record, Snapshot)
+
+    @property
+    def size(self) -> int:
+        """About the bytes that it takes."""
+        return OVERHEAD_BYTES + (0 if isinstance(self.record, Gap) else len(memoryview(self.record.msg)))
+
+
+OVERHEAD_BYTES: Final = 400
+"""What an entry takes beside its message."""
+
+
+class _Event(msgspec.Struct, gc=False, omit_defaults=True):
+    type: str
+    channel: str
+    seq: int
+    line: str
+    recv: int
+    event_class: str = msgspec.field(name="class", default="")
+    msg: msgspec.Raw = msgspec.Raw()
+
+
+class _Gap(msgspec.Struct, gc=False):
+    type: str
+    channel: str
+    seq: int
+    reason: str
+    since: int
+    until: int
+
+
+class _Snapshot(msgspec.Struct, gc=False):
+    type: str
+    channel: str
+    seq: int
+    reason: str
+    msg: msgspec.Raw
+
+
+class Stored(NamedTuple):
+    """One message of the stream, as far as its headers tell."""
+
+    sequence: int
+    channel: str
+    kind: str
+    key: str
+    occurrence: int
+    seq: int
+    recv: int
+    origin: str
+    data: bytes
+
+    @property
+    def is_event(self) -> bool:
+        """Whether it is an event of the exchange."""
+        return self.kind not in {GAP, SNAPSHOT}
+
+
+def entry_of(record: Event | Gap | Snapshot, session: str, arrived: float) -> Entry:
+    """Return a record of the socket as an entry."""
+    origin = f"{session}/{record.seq}"
+    match record:
+        case Event():
+            key = _digest(record.channel, bytes(record.msg))
+            return Entry(
+                record.channel, record.event_class or ORDINARY, record, key, origin, record.recv, arrived
+            )
+        case Gap():
+            key = _digest(record.channel, f"gap {origin}".encode())
+            return Entry(record.channel, GAP, record, key, origin, record.until, arrived)
+        case Snapshot():
+            key = _digest(record.channel, f"snapshot {origin}".encode())
+            return Entry(record.channel, SNAPSHOT, record, key, origin, 0, arrived)
+
+
+def gap_entry(first: Entry, reason: str, since: int, until: int) -> Entry:
+    """Return a gap record of our own before an entry (ns)."""
+    record = Gap(first.channel, 0, reason, since, until)
+    key = _digest(first.channel, f"{reason} {first.origin}".encode())
+    return Entry(first.channel, GAP, record, key, "", until, first.arrived)
+
+
+def encode(entry: Entry, seq: int) -> bytes:
+    """Return the bytes of an entry with its number in the stream."""
+    match entry.record:
+        case Event() as event:
+            kind = "" if entry.kind == ORDINARY else entry.kind
+            return msgspec.json.encode(
+                _Event("event", event.channel, seq, event.line, event.recv, kind, event.msg)
+            )
+        case Gap() as gap:
+            return msgspec.json.encode(_Gap("gap", gap.channel, seq, gap.reason, gap.since, gap.until))
+        case Snapshot() as book:
+            reason = "start" if book.reason in {"join", "refused"} else book.reason
+            return msgspec.json.encode(_Snapshot("snapshot", book.channel, seq, reason, book.msg))
+
+
+def headers_of(entry: Entry, seq: int, occurrence: int) -> dict[str, str]:
+    """Return what tells a stored entry without its being read."""
+    return {
+        ID: f"{entry.key}-{occurrence}",
+        KIND: entry.kind,
+        SEQ: str(seq),
+        RECV: str(entry.recv),
+        ORIGIN: entry.origin,
+    }
+
+
+def read_stored(
+    sequence: int, channel: str | None, headers: Mapping[str, str] | None, data: bytes
+) -> Stored | None:
+    """Return what a message of the stream is; None where no bridge wrote it."""
+    headers = headers or {}
+    key, _, occurrence = headers.get(ID, "").rpartition("-")
+    numbers = occurrence, headers.get(SEQ, ""), headers.get(RECV, "")
+    if not key or KIND not in headers or not all(one.isascii() and one.isdigit() for one in numbers):
+        return None
+    if channel is None:
+        channel = _channel_in(data)
+    count, seq, recv = map(int, numbers)
+    return Stored(sequence, channel, headers[KIND], key, count, seq, recv, headers.get(ORIGIN, ""), data)
+
+
+class _Named(msgspec.Struct, gc=False):
+    channel: str = ""
+
+
+def _channel_in(data: bytes) -> str:
+    """Return the channel that a record names; its subject was too long to tell."""
+    try:
+        return msgspec.json.decode(data, type=_Named).channel
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
+def _digest(channel: str, content: bytes) -> str:
+    return hashlib.blake2b(content, key=_short(channel), digest_size=KEY_BYTES).hexdigest()
+
+
+def _short(channel: str) -> bytes:
+    """Return a channel's name, or what stands for a long one, as a key of the digest."""
+    name = channel.encode()
+    return name if len(name) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.sha256(name).digest()

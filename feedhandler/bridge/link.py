@@ -1,0 +1,379 @@
+"""One connection to NATS: the only file that knows nats-py, and where its exceptions become ours.
+
+A link is made, used and lost as a whole; nothing of it reconnects by itself, since what was on its way then must be
+looked up in the stream and not be sent again. It is lost when the connection ends, when the server has not answered
+pings for `PING_S` times `PINGS`, when nothing is heard of the stream's reading for `SILENCE_S`, or when a message has
+waited for its confirmation for `CONFIRM_S`.
+
+**Secrets show nowhere**: what nats-py says of a failure may quote an address with a password in it, so only the words
+of `_reason` are passed on.
+"""
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.js import api
+from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import Error as JetStreamError
+
+from feedhandler.bridge.entries import Stored, read_stored
+from feedhandler.bridge.merge import Flight
+from feedhandler.bridge.settings import Access, BridgeSettings, StreamSettings
+from feedhandler.bridge.subjects import channel_of, subject_of
+from feedhandler.errors import ConfigError, OperationalError
+
+CONNECT_S: Final = 5
+PING_S: Final = 2
+PINGS: Final = 2
+HEARTBEAT_S: Final = 2.0
+SILENCE_S: Final = 3 * HEARTBEAT_S
+CONFIRM_S: Final = 5.0
+REQUEST_S: Final = 5.0
+CLOSE_S: Final = 2.0
+
+READ_BACK_MESSAGES: Final = 50_000
+"""How far back in the stream the first reading begins, all channels together; of others the newest message is read."""
+
+INACTIVE_S: Final = 30.0
+"""A reading that nobody reads is forgotten by the server after so long."""
+
+WRONG_LAST: Final = frozenset({10070, 10071})
+"""The server's codes for a condition that does not hold: another id, another sequence."""
+
+
+class LinkLost(OperationalError):
+    """The connection to NATS is gone, or there is none; ``reason`` is for people and free of secrets."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class AccessRefused(OperationalError):
+    """The server does not let us in."""
+
+
+class Answer(NamedTuple):
+    """What the server said of a message: stored (``code`` 0) at ``sequence``, known already, or refused."""
+
+    batch: int
+    sequence: int
+    code: int = 0
+    known: bool = False
+    detail: str = ""
+
+
+class Link:
+    """A connection with a stream."""
+
+    def __init__(self, client: Client, settings: StreamSettings) -> None:
+        self._client = client
+        self._settings = settings
+        self._streams = client.jetstream(timeout=REQUEST_S)
+        self._inbox = ""
+        self._heard_at = _now()
+        self._reading: list[Subscription] = []
+        self.lost = asyncio.Event()
+        self.reason = ""
+
+    @property
+    def max_bytes(self) -> int:
+        """The largest message that the server takes, headers included."""
+        return self._client.max_payload
+
+    @property
+    def reads(self) -> bool:
+        """Whether the stream is being read."""
+        return bool(self._reading)
+
+    @property
+    def last_error(self) -> str:
+        """Why the connection has ended."""
+        return self.reason or _reason(self._client.last_error)
+
+    def lose(self, reason: str) -> None:
+        """Give the connection up."""
+        self.reason = self.reason or reason
+        self.lost.set()
+
+    async def open_stream(self) -> int:
+        """Create the stream or check it; return the sequence of its last message."""
+        try:
+            info = await self._streams.stream_info(self._settings.name)
+        except NotFoundError:
+            info = await self._streams.add_stream(_config(self._settings))
+        self._check(info)
+        return info.state.last_seq
+
+    def _check(self, info: api.StreamInfo) -> None:
+        mistakes = list(self._settings.differences(info.config.as_dict()))
+        if mistakes:
+            raise ConfigError(mistakes)
+
+    async def listen(self, take: Callable[[Answer], None]) -> None:
+        """Hand the server's answers on from now on."""
+
+        async def answered(message: Msg) -> None:  # noqa: ASYNC124 - nats-py wants it so
+            take(_answer(message))
+
+        self._inbox = self._client.new_inbox()
+        await self._client.subscribe(f"{self._inbox}.*", cb=answered)
+
+    async def send(self, flight: Flight, batch: int) -> None:
+        """Send a message; the answer names its batch."""
+        subject = subject_of(self._settings.prefix, flight.entry.channel)
+        await self._client.publish(
+            subject, flight.data, reply=f"{self._inbox}.{batch}", headers=flight.headers
+        )
+
+    # Reading the stream.
+
+    async def newest(self) -> list[Stored]:
+        """Return the newest message of each channel, oldest first."""
+        found: dict[int, Stored] = {}
+        ended = asyncio.Event()
+
+        def take(sequence: int, stored: Stored | None, left: int) -> None:
+            if stored is not None:
+                found[sequence] = stored
+            if not left:
+                ended.set()
+
+        left = await self._read(take, deliver_policy=api.DeliverPolicy.LAST_PER_SUBJECT)
+        if left:
+            async with asyncio.timeout(REQUEST_S):
+                await ended.wait()
+        await self.stop_reading()
+        return [found[sequence] for sequence in sorted(found)]
+
+    async def follow(self, start: int, take: Callable[[int, Stored | None], None]) -> None:
+        """Hand on the messages from a sequence on; return once all that there are have been."""
+        ended = asyncio.Event()
+
+        def one(sequence: int, stored: Stored | None, left: int) -> None:
+            take(sequence, stored)
+            if not left:
+                ended.set()
+
+        left = await self._read(
+            one, deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=max(start, 1)
+        )
+        while left and not ended.is_set():
+            await self._wait(ended)
+
+    async def _wait(self, ended: asyncio.Event) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEARTBEAT_S):
+                await ended.wait()
+        if self.lost.is_set():
+            raise LinkLost(self.last_error)
+        self.check_silence()
+        if self.lost.is_set():
+            raise LinkLost(self.last_error)
+
+    async def _read(self, take: Callable[[int, Stored | None, int], None], **start: Any) -> int:
+        """Begin to read; return how many messages will come at once."""
+        inbox = self._client.new_inbox()
+        expected = 0
+
+        async def received(message: Msg) -> None:
+            nonlocal expected
+            self._heard_at = _now()
+            if message.headers and "Status" in message.headers:
+                await self._control(message)
+                return
+            expected += 1
+            data = message.metadata
+            if data.sequence.consumer != expected:
+                self.lose("a message of the stream was missed")
+                return
+            channel = channel_of(self._settings.prefix, message.subject)
+            stored = read_stored(data.sequence.stream, channel, message.headers, message.data)
+            take(data.sequence.stream, stored, data.num_pending)
+
+        reading = await self._client.subscribe(inbox, cb=received)
+        self._reading.append(reading)
+        self._heard_at = _now()
+        info = await self._streams.add_consumer(
+            self._settings.name,
+            api.ConsumerConfig(
+                deliver_subject=inbox,
+                filter_subject=self._settings.subjects,
+                ack_policy=api.AckPolicy.NONE,
+                flow_control=True,
+                idle_heartbeat=HEARTBEAT_S,
+                inactive_threshold=INACTIVE_S,
+                mem_storage=True,
+                num_replicas=1,
+                **start,
+            ),
+        )
+        return (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
+
+    async def stop_reading(self) -> None:
+        """Read no more; the server forgets the reading by itself."""
+        while self._reading:
+            await self._reading.pop().unsubscribe()
+
+    async def _control(self, message: Msg) -> None:
+        """Answer what the server asks of whoever reads, so that it goes on."""
+        stalled = (message.headers or {}).get("Nats-Consumer-Stalled", "")
+        if message.reply or stalled:
+            await self._client.publish(message.reply or stalled)
+
+    def check_silence(self) -> None:
+        """Give the connection up when nothing is heard of the stream that is read."""
+        if self._reading and _now() - self._heard_at > SILENCE_S:
+            self.lose("nothing is heard of the stream")
+
+
+@asynccontextmanager
+async def linked(settings: BridgeSettings) -> AsyncIterator[Link]:
+    """Connect, and take care that the connection is closed."""
+    access = _access(settings.access, settings.servers)
+    client = Client()
+    link = Link(client, settings.stream)
+
+    async def closed() -> None:  # noqa: ASYNC124 - nats-py wants it so
+        link.lost.set()
+
+    try:
+        await _connect(client, settings.servers, access, closed)
+        yield link
+    except (nats.errors.Error, JetStreamError, TimeoutError, OSError) as error:
+        raise LinkLost(link.reason or _reason(error)) from None
+    finally:
+        await _close(client)
+
+
+async def _connect(
+    client: Client, servers: tuple[str, ...], access: dict[str, Any], closed: Callable[[], Awaitable[None]]
+) -> None:
+    """Connect once, to any of the servers."""
+
+    async def failed(_: Exception) -> None:
+        """Say nothing: what ends the connection is told by its end."""
+
+    try:
+        async with asyncio.timeout(CONNECT_S * len(servers) + CONNECT_S):
+            await client.connect(
+                list(servers),
+                name="feedhandler bridge",
+                allow_reconnect=False,
+                connect_timeout=CONNECT_S,
+                ping_interval=PING_S,
+                max_outstanding_pings=PINGS,
+                error_cb=failed,
+                closed_cb=closed,
+                **access,
+            )
+    except (nats.errors.Error, OSError, TimeoutError, ssl.SSLError) as error:
+        raise _fault(error, client.last_error) from None
+
+
+async def _close(client: Client) -> None:
+    with suppress(nats.errors.Error, OSError, TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await client.close()
+
+
+def _access(access: Access, servers: tuple[str, ...]) -> dict[str, Any]:
+    """Return what lets us in, read anew; a file that can't be read is a mistake of its own."""
+    given: dict[str, Any] = {}
+    if access.credentials_file:
+        _read_file("--credentials", access.credentials_file)
+        given["user_credentials"] = str(access.credentials_file)
+    if access.password_file:
+        given["user"] = access.user
+        given["password"] = _read_file("--password-file", access.password_file)
+    if access.ca_file or any(urlsplit(server).scheme == "tls" for server in servers):
+        given["tls"] = _tls(access)
+    return given
+
+
+def _tls(access: Access) -> ssl.SSLContext:
+    if access.ca_file is None:
+        return ssl.create_default_context()
+    try:
+        return ssl.create_default_context(cafile=str(access.ca_file))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError([f"--tls-ca: {access.ca_file}: {_words(error)}"]) from None
+
+
+def _read_file(option: str, path: Any) -> str:
+    try:
+        return str(path.read_text().strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{option}: {path}: {_words(error)}"]) from None
+
+
+def _words(error: Exception) -> str:
+    return (
+        (error.strerror or "").lower() if isinstance(error, OSError) and error.strerror else "can't be read"
+    )
+
+
+def _config(settings: StreamSettings) -> api.StreamConfig:
+    wanted = dict(settings.wanted())
+    return api.StreamConfig(
+        name=settings.name,
+        description="feedhandler: written by its bridges alone",
+        **{
+            **wanted,
+            "max_age": settings.max_age_s,
+            "duplicate_window": settings.duplicate_window_s,
+        },  # type: ignore[arg-type]
+    )
+
+
+def _answer(message: Msg) -> Answer:
+    """Read what the server said of a message."""
+    batch = int(message.subject.rpartition(".")[2])
+    if message.headers and message.headers.get("Status") == "503":
+        return Answer(batch, 0, 503, detail="no stream answers")
+    try:
+        said = json.loads(message.data)
+        error = said.get("error")
+        if error:
+            return Answer(batch, 0, int(error.get("err_code", 1)), detail=str(error.get("description", "")))
+        return Answer(batch, int(said["seq"]), known=bool(said.get("duplicate")))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Answer(batch, 0, 1, detail="an answer that can't be read")
+
+
+def _fault(error: Exception, last: Exception | None) -> OperationalError:
+    """Return our exception for a failure to connect."""
+    for one in (error, last):
+        words = str(one).lower()
+        if isinstance(one, nats.errors.AuthorizationError) or "authoriz" in words or "authentic" in words:
+            return AccessRefused("the server refuses the credentials")
+    return LinkLost(_reason(last or error))
+
+
+def _reason(error: BaseException | None) -> str:
+    """Return a failure in words that hold nothing secret."""
+    if isinstance(error, APIError):
+        return f"JetStream: {error.description or error.code}"
+    if isinstance(error, nats.errors.StaleConnectionError):
+        return "the server does not answer"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or 'failed'}"
+    if isinstance(error, TimeoutError):
+        return "the server does not answer in time"
+    if isinstance(error, OSError):
+        return (error.strerror or type(error).__name__).lower()
+    return type(error).__name__ if error else "the server closed the connection"
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

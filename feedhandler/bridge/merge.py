@@ -1,0 +1,278 @@
+"""All channels of a bridge: what is sent next, under which condition, and what has come to stand in the stream.
+
+**One host writes at a time, and the stream itself says which.** Each message is sent under the condition that it stands
+directly behind what this host has read: `Nats-Expected-Last-Sequence` is the number of the message before it. While
+some are on their way (many are, none waits for the one before), each names the id of the one before it, too
+(`Nats-Expected-Last-Msg-Id`), so that it can't slip in behind another's message that happens to make the number fit.
+So a message stands behind its predecessor or nowhere; whatever the server refuses or loses, nothing that follows it
+gets in before it, and nothing is stored twice. So who leads need not even read the stream: a condition that fails says
+that somebody else is there. This needs neither a lock nor a clock, nor the server's memory of ids.
+
+Who reads a message of another host **follows**: what stands there is struck out here. Who has had something pending
+for a while, with nobody else going on with that channel, **leads** (`due`). Two who both want to lead cost each other a
+round trip, no more.
+
+Pure: the messages of the stream come in by `take` in their order, the records of the own socket by `bring`.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from feedhandler.bridge.channel import Channel
+from feedhandler.bridge.entries import (
+    BOOK,
+    EXPECTED_ID,
+    EXPECTED_SEQUENCE,
+    GAP,
+    ID,
+    LATE,
+    ORDINARY,
+    Entry,
+    Stored,
+    encode,
+    headers_of,
+    read_stored,
+)
+from feedhandler.bridge.settings import MIB
+from feedhandler.client import Gap
+from feedhandler.core.notes import Note, Notify, Value
+
+CHANNELS: Final = 10_000
+"""Channels that are known; one more is left out, since something is wrong with the names."""
+
+TOO_LARGE: Final = "too_large"
+"""The reason of a gap record in the place of an event that the server does not take."""
+
+HEADER_BYTES: Final = 1024
+"""Room that is left for the headers of a message."""
+
+
+class Flight(NamedTuple):
+    """One message on its way: the sequence that it has in the stream if it gets there."""
+
+    sequence: int
+    entry: Entry
+    headers: dict[str, str]
+    data: bytes
+    stored: Stored
+
+
+class Merge:
+    """The channels of a bridge."""
+
+    def __init__(
+        self, notify: Notify, *, max_bytes: int = 1024 * 1024, pending_bytes: int = 64 * MIB
+    ) -> None:
+        self.max_bytes = max_bytes
+        self._pending_bytes_max = (
+            pending_bytes  # beyond it the socket is not read, and the backlog is the reserve
+        )
+        self.channels: dict[str, Channel] = {}
+        self.sequence = 0
+        self.leads = False
+        self.sent = self.read = 0
+        self.flying_bytes = 0
+        self._notify = notify
+        self._queue: deque[Entry] = deque()
+        self._flights: deque[Flight] = deque()
+        self._flying: Counter[str] = Counter()
+        self._flying_keys: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def pending_bytes(self) -> int:
+        """What waits to be sent, or is on its way."""
+        return sum(channel.pending_bytes for channel in self.channels.values())
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more records should be brought for now."""
+        return self.pending_bytes > self._pending_bytes_max
+
+    @property
+    def flights(self) -> int:
+        """How many messages are on their way."""
+        return len(self._flights)
+
+    @property
+    def waiting(self) -> int:
+        """How many entries wait to be sent; some of them are in the stream already."""
+        return len(self._queue)
+
+    # The two sides.
+
+    def bring(self, entry: Entry, now: float) -> None:
+        """Take a record of the own socket."""
+        channel = self._channel(entry.channel)
+        if channel is not None:
+            channel.bring(entry, now)
+
+    def lose_place(self, name: str) -> None:
+        """Take note that the own socket could not go on exactly with a channel."""
+        channel = self._channel(name)
+        if channel is not None:
+            channel.lose_place()
+
+    def take(self, sequence: int, stored: Stored | None, now: float) -> None:
+        """Take the next message of the stream; None where no bridge wrote it."""
+        if sequence <= self.sequence:
+            return  # our own, and confirmed before it came back
+        own = bool(self._flights) and _is_flight(self._flights[0], sequence, stored)
+        if not own and (self.leads or self._flights):
+            self.follow("another host writes" if stored else "somebody else writes")
+        self._settle(sequence, stored, now, own=own)
+
+    def recall(self, stored: Stored, now: float) -> None:
+        """Take an older message, which is the newest of its channel."""
+        channel = self._channel(stored.channel)
+        if channel is not None and not channel.begun:
+            channel.take(stored, now)
+
+    def confirm(self, sequence: int, now: float) -> None:
+        """Take note that the server has stored our messages up to this one."""
+        while self._flights and self._flights[0].sequence <= sequence:
+            flight = self._flights[0]
+            self._settle(flight.sequence, flight.stored, now, own=True)
+
+    def _settle(self, sequence: int, stored: Stored | None, now: float, *, own: bool) -> None:
+        self.sequence = sequence
+        if own:
+            self._land()
+        self.read += 1
+        channel = self._channel(stored.channel) if stored else None
+        if channel is None or stored is None:
+            return
+        channel.take(stored, now)
+        if own and stored.kind == LATE and stored.channel.endswith(f"/{BOOK}"):
+            channel.needs_book = True
+
+    def _land(self) -> None:
+        flight = self._flights.popleft()
+        entry = flight.entry
+        self.flying_bytes -= len(flight.data)
+        self._flying[entry.channel] -= 1
+        self._flying_keys[entry.channel, entry.key] -= 1
+        if not self._flying_keys[entry.channel, entry.key]:
+            del self._flying_keys[entry.channel, entry.key]
+        self.sent += 1
+
+    # Leading and following.
+
+    def due(self, now: float, takeover_s: float, patience_s: float) -> bool:
+        """Begin channels by decree where it is time; tell whether this host should lead."""
+        soonest = float("inf")
+        for channel in self.channels.values():
+            reason = channel.decree(now, patience_s)
+            if reason:
+                self._note("bridge_gap_declared", channel=channel.name, reason=reason)
+            wait_s = takeover_s if channel.begun else 0.0
+            soonest = min(soonest, channel.due_at(wait_s))
+            if channel.dropped:
+                self._note("bridge_hold_overflowed", channel=channel.name, events=channel.dropped)
+                channel.dropped = 0
+        return soonest <= now
+
+    def lead(self) -> None:
+        """Send what is pending, from now on."""
+        if not self.leads:
+            self.leads = True
+            self._note("bridge_led", sequence=self.sequence)
+
+    def follow(self, reason: str) -> None:
+        """Send no more; what was on its way is pending again, until it shows in the stream."""
+        if self.leads:
+            self._note("bridge_followed", reason=reason, sequence=self.sequence)
+        self.leads = False
+        self._queue.extendleft(flight.entry for flight in reversed(self._flights))
+        self._flights.clear()
+        self.flying_bytes = 0
+        self._flying.clear()
+        self._flying_keys.clear()
+
+    def repeat(self, sequence: int) -> None:
+        """Take note that the server knows the id of the first on its way, from the message at ``sequence``."""
+        if not self._flights:
+            return
+        flight = self._flights[0]
+        if sequence <= self.sequence:  # read already, so it is another event with the same id
+            key, occurrence = flight.stored.key, flight.stored.occurrence
+            self.channels[flight.entry.channel].window.count_on(key, occurrence)
+        self.follow("an id was known to the server")
+
+    # What is sent.
+
+    def next(self) -> Flight | None:
+        """Return the next message to send, or None where there is nothing."""
+        while self._queue:
+            entry = self._queue.popleft()
+            if entry.done:
+                continue
+            channel = self.channels[entry.channel]
+            if channel.is_needless(entry):
+                channel.leave_out(entry)
+                continue
+            flight = self._prepare(channel, entry)
+            if flight is not None:
+                return flight
+        return None
+
+    def _prepare(self, channel: Channel, entry: Entry) -> Flight | None:
+        if channel.is_late(entry) and entry.kind in {ORDINARY, LATE}:
+            entry.kind = LATE
+        seq = channel.seq + self._flying[channel.name] + 1
+        data = encode(entry, seq)
+        if len(data) + HEADER_BYTES > self.max_bytes:
+            self._note("bridge_record_too_large", channel=channel.name, size_bytes=len(data))
+            channel.needs_book = entry.is_event and channel.name.endswith(f"/{BOOK}")
+            if entry.is_snapshot:
+                channel.leave_out(entry)
+                return None
+            entry.record = Gap(channel.name, seq, TOO_LARGE, entry.recv, entry.recv)
+            entry.kind = GAP
+            data = encode(entry, seq)
+        return self._fly(channel, entry, seq, data)
+
+    def _fly(self, channel: Channel, entry: Entry, seq: int, data: bytes) -> Flight:
+        name = channel.name
+        occurrence = channel.window.occurrences(entry.key) + self._flying_keys[name, entry.key] + 1
+        headers = headers_of(entry, seq, occurrence)
+        last = self._flights[-1] if self._flights else None
+        before = last.sequence if last else self.sequence
+        stored = read_stored(before + 1, name, headers, data)
+        assert stored is not None
+        headers[EXPECTED_SEQUENCE] = str(before)
+        if last:
+            headers[EXPECTED_ID] = last.headers[ID]
+        flight = Flight(before + 1, entry, headers, data, stored)
+        self._flights.append(flight)
+        self.flying_bytes += len(data)
+        self._flying[name] += 1
+        self._flying_keys[name, entry.key] += 1
+        return flight
+
+    def wanted_books(self) -> Iterable[str]:
+        """Return the channels that need a snapshot of their book, and none is on its way."""
+        for channel in self.channels.values():
+            if channel.needs_book and not any(entry.is_snapshot for entry in channel.pending):
+                yield channel.name
+
+    def _channel(self, name: str) -> Channel | None:
+        channel = self.channels.get(name)
+        if channel is None and len(self.channels) < CHANNELS:
+            channel = self.channels[name] = Channel(name, self._queue.append)
+        if channel is None:
+            self._note("bridge_channel_left_out", channel=name)
+        return channel
+
+    def _note(self, name: str, **fields: Value) -> None:
+        self._notify(Note(name, fields))
+
+
+def _is_flight(flight: Flight, sequence: int, stored: Stored | None) -> bool:
+    """Tell whether a message of the stream is the one on its way."""
+    mine = flight.stored
+    return (
+        stored is not None
+        and flight.sequence == sequence
+        and (stored.key, stored.occurrence, stored.origin) == (mine.key, mine.occurrence, mine.origin)
+    )

@@ -1,0 +1,179 @@
+"""A stream and its server in memory, hosts that read one truth, and links between them that break.
+
+The server does what JetStream does with a message: it looks for its id among those of the last messages, then for its
+conditions, then for room. A link is three pipes in order: what is sent, what is answered, what is read of the stream.
+When it breaks, what is in its pipes may or may not have arrived.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import NamedTuple
+
+import msgspec
+
+from feedhandler.bridge.entries import EXPECTED_ID, EXPECTED_SEQUENCE, ID, Stored, entry_of, read_stored
+from feedhandler.bridge.merge import Flight, Merge
+from feedhandler.client import Event, Gap, Snapshot
+from feedhandler.core.notes import Note
+
+WINDOW = 100
+TAKEOVER_S = 1.0
+PATIENCE_S = 2.5
+STEP_S = 0.02
+
+
+class Message(NamedTuple):
+    """What the stream holds."""
+
+    channel: str
+    headers: dict[str, str]
+    data: bytes
+
+
+class Answer(NamedTuple):
+    """What the server says: 0 is stored, 1 is known already, 2 is another condition, 3 is full."""
+
+    code: int
+    sequence: int
+
+
+class Server:
+    """A stream."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.full = False
+
+    def store(self, flight: Flight) -> Answer:
+        """Store a message, or say why not."""
+        ids = [message.headers[ID] for message in self.messages[-WINDOW:]]
+        headers = dict(flight.headers)
+        if headers[ID] in ids:
+            return Answer(1, len(self.messages) - len(ids) + ids.index(headers[ID]) + 1)
+        if int(headers[EXPECTED_SEQUENCE]) != len(self.messages):
+            return Answer(2, 0)
+        if EXPECTED_ID in headers and headers[EXPECTED_ID] != (ids[-1] if ids else ""):
+            return Answer(2, 0)
+        if self.full:
+            return Answer(3, 0)
+        self.messages.append(Message(flight.entry.channel, headers, flight.data))
+        return Answer(0, len(self.messages))
+
+    def read(self, sequence: int) -> Stored | None:
+        """Return a message as a host reads it."""
+        channel, headers, data = self.messages[sequence - 1]
+        return read_stored(sequence, channel, headers, data)
+
+    def records(self, channel: str) -> list[dict]:
+        """Return the records of a channel."""
+        return [msgspec.json.decode(one.data) for one in self.messages if one.channel == channel]
+
+    def messages_of(self, channel: str) -> list[bytes]:
+        """Return the exchange's messages in a channel."""
+        return [
+            bytes(msgspec.json.decode(one.data, type=_Record).msg)
+            for one in self.messages
+            if one.channel == channel and msgspec.json.decode(one.data, type=_Record).type == "event"
+        ]
+
+
+class _Record(msgspec.Struct):
+    type: str
+    msg: msgspec.Raw = msgspec.Raw(b"")
+
+
+class Host:
+    """A daemon's socket and a bridge."""
+
+    def __init__(self, name: str, server: Server, random: Random, **bounds: int) -> None:
+        self.name = name
+        self.notes: list[Note] = []
+        self.merge = Merge(self.notes.append, **bounds)
+        self.linked = False
+        self._server = server
+        self._random = random
+        self._seqs: dict[str, int] = {}
+        self._sent: deque[tuple[int, Flight]] = deque()
+        self._answers: deque[tuple[int, Answer]] = deque()
+        self._read = 0
+        self._batch = 0
+
+    # The socket.
+
+    def bring(self, record: Event | Gap | Snapshot, now: float) -> None:
+        """Bring a record, numbered as on this host."""
+        seq = self._seqs[record.channel] = self._seqs.get(record.channel, 0) + 1
+        self.merge.bring(entry_of(msgspec.structs.replace(record, seq=seq), self.name, now), now)
+
+    # The link.
+
+    def link(self, now: float) -> None:
+        """Connect: read all that the stream has."""
+        self.linked = True
+        self._read = self.merge.sequence
+        while self._read < len(self._server.messages):
+            self.read(now)
+
+    def unlink(self) -> None:
+        """Lose the connection; some of what was sent still arrives."""
+        for _ in range(self._random.randint(0, len(self._sent))):
+            self._server.store(self._sent.popleft()[1])
+        self._sent.clear()
+        self._answers.clear()
+        self.linked = False
+        self.merge.follow("lost")
+
+    def tick(self, now: float) -> None:
+        """Send what is to be sent."""
+        if not self.linked:
+            return
+        if self.merge.due(now, TAKEOVER_S, PATIENCE_S) and not self.merge.leads:
+            self._batch += 1
+            self.merge.lead()
+        while self.merge.leads and self.merge.flights < 8 and (flight := self.merge.next()):
+            self._sent.append((self._batch, flight))
+
+    def deliver(self) -> None:
+        """Let a message arrive at the server."""
+        if self._sent:
+            batch, flight = self._sent.popleft()
+            self._answers.append((batch, self._server.store(flight)))
+
+    def answer(self, now: float) -> None:
+        """Let an answer arrive here."""
+        if not self._answers:
+            return
+        batch, answer = self._answers.popleft()
+        if batch != self._batch or not self.merge.leads:
+            return
+        actions: Sequence[Callable[[], None]] = (
+            lambda: self.merge.confirm(answer.sequence, now),
+            lambda: self.merge.repeat(answer.sequence),
+            lambda: self.merge.follow("first"),
+            lambda: self.merge.follow("full"),
+        )
+        actions[answer.code]()
+
+    def read(self, now: float) -> None:
+        """Let a message of the stream arrive here."""
+        if self.linked and self._read < len(self._server.messages):
+            self._read += 1
+            self.merge.take(self._read, self._server.read(self._read), now)
+
+
+def event(channel: str, number: int, ts: int, recv: int | None = None) -> Event:
+    """Make a delta with an identity by its time."""
+    msg = b'{"resultType":"publicOrderBookDelta","market":"M","data":{"ts":%d,"n":%d}}' % (ts, number)
+    return Event(channel, 0, "a", recv or 1000 + ts, msgspec.Raw(msg))
+
+
+def timeless(channel: str, number: int, recv: int) -> Event:
+    """Make a message whose content may come again at any time."""
+    msg = b'{"resultType":"publicOrderBookDelta","market":"M","data":{"n":%d}}' % number
+    return Event(channel, 0, "a", 1000 + recv, msgspec.Raw(msg))
+
+
+def book(channel: str, reason: str = "start") -> Snapshot:
+    """Make a snapshot."""
+    return Snapshot(channel, 0, reason, msgspec.Raw(b'{"resultType":"publicOrderBook","data":{"orders":[]}}'))
