@@ -286,6 +286,12 @@ CATALOGUE: Final[dict[str, Kind]] = {
         ("consumer", "pid"),
         metric=metrics.CONSUMERS_CONFLATED,
     ),
+    "follower_came": Kind("info", "another daemon follows this one, to take over one day", ("pid",)),
+    "follower_lost": Kind(
+        "warning",
+        "a daemon that follows did not take what there was in time, and has to begin anew",
+        ("pid",),
+    ),
     "consumer_dropped": Kind(
         "warning",
         "a consumer did not keep up and was disconnected",

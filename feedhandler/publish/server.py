@@ -7,6 +7,7 @@ publisher never waits for a consumer**: one that does not read costs itself its 
 The nursery tree while it serves:
 
     serve                      the socket file and its lock
+    ├── the precedence         of a daemon that follows: nobody waits for it for long
     ├── the accepting loop     ends at the start of `drain`
     └── a consumer each        its own task sends what could not be sent at once
         ├── sends the rest
@@ -38,6 +39,8 @@ from feedhandler.publish import records
 from feedhandler.publish.backlog import Backlog
 from feedhandler.publish.consumer import Consumer, ConsumerLimits, ConsumerStatus
 from feedhandler.publish.endpoint import Peer, listening, peer_of
+from feedhandler.publish.lock import Lock
+from feedhandler.publish.precedence import Precedence
 from feedhandler.publish.subscription import Shelf, Subscription, records_track, states_track
 
 ACCEPT_PAUSE_S = 0.1  # after the system has run out of descriptors or memory
@@ -60,14 +63,11 @@ class Publisher:
         self._settings = settings
         self._clock = clock
         self._notify = notify
-        self._channels = Channels()
-        self._backlog = Backlog(settings.backlog_bytes, settings.consumer_bytes)
-        self._append = self._backlog.append
-        self._states: dict[int, bytes] = {}
-        self._images: dict[str, Callable[[], bytes | None]] = {}
-        self._shelf = Shelf(
-            session, self._channels, self._backlog, self._state_of, self._image_of, account_streams
-        )
+        self._account_streams = account_streams
+        self.lock = Lock(settings.socket)
+        """Held while the socket is served; who holds it before that, serves."""
+        self.precedence = Precedence(self.lock.mark, self.flush, records.level())
+        self.begin(session)
         self._consumers: dict[Consumer, None] = {}
         self._bounds = bounds
         self._limits = ConsumerLimits(bounds.request_bytes, bounds.send_bytes, settings.drain_s)
@@ -75,6 +75,17 @@ class Publisher:
         self._account_uids = frozenset(own if settings.account_uids is None else settings.account_uids)
         self._accepting = trio.CancelScope()
         self._deserted = trio.Event()
+
+    def begin(self, session: str) -> None:
+        """Begin a session with nothing published, before anybody is served."""
+        self._channels = Channels()
+        self._backlog = Backlog(self._settings.backlog_bytes, self._settings.consumer_bytes)
+        self._append = self._backlog.append
+        self._states: dict[int, bytes] = {}
+        self._images: dict[str, Callable[[], bytes | None]] = {}
+        self._shelf = Shelf(
+            session, self._channels, self._backlog, self._state_of, self._image_of, self._account_streams
+        )
 
     @property
     def session(self) -> str:
@@ -133,6 +144,7 @@ class Publisher:
             backlog.renew(records_track(channel), channel.next)
             backlog.renew(states_track(channel), 1)
         self._states.pop(channel.number, None)
+        self.precedence.announce(records.channel(channel, channel.next))
         for subscription in self._subscriptions():
             subscription.offer(channel)
         if channel.next > 1:
@@ -200,11 +212,16 @@ class Publisher:
         self._append(record, states_track(channel))
 
     def flush(self) -> None:
-        """Send what is pending to every consumer that can take it at once, put together once for all who are level."""
+        """Send what is pending to every consumer that can take it at once, put together once for all who are level.
+
+        A daemon that follows is sent to before; as long as it has not all, nobody is.
+        """
+        if not self.precedence.serve():
+            return
         place, selection, piece = -1, "", None
         pieces: dict[tuple[int, str], bytes | None] = {}
         for consumer in self._consumers:
-            stream = consumer.level
+            stream = None if consumer.follows else consumer.level
             if stream is None:
                 consumer.flush()
                 continue
@@ -223,13 +240,20 @@ class Publisher:
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the socket until `drain` has let every consumer go."""
         with ExitStack() as stack:
-            listener = stack.enter_context(listening(self._settings))
+            listener = stack.enter_context(listening(self._settings, self.lock))
             self._tell_doubts()
             async with trio.open_nursery() as nursery:
+                watch = trio.CancelScope()
+                nursery.start_soon(self._watch, watch)
                 with self._accepting:
                     task_status.started()
                     await self._accept(listener, nursery)
                 stack.close()  # the path is free for a successor while the consumers go
+                watch.cancel()
+
+    async def _watch(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await self.precedence.watch()
 
     def _tell_doubts(self) -> None:
         settings, bounds = self._settings, self._bounds
@@ -243,12 +267,18 @@ class Publisher:
                 )
             )
 
-    async def drain(self, seconds: float) -> None:
-        """Stop accepting, and let every consumer go with what is pending and a last word, in time."""
+    async def drain(self, seconds: float, reason: str = "shutdown") -> None:
+        """Stop accepting, and let every consumer go with what is pending and a last word, in time.
+
+        A daemon that follows has everything before the lock is free.
+        """
+        end = trio.current_time() + seconds
+        await self.precedence.turn()
+        self.precedence.end()
         self._accepting.cancel()
         for consumer in tuple(self._consumers):
-            consumer.finish(records.bye("shutdown"))
-        with trio.move_on_after(seconds):
+            consumer.finish(records.bye(reason))
+        with trio.move_on_at(end):
             while self._consumers:
                 await self._deserted.wait()
         for consumer in tuple(self._consumers):
@@ -277,6 +307,8 @@ class Publisher:
             peer,
             self._shelf,
             account=peer.uid in self._account_uids,
+            may_follow=peer.uid in {os.geteuid(), 0},
+            precedence=self.precedence,
             limits=self._limits,
             clock=self._clock,
             notify=self._notify,
@@ -296,6 +328,7 @@ class Publisher:
             await consumer.run()
         finally:
             del self._consumers[consumer]
+            self.precedence.leave(consumer)
             if not self._consumers:
                 self._deserted.set()
                 self._deserted = trio.Event()

@@ -59,6 +59,6 @@ def test_who_begins_to_serve_is_followed_by_nobody(tmp_path: Path) -> None:
 def test_a_lock_that_cannot_be_is_said(tmp_path: Path) -> None:
     """A link in the place of the file is not followed."""
     (tmp_path / "s.lock").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OperationalError, match="s.lock"):
+    with pytest.raises(OperationalError, match=r"s\.lock"):
         Lock(tmp_path / "s").take()
     assert not (tmp_path / "elsewhere").exists()
