@@ -43,6 +43,15 @@ class Fleet:
         """What runs, by label."""
         return self._running
 
+    def renew(self, config: Config) -> None:
+        """Begin anew with all feeds by a configuration: each is given up, and another one of its label begins."""
+        self._config, self._by_hand = config, {}
+        self._running, before = self._target(), self._running
+        for label in before:
+            self.feeds.retire(label)
+        for label, feed in self._running.items():
+            self.feeds.open(self._make(label, feed))
+
     def configure(self, config: Config) -> None:
         """Go by another configuration; what was changed by hand is forgotten."""
         self._config = config

@@ -55,6 +55,18 @@ class Following(Streams):
         """Whether another daemon publishes."""
         return self._output is not None
 
+    @property
+    def in_step(self) -> bool:
+        """Whether a line of its own has found its place beside the output, or nothing was said that it could share.
+
+        Without any line of its own there is nothing to find.
+        """
+        own = [line for line in self.lines.values() if line is not self._output]
+        return not own or any(line.up or self._has_heard_nothing(line) for line in own)
+
+    def _has_heard_nothing(self, line: Line) -> bool:
+        return line.connected and not line.waiting and line.owing is None and line.floor == self.window.head
+
     def follow(self, now: float) -> None:
         """Begin to follow, before anything has happened."""
         assert not self.window.head

@@ -23,6 +23,9 @@ has the present streams in its URL.
 A feed that is given up retires its channels: `down`, then a word that nothing more comes of them. From that moment on
 whatever its lines still bring is left out. A channel that has been there before in this session, with this feed or with
 another, goes on with its seqs behind a gap: nothing proves what was said in between.
+
+Of a standby a feed **follows**: another daemon publishes for it, and nothing comes of it here; its heir (`ingest.heir`)
+takes what the other publishes, until it is to take over.
 """
 
 import uuid
@@ -39,13 +42,13 @@ from feedhandler.config import ALL, Bounds, Health
 from feedhandler.config import Recovery as RecoverySettings
 from feedhandler.core.arbiter import DOWN, UNKNOWN, Quarantine, Restart
 from feedhandler.core.channels import Channel, split
+from feedhandler.core.following import Following
 from feedhandler.core.health import GOOD, PROBATION
 from feedhandler.core.histogram import LATENCY_S, Histogram
 from feedhandler.core.messages import Gap, Output, Release, Reply, Run, Snapshot, State
 from feedhandler.core.notes import Notify, note
 from feedhandler.core.progress import Part
 from feedhandler.core.recovery import Recovery
-from feedhandler.core.streams import Streams
 from feedhandler.core.trail import NO_FRAMES, Frames, Known
 from feedhandler.errors import ConnectionFailed, LineNeeded, NoSuchLine
 from feedhandler.exchange.desk import Desk
@@ -61,6 +64,7 @@ from feedhandler.exchange.requests import connection_url
 from feedhandler.exchange.subscribing import SUBSCRIBE, Outcome, Subscriptions
 from feedhandler.ingest.beat import BEAT_S
 from feedhandler.ingest.handshake import Target
+from feedhandler.ingest.heir import Heir
 from feedhandler.ingest.line import Line, Means
 from feedhandler.ingest.rotation import BY_HAND, STALLED, Rotation
 
@@ -144,7 +148,15 @@ class Feed:
     """One set of identical lines, merged; the lines' hub."""
 
     def __init__(
-        self, label: str, url: str, market: str, streams: Sequence[str], lines: int, around: Surroundings
+        self,
+        label: str,
+        url: str,
+        market: str,
+        streams: Sequence[str],
+        lines: int,
+        around: Surroundings,
+        *,
+        follows: bool = False,
     ) -> None:
         self.label = label
         self.market = market
@@ -154,7 +166,7 @@ class Feed:
         bounds: Bounds = around.means.bounds
         health: Health = around.means.health
         names = LINE_NAMES[:lines]
-        self.arbiter = Streams(
+        self.arbiter = Following(
             label,
             names,
             self._dialect,
@@ -194,12 +206,39 @@ class Feed:
         self._ticks = 0
         self._due = 0.0
         self._head = self.arbiter.window.head
+        self.heir = Heir(self.arbiter, self.recovery, lambda: self.streams, self._adopt)
+        if follows:
+            self.arbiter.follow(trio.current_time())
+        else:
+            self._open_channels()
+
+    def _open_channels(self) -> None:
+        """Open the channels that are known, unless they are open already."""
         for stream in self.streams:
-            if stream == TRADES or market != ALL:
-                name = channel_name(ALL if stream == TRADES else market, stream)
-                self._publish(self.recovery.open(name, around.wall_ns()))
+            if stream == TRADES or self.market != ALL:
+                name = channel_name(ALL if stream == TRADES else self.market, stream)
+                if name not in self._channels:
+                    self._publish(self.recovery.open(name, self._around.wall_ns()))
         if self.recovery.resumed:
             self.arbiter.go_on(max(self.recovery.resumed.values()))
+
+    def _adopt(self, channel: Channel) -> None:
+        """Take a channel over that another daemon has opened."""
+        self._channels[channel.name] = channel
+        if channel.stream == PUBLIC_BOOK:
+            self._around.outlet.offer_book(channel, partial(self.recovery.image, channel.name))
+
+    def take_over(self) -> None:
+        """Publish from now on, where the other daemon's output has ended."""
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        strange = [name for name in self._channels if split(name)[1] not in {*self.streams, OTHER}]
+        self._close(strange)
+        for name in strange:
+            del self._channels[name]
+        self._publish(self.recovery.take_over(self.arbiter.state, wall_ns))
+        self._open_channels()
+        self.arbiter.take_over(now, wall_ns)
+        self._carry_out(now, wall_ns)
 
     def __repr__(self) -> str:
         return f"<Feed {self.label} {self.arbiter.state} {list(self.arbiter.lines.values())}>"
@@ -323,6 +362,8 @@ class Feed:
 
     def end(self) -> None:
         """Tell the consumers that nothing more will come of this feed for now."""
+        if self.arbiter.follows:
+            return
         wall_ns = self._around.wall_ns()
         self._publish([State(DOWN, wall_ns, name) for name in self._channels if self._owns(name)])
 
@@ -330,7 +371,8 @@ class Feed:
         """Publish nothing any more, and tell the consumers so; whoever runs the feed ends its lines."""
         if self._retired:
             return
-        self._close(tuple(self._channels))
+        if not self.arbiter.follows:
+            self._close(tuple(self._channels))
         self._retired = True
 
     def retune(self, health: Health, recovery: RecoverySettings) -> None:
@@ -490,7 +532,8 @@ class Feed:
             self._carry_out(now, wall_ns)
             for outcome in self._subscriptions.overdue(now):
                 self._fall_back(outcome, "silence")
-            self._recover(self.recovery.tick(now, wall_ns))
+            if not self.arbiter.follows:
+                self._recover(self.recovery.tick(now, wall_ns))
             self._due = self._next_due(now)
         self._moved = False
         return news
@@ -640,6 +683,8 @@ class Feed:
         """
         self._moved = True  # whatever it was, it may be due sooner now
         arbiter = self.arbiter
+        if arbiter.follows:
+            arbiter.outputs.clear()
         if arbiter.outputs:
             outputs, arbiter.outputs = arbiter.outputs, []
             passed = self.recovery.process(outputs, now, wall_ns)
@@ -676,6 +721,8 @@ class Feed:
 
         What a witness brings is not released yet: its snapshot would be ahead of the stream.
         """
+        if self.arbiter.follows:
+            return []
         lines = self.arbiter.lines
         placed = [name for name, line in self._lines.items() if line.is_open and lines[name].placed]
         return [name for name in placed if lines[name].up] or placed

@@ -33,6 +33,11 @@ class Feeds(Mapping[str, Feed]):
     def __len__(self) -> int:
         return len(self._feeds)
 
+    @property
+    def running(self) -> bool:
+        """Whether what is open runs at once."""
+        return self._nursery is not None
+
     def open(self, feed: Feed) -> None:
         """Add a feed; its label is no other's. It runs from now on, or from the beginning of `run`."""
         assert feed.label not in self._feeds
@@ -49,10 +54,15 @@ class Feeds(Mapping[str, Feed]):
 
     async def run(self) -> None:
         """Run what is open, and what will be, until cancelled."""
-        async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             for feed in self._feeds.values():
-                self._nursery.start_soon(self._live, feed)
-            await trio.sleep_forever()
+                nursery.start_soon(self._live, feed)
+            try:
+                await trio.sleep_forever()
+            finally:
+                if self._nursery is nursery:
+                    self._nursery = None
 
     async def _live(self, feed: Feed) -> None:
         """Run one feed until it is given up; wait first until another one of its label is gone."""

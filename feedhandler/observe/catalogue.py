@@ -37,6 +37,17 @@ class Kind(NamedTuple):
 CATALOGUE: Final[dict[str, Kind]] = {
     # the daemon
     "daemon_started": Kind("info", "the socket listens and the lines begin to connect"),
+    "following_began": Kind("info", "this daemon follows the active one, to take over one day"),
+    "following_level": Kind(
+        "info", "the active daemon tells this one everything before it tells any consumer"
+    ),
+    "following_ended": Kind("warning", "the active daemon is gone, or was not followed fast enough"),
+    "standby_ready": Kind("info", "this daemon could take over at once, without a gap"),
+    "standby_unready": Kind("warning", "this daemon could not take over without a gap any more"),
+    "took_over": Kind("warning", "this daemon is the active one from now on"),
+    "http_unavailable": Kind(
+        "warning", "another process has the address of observe.http; it is tried again and again"
+    ),
     "daemon_draining": Kind("info", "a signal asked for the end; consumers get what is pending"),
     "daemon_stopped": Kind("info", "the end"),
     "markets_listed": Kind("info", "the exchange has told its markets, and they are others than before"),
@@ -190,6 +201,9 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "feed_changed": Kind("info", "a feed gets other lines or other streams"),
     "feed_retired": Kind("info", "a feed was given up; its lines say goodbye"),
     "stream_joined": Kind("info", "an added stream has begun on all lines of a feed", ("feed", "stream")),
+    "output_lacked": Kind(
+        "warning", "a line of the standby brought events that the active daemon has not published"
+    ),
     "straggler_left_out": Kind(
         "debug", "an event of a stream that is not the feed's any more, or not yet", ("feed", "channel")
     ),

@@ -2,6 +2,9 @@
 
 A feed is *covered* when one of its lines at least is connected and aligned. It is ready when it is covered and its
 books are synchronised. The daemon is ready when all feeds are; who asks for ``any`` is content with one.
+
+A standby is ready when it could take over at once without a gap: it is told all that the active daemon publishes, and
+of each feed a line of its own has found its place beside that.
 """
 
 from collections.abc import Iterator
@@ -13,9 +16,13 @@ from feedhandler.observe.sight import Sight
 REASONS: Final = 100
 """Reasons that are told; of further ones only their number."""
 
+NOT_FOLLOWED: Final = "the active daemon is not followed yet"
+
 
 def reasons_of(feed: Feed) -> list[str]:
     """Return why a feed is not ready; nothing where it is."""
+    if feed.arbiter.follows:
+        return [] if feed.arbiter.in_step else [f"{feed.label}: no line of the standby is aligned"]
     reasons = []
     if not is_covered(feed):
         reasons.append(f"{feed.label}: no line is aligned")
@@ -36,6 +43,8 @@ def general_reasons(sight: Sight) -> list[str]:
         return ["the daemon is ending"]
     if not sight.progress.made:
         return [f"the data path has not come round for {sight.progress.idle_s:.0f} s"]
+    if sight.standby() is not None and not sight.followed():
+        return [NOT_FOLLOWED]
     return []
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import chown
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from feedhandler.config import Publish
 from feedhandler.errors import OperationalError, SocketInUse
@@ -40,7 +40,14 @@ class Peer(NamedTuple):
     uid: int
 
 
-def peer_of(sock: socket.socket) -> Peer:
+class HasOptions(Protocol):
+    """A socket, be it trio's."""
+
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
+        """Return an option's value."""
+
+
+def peer_of(sock: HasOptions) -> Peer:
     """Return who connected."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(raw)

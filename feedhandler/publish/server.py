@@ -32,7 +32,7 @@ from itertools import compress
 import trio
 
 from feedhandler.config import ACCOUNT_STREAMS, Bounds, Publish, is_tight
-from feedhandler.core.channels import Channel, Channels
+from feedhandler.core.channels import Channel, Channels, Forgotten
 from feedhandler.core.notes import Notify, note
 from feedhandler.core.progress import Part
 from feedhandler.publish import records
@@ -126,7 +126,7 @@ class Publisher:
 
     # What the feeds call: nothing here awaits.
 
-    def channel(self, name: str, *, feed: str, account: bool) -> Channel | None:
+    def channel(self, name: str, *, feed: str, account: bool, tell: bool = True) -> Channel | None:
         """Open a channel; consumers whose patterns match it get it from its next record on.
 
         None where the session has too many. A channel that was retired goes on with its next seq, and whoever has not
@@ -147,7 +147,7 @@ class Publisher:
         self.precedence.announce(records.channel(channel, channel.next))
         for subscription in self._subscriptions():
             subscription.offer(channel)
-        if channel.next > 1:
+        if channel.next > 1 and tell:
             told = records.refused(name, "retired", channel.next, channel.next)
             self._append(told, states_track(channel))
         return channel
@@ -210,6 +210,42 @@ class Publisher:
         record = records.state(channel.name, word, since_ns)
         self._states[channel.number] = record
         self._append(record, states_track(channel))
+
+    # What another daemon has published, before anybody is served here.
+
+    def inherit_channel(
+        self, name: str, *, feed: str, account: bool, first: int, last_ns: int
+    ) -> Channel | None:
+        """Open a channel whose next record has the seq ``first``, and whose last event arrived then; None: too many."""
+        if not self._channels.has_room(name):
+            return None
+        if self._channels.get(name) is None:
+            self.inherit_numbering(name, first, last_ns, account=account)
+        return self.channel(name, feed=feed, account=account, tell=False)
+
+    def inherit_numbering(self, name: str, first: int, last_ns: int, *, account: bool) -> None:
+        """Remember how far a channel was numbered of which nothing else is known."""
+        if self._channels.has_room(name):
+            self._channels.remember(name, Forgotten(first, last_ns, account))
+
+    def inherit_record(self, channel: Channel, record: bytes, recv_ns: int, *, mark: bool) -> None:
+        """Keep the next numbered record of a channel as it is: an event that arrived then, or a ``mark``."""
+        channel.take_over(1, recv_ns, int(mark))
+        self._append(record, records_track(channel))
+
+    def inherit_state(self, channel: Channel, record: bytes) -> None:
+        """Keep a channel's state as it is, for later consumers."""
+        self._states[channel.number] = record
+
+    def inherit_end(self, channel: Channel, record: bytes, since_ns: int) -> None:
+        """Hear that nothing comes of a channel any more."""
+        self._channels.retire(channel, since_ns)
+        self._states[channel.number] = record
+        self._images.pop(channel.name, None)
+
+    def find(self, name: str) -> Channel | None:
+        """Return a channel that is open, or retired and not forgotten."""
+        return self._channels.get(name)
 
     def flush(self) -> None:
         """Send what is pending to every consumer that can take it at once, put together once for all who are level.

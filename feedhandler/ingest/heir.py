@@ -1,0 +1,74 @@
+"""What a feed makes of the records that another daemon publishes for it (`core.following`).
+
+The events go into the arbiter's window, as those of one more line, and from there to the keepers of books and trades;
+gaps, books and states change what they have to. Nothing is published here: that is the other daemon's to do, and who
+follows it keeps its records as they came. What is of a stream that this feed has not is none of its business.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+
+from feedhandler.core.arbiter import LATE, UNKNOWN
+from feedhandler.core.channels import Channel, split
+from feedhandler.core.following import OUTPUT, Following
+from feedhandler.core.messages import Gap, Release, Run
+from feedhandler.core.recovery import Recovery
+
+
+class Heir:
+    """One feed while another daemon publishes for it; ``adopt`` makes a channel the feed's."""
+
+    def __init__(
+        self,
+        arbiter: Following,
+        recovery: Recovery,
+        streams: Callable[[], Collection[str]],
+        adopt: Callable[[Channel], None],
+    ) -> None:
+        self._arbiter = arbiter
+        self._recovery = recovery
+        self._streams = streams
+        self._adopt = adopt
+
+    def open(self, channel: Channel, state: str) -> None:
+        """Hear of a channel, and of its state."""
+        self._adopt(channel)
+        self._recovery.inherit(channel.name, state)
+
+    def events(self, channels: Sequence[str], payloads: Sequence[bytes], now: float, recv: int) -> None:
+        """Take ordinary events, the last of which arrived at ``recv``."""
+        streams = self._streams()
+        own = [split(channel)[1] in streams for channel in channels]
+        if not all(own):
+            channels = [channel for channel, is_own in zip(channels, own, strict=True) if is_own]
+            payloads = [payload for payload, is_own in zip(payloads, own, strict=True) if is_own]
+        if not channels:
+            return
+        position = self._arbiter.followed(channels, payloads, now, recv)
+        for run in Run(channels, payloads, OUTPUT, recv, position).narrow():
+            self._recovery.inherit_events(run, now)
+
+    def marked(self, channel: str, payload: bytes, now: float, recv: int, kind: str) -> None:
+        """Take an event that is not an ordinary one."""
+        if kind == UNKNOWN:
+            self._arbiter.followed_unknown(payload)
+        if split(channel)[1] not in self._streams():
+            return
+        position = before = -1
+        if kind == LATE:
+            position, before = self._arbiter.followed_late(channel, payload, now, recv)
+        release = Release(channel, payload, OUTPUT, recv, kind, position, before)
+        self._recovery.inherit_events(release, now)
+
+    def gap(self, gap: Gap, now: float) -> None:
+        """Take a gap of a channel."""
+        if split(gap.channel)[1] in self._streams():
+            self._recovery.inherit_gap(gap, now)
+            self._arbiter.followed_gap(gap.reason, now)
+
+    def book(self, channel: str, message: bytes, now: float) -> None:
+        """Take a channel's book, after all that has come."""
+        self._recovery.inherit_book(channel, message, self._arbiter.window.head - 1, now)
+
+    def state(self, channel: str, word: str) -> None:
+        """Hear a channel's state."""
+        self._recovery.inherit_state(channel, word)

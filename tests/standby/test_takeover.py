@@ -1,0 +1,166 @@
+# ruff: noqa: ARG001 - the clock works by being asked for
+"""A standby takes over: whatever the active daemon was doing, consumers go on as if nothing had happened."""
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from feedhandler.config import Standby
+from tests.standby.couple import Couple, coupled
+
+
+async def replace(couple: Couple) -> None:
+    """Kill the active daemon, and let the standby be it."""
+    couple.kill(couple.stage.daemon)
+    daemon = couple.promote()
+    await couple.stage.talk_until(lambda: daemon.standby is None and daemon.publisher.consumer_count > 0)
+
+
+async def test_a_killed_daemon_is_replaced_without_a_seam(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """(3) The consumer comes back to the same session and the next seq; nothing is lost, doubled or marked."""
+    async with coupled(tmp_path) as couple:
+        await couple.stage.talk(2)
+        couple.stage.say(5)
+        await replace(couple)
+        await couple.stage.talk(2)
+        await couple.arrived()
+        couple.assert_exact()
+        assert couple.survivor.outages_s[0] < 1
+        assert [one["whole"] for one in couple.named("took_over")] == [True]
+        await couple.stage.talk_until(couple.stage.all_up)
+        assert len(couple.stage.daemon.feeds["BTC-USD"].lines) == 2
+
+
+@pytest.mark.parametrize("lines", [1, 2])
+async def test_one_takeover_after_another_at_any_event(
+    tmp_path: Path, autojump_clock: MockClock, lines: int
+) -> None:
+    """(3) Twenty daemons die one after the other, each at another event, each with a successor that is ready."""
+    async with coupled(tmp_path, lines=lines) as couple:
+        for count in range(20):
+            couple.stage.say(count % 5)
+            for _ in range(count % 3):
+                await trio.sleep(0.0005 * count)
+                couple.stage.say()
+            await replace(couple)
+            await couple.start(standby=True)
+            await couple.until_ready()
+        await couple.arrived()
+        couple.assert_exact()
+        assert [one["whole"] for one in couple.named("took_over")] == [True] * 20
+        assert max(couple.survivor.outages_s) < 1
+
+
+async def test_books_are_right_behind_a_takeover(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A book that was inherited is the true one: who joins then gets it, and audits pass."""
+    async with coupled(tmp_path) as couple:
+        await couple.stage.talk(3)
+        await replace(couple)
+        couple.stage.reading.path = couple.stage.config.publish.socket
+        await couple.stage.talk(3)
+        await couple.stage.talk(80, every_s=0.5)
+        audits = [one["result"] for one in couple.named("book_audited")]
+        assert "passed" in audits
+        assert set(audits) <= {"passed", "suspicious"}
+        await couple.arrived()
+        couple.assert_exact()
+
+
+async def test_without_lines_of_its_own_there_is_a_gap(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A standby with no line is ready as soon as it follows; it goes on in the session, and says what is not proven."""
+    async with coupled(tmp_path, standby_section=Standby(lines=0)) as couple:
+        await couple.stage.talk(1)
+        await replace(couple)
+        await couple.stage.talk_until(couple.stage.all_up)
+        await couple.stage.talk_until(couple.stage.all_synchronised)
+        await couple.stage.talk(2)
+        gaps = [one for one in couple.survivor.marks if one["type"] == "gap"]
+        assert {one["channel"] for one in gaps} >= {"BTC-USD/publicOrderBook"}
+        assert {one["reason"] for one in gaps} == {"outage"}
+        assert len(couple.survivor.sessions) == 1
+
+
+async def test_a_frozen_daemon_keeps_its_place(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """While the active daemon stands still nobody takes over; killed, it is replaced, and nothing is missing."""
+    async with coupled(tmp_path) as couple:
+        active = couple.stage.daemon
+        standby = couple.standby
+        assert standby is not None
+        for feed in active.feeds.values():
+            feed.received = lambda *_: None  # type: ignore[method-assign, assignment, misc]
+            feed.tick = lambda: False  # type: ignore[method-assign]
+        await couple.stage.talk(20)
+        assert standby.standby is not None
+        assert not standby.publisher.lock.held
+        await replace(couple)
+        await couple.arrived()
+        couple.assert_exact()
+
+
+async def test_a_handover_says_so(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """(3) The old daemon ends by itself with a `bye`, the new one has all, and there was no gap."""
+    async with coupled(tmp_path) as couple:
+        await couple.stage.talk(1)
+        assert couple.stage.daemon.hand_over() == ""
+        daemon = couple.promote()
+        await couple.stage.talk_until(lambda: daemon.publisher.consumer_count > 0)
+        await couple.stage.talk(2)
+        await couple.arrived()
+        couple.assert_exact()
+        assert couple.survivor.byes == ["takeover"]
+        assert couple.survivor.outages_s[0] < 1
+        assert "daemon_stopped" in [one.name for _, one in couple.notes]
+
+
+async def test_without_a_standby_there_is_no_handover(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """It is refused, and the daemon stays; one that follows and is not ready is no help either."""
+    async with coupled(tmp_path, standby=False) as couple:
+        assert "no standby follows" in couple.stage.daemon.hand_over()
+        await couple.start(standby=True)
+        await couple.stage.until(lambda: couple.stage.daemon.publisher.precedence.is_first)
+        assert "not ready yet" in couple.stage.daemon.hand_over()
+        await couple.until_ready()
+        await couple.arrived()
+        couple.assert_exact()
+
+
+async def test_who_did_not_follow_begins_another_session(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A standby that was given up, and whose active daemon dies before it follows again, claims no numbers."""
+    async with coupled(tmp_path) as couple:
+        couple.stage.daemon.publisher.precedence.lose()
+        await couple.stage.talk(0.2)
+        couple.kill(couple.stage.daemon)
+        daemon = couple.promote()
+        await couple.stage.talk_until(lambda: daemon.standby is None)
+        await couple.stage.until(lambda: len(couple.survivor.sessions) == 2)
+        assert [one["whole"] for one in couple.named("took_over")] == [False]
+        assert daemon.publisher.session == couple.survivor.sessions[-1]
+
+
+async def test_who_was_given_up_follows_again(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A standby that was too slow is not ready for a while; then it is, and can take over."""
+    async with coupled(tmp_path) as couple:
+        couple.stage.daemon.publisher.precedence.lose()
+        assert not couple.is_ready()
+        await couple.until_ready()
+        await couple.stage.talk(1)
+        await replace(couple)
+        await couple.arrived()
+        couple.assert_exact()
+
+
+async def test_a_standby_with_nobody_to_follow_is_the_active_one(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Two that are started as standbys agree: the first serves, the second follows."""
+    async with coupled(tmp_path, standby=False) as couple:
+        couple.kill(couple.stage.daemon)
+        first = await couple.start(standby=True)
+        couple.promote()
+        await couple.stage.until(lambda: first.standby is None)
+        await couple.start(standby=True)
+        await couple.stage.until(couple.stage.all_connected)
+        await couple.until_ready()
+        assert [one for _, one in couple.notes if one.name == "took_over"] == []
