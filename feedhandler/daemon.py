@@ -34,7 +34,7 @@ Nothing here reads a file in the event loop: the configuration is read again in 
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -254,7 +254,7 @@ class Daemon:
             await nursery.start(self.observation.run)
             async with trio.open_nursery() as controls:
                 if self.standby is None:
-                    await controls.start(self._control, 0.0)
+                    await controls.start(self._control(0.0))
                     self._notify(note("daemon_started", version=__version__, session=self.publisher.session))
                 task_status.started()
                 with self._service:
@@ -266,10 +266,8 @@ class Daemon:
             self.observation.end()
         self._notify(note("daemon_stopped"))
 
-    async def _control(
-        self, patience_s: float, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Serve the control socket."""
+    def _control(self, patience_s: float) -> Callable[..., Awaitable[None]]:
+        """Return what serves the control socket."""
         commands = Commands(
             self.fleet,
             status=self.status,
@@ -279,8 +277,7 @@ class Daemon:
             is_ending=lambda: self._service.cancel_called,
         )
         publish = self.config.publish
-        serve = partial(control.serve, publish, commands.execute, self._notify, patience_s=patience_s)
-        await serve(task_status=task_status)
+        return partial(control.serve, publish, commands.execute, self._notify, patience_s=patience_s)
 
     async def _leave(self) -> None:
         """Let the consumers go, to a standby if there is one that goes on."""
@@ -369,7 +366,7 @@ class Daemon:
             self._notify(note("took_over", session=session, whole=whole, took_s=took_s))
         self._notify(note("daemon_started", version=__version__, session=session))
         self.observation.open(self.config.observe.http_address)
-        await controls.start(self._control, self.config.publish.drain_s + CONTROL_PATIENCE_S)
+        await controls.start(self._control(self.config.publish.drain_s + CONTROL_PATIENCE_S))
 
     def _take_over(self) -> None:
         """Let the feeds publish, with all their lines; what no feed here publishes is given up."""

@@ -65,8 +65,10 @@ async def serve(
     """
     own = msgspec.structs.replace(settings, socket=control_path(settings.socket), mode="0600", group="")
     lock = Lock(own.socket)
-    with trio.move_on_after(patience_s), suppress(OperationalError):
-        while not lock.take():
+    with suppress(OperationalError):
+        for _ in range(round(patience_s / LOOK_S)):
+            if lock.take():
+                break
             await trio.sleep(LOOK_S)
     with ExitStack() as stack:
         stack.callback(lock.release)
