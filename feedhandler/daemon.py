@@ -68,10 +68,12 @@ from feedhandler.exchange.requests import ping
 from feedhandler.exchange.token import TokenSource
 from feedhandler.ingest.beat import sleep_in_step
 from feedhandler.ingest.connect import tls_context
-from feedhandler.ingest.feed import TICK_S, Feed, Surroundings
+from feedhandler.ingest.feed import Feed
 from feedhandler.ingest.feeds import Feeds
 from feedhandler.ingest.gate import Gate
 from feedhandler.ingest.line import Means
+from feedhandler.ingest.pace import TICK_S
+from feedhandler.ingest.surroundings import Surroundings
 from feedhandler.observe.counts import Counts
 from feedhandler.observe.history import History
 from feedhandler.observe.incidents import Incidents
@@ -147,7 +149,7 @@ class Daemon:
         self._listing = Listing()
         self._relist = trio.Event()
         self.standby = self._make_standby() if standby else None
-        self._feeds_scope = trio.CancelScope()
+        self._feeds_run = False
         self._work: trio.Nursery | None = None
         self.fleet = Fleet(config, self._make_feed, notify)
         self._service = trio.CancelScope()
@@ -328,24 +330,23 @@ class Daemon:
 
     def _begin_to_follow(self, session: str) -> Mirror:
         """Begin anew with nothing known; the feeds run when all is known that there is."""
-        self._feeds_scope.cancel()
         self._begin_session(session)
         return Mirror(self.publisher, self._outlet, self.feeds, trio.current_time)
 
     def _begin_session(self, session: str) -> None:
+        """Begin with nothing known, and with feeds that do not run yet."""
+        self.feeds.halt()
+        self._feeds_run = False
         self.publisher.begin(session)
         self._outlet.begin()
         self.fleet.renew(self.config)
 
     def _run_feeds(self) -> None:
-        """Run the feeds, until the standby begins to follow anew."""
+        """Run the feeds, unless they do already; a standby that begins to follow anew halts them."""
         assert self._work is not None
-        self._feeds_scope = trio.CancelScope()
-        self._work.start_soon(self._run_feeds_in, self._feeds_scope)
-
-    async def _run_feeds_in(self, scope: trio.CancelScope) -> None:
-        with scope:
-            await self.feeds.run()
+        if not self._feeds_run:
+            self._feeds_run = True
+            self._work.start_soon(self.feeds.run)
 
     async def _stand_by(self, standby: Standby, nursery: trio.Nursery, controls: trio.Nursery) -> None:
         """Follow until the lock is this daemon's, and be the active one then."""
@@ -355,10 +356,8 @@ class Daemon:
         if whole:
             self._take_over()
         else:
-            self._feeds_scope.cancel()
             self._begin_session(str(uuid.uuid4()))
-        if self._feeds_scope.cancel_called or not self.feeds.running:
-            self._run_feeds()
+        self._run_feeds()
         await nursery.start(self.publisher.serve)
         session = self.publisher.session
         if standby.has_followed:

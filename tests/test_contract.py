@@ -13,6 +13,7 @@ import feedhandler
 from feedhandler.config import Bounds
 from feedhandler.core.arbiter import Arbiter
 from feedhandler.core.channels import Channel
+from feedhandler.ingest.channels import FeedChannels
 from feedhandler.ingest.dataplane import DataPlaneStream
 from feedhandler.ingest.feed import Feed
 from feedhandler.publish.backlog import Backlog
@@ -31,8 +32,8 @@ WAY_IN: list[Callable[..., Any]] = [
     Feed.recognise,
     Feed.received,
     Feed._carry_out,
-    Feed._publish,
-    Feed._publish_run,
+    FeedChannels.publish,
+    FeedChannels._publish_run,
     Arbiter.recognise,
     Arbiter.receive,
     Channel.event,

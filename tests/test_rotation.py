@@ -34,7 +34,7 @@ async def drop_at_random(stage: Stage, seed: int, every_s: float) -> None:
         await trio.sleep(lot.uniform(0.5, 1.5) * every_s)
         now_s = trio.current_time()
         is_due = any(line.due_s < now_s + 1 for line in feed.lines.values())
-        if stage.all_up() and not feed.rotation.busy and not is_due:
+        if stage.all_up() and not feed.crew.rotation.busy and not is_due:
             index = lot.choice([line.index for line in stage.exchange.connections(BTC)])
             stage.strike(lot.choice(DROPS), index)
 
@@ -83,12 +83,12 @@ async def test_a_line_may_be_replaced_at_any_event(
         for count in range(40):
             stage.say(count % 4)
             name = sorted(feed.lines)[count % lines]
-            feed.restart(name)
+            feed.crew.restart(name)
             for _ in range(count % 3):
                 stage.say()
                 await trio.sleep(0.005 * (count % 5))
             await stage.talk_until(lambda count=count: len(stage.named("line_lost")) > count)
-            await stage.talk_until(lambda: not feed.rotation.busy and stage.all_up())
+            await stage.talk_until(lambda: not feed.crew.rotation.busy and stage.all_up())
         await stage.arrived()
         stage.assert_exact()
         assert_compliant(stage)
@@ -101,9 +101,9 @@ async def test_a_feed_is_rotated_one_line_at_a_time(tmp_path: Path, autojump_clo
     """By hand all lines are replaced; at no time is more than one of them new, and each gets the next free letter."""
     async with staged(tmp_path, lines=3) as stage:
         feed = stage.daemon.feeds[BTC]
-        feed.rotate()
+        feed.crew.rotate()
         await stage.talk_until(lambda: len(stage.named("line_replaced")) == 3)
-        await stage.talk_until(lambda: not feed.rotation.busy and len(feed.lines) == 3)
+        await stage.talk_until(lambda: not feed.crew.rotation.busy and len(feed.lines) == 3)
         assert [(one["line"], one["by"]) for one in stage.named("line_replaced")] == [
             ("a", "d"),
             ("b", "a"),
@@ -142,14 +142,14 @@ async def test_a_replacement_that_is_refused_is_given_up(tmp_path: Path, autojum
     async with staged(tmp_path, lines=1) as stage:
         feed = stage.daemon.feeds[BTC]
         stage.exchange.behaviour = Behaviour(handshake_status=500)
-        feed.restart("a")
+        feed.crew.restart("a")
         await stage.talk_until(lambda: bool(stage.named("replacement_given_up")))
         await stage.talk(5)
         assert sorted(feed.lines) == ["a"]
         assert stage.named("line_lost") == []
         assert stage.named("replacement_given_up")[0]["reason"] == "failed"
         stage.exchange.behaviour = Behaviour()
-        feed.restart("a")
+        feed.crew.restart("a")
         await stage.talk_until(lambda: sorted(feed.lines) == ["b"])
         await stage.arrived()
         stage.assert_exact()
@@ -163,7 +163,7 @@ async def test_a_replacement_that_brings_nothing_is_given_up(
     bounds = Bounds(backoff_min_s=0.01, backoff_max_s=0.01)
     async with staged(tmp_path, lines=2, bounds=bounds) as stage:
         feed = stage.daemon.feeds[BTC]
-        feed.restart("a")
+        feed.crew.restart("a")
         await stage.until(lambda: len(stage.exchange.connections(BTC)) == 3)
         stage.strike(kind, 2)
         await stage.talk_until(lambda: bool(stage.named("replacement_given_up")))
@@ -179,7 +179,7 @@ async def test_a_line_that_dies_while_it_is_replaced_leaves_its_place(
     """Its successor stays, the dead one does not come back, and nothing is lost."""
     async with staged(tmp_path, lines=2) as stage:
         feed = stage.daemon.feeds[BTC]
-        feed.restart("a")
+        feed.crew.restart("a")
         await stage.talk_until(lambda: len(stage.exchange.connections(BTC)) == 3)
         stage.strike("reset", 0)
         await stage.talk_until(lambda: bool(stage.named("line_replaced")) and len(feed.lines) == 2)
@@ -211,7 +211,7 @@ async def test_a_quiet_market_is_rotated_without_haste(tmp_path: Path, autojump_
     """Where nothing happens a successor can prove nothing: it waits beside the old line, and nobody reconnects."""
     async with staged(tmp_path, lines=2) as stage:
         feed = stage.daemon.feeds[BTC]
-        feed.restart("a")
+        feed.crew.restart("a")
         await trio.sleep(120)
         assert len(stage.exchange.connections(BTC)) == 3
         assert stage.exchange.gate.compliance.handshakes == 3
@@ -230,15 +230,15 @@ async def test_a_paused_line_rests_until_it_is_told_to_go_on(
     """Paused, a line has no connection; the last aligned one cannot be paused; resumed, it comes back."""
     async with staged(tmp_path, lines=2) as stage:
         feed = stage.daemon.feeds[BTC]
-        feed.pause("a")
-        feed.pause("a")
+        feed.crew.pause("a")
+        feed.crew.pause("a")
         await stage.talk(60)
         assert len(stage.exchange.connections(BTC)) == 1
         assert feed.lines["a"].doing == "paused"
         with pytest.raises(LineNeeded, match="line b is the last aligned one of feed BTC-USD"):
-            feed.pause("b")
-        feed.resume("a")
-        feed.resume("a")
+            feed.crew.pause("b")
+        feed.crew.resume("a")
+        feed.crew.resume("a")
         await stage.talk_until(stage.all_up)
         assert [one["line"] for one in stage.named("line_paused", "line_resumed")] == ["a", "a"]
         await stage.arrived()
@@ -253,8 +253,8 @@ async def test_the_last_line_is_restarted_only_beside_itself(
     async with staged(tmp_path, lines=1, limits=limits) as stage:
         feed = stage.daemon.feeds[BTC]
         with pytest.raises(LineNeeded):
-            feed.restart("a")
-        feed.rotate()
+            feed.crew.restart("a")
+        feed.crew.rotate()
         await stage.talk(60)
         assert stage.named("line_lost") == []
 
@@ -263,7 +263,7 @@ async def test_a_line_that_is_not_there_is_named(tmp_path: Path, autojump_clock:
     """Whoever asks for a line by a name that none has is told so."""
     async with staged(tmp_path, lines=1) as stage:
         feed = stage.daemon.feeds[BTC]
-        for act in (feed.restart, feed.pause, feed.resume):
+        for act in (feed.crew.restart, feed.crew.pause, feed.crew.resume):
             with pytest.raises(NoSuchLine, match="feed BTC-USD has no line z"):
                 act("z")
 
@@ -280,7 +280,7 @@ async def test_a_line_that_waits_is_tried_at_once_when_restarted(
         await stage.until(lambda: not stage.all_connected())
         name = next(name for name, line in feed.lines.items() if not line.is_open)
         stage.exchange.behaviour = Behaviour()
-        feed.restart(name)
+        feed.crew.restart(name)
         await trio.sleep(1)
         assert stage.all_connected()
 
@@ -293,17 +293,17 @@ async def test_a_line_may_be_paused_while_it_connects(
     async with staged(tmp_path, lines=2) as stage:
         feed = stage.daemon.feeds[BTC]
         for _ in range(5):
-            feed.pause("a")
+            feed.crew.pause("a")
             await stage.talk(1)
-            feed.resume("a")
+            feed.crew.resume("a")
             await trio.sleep(moment_s)
-        feed.pause("a")
+        feed.crew.pause("a")
         await stage.talk(5)
         assert not feed.lines["a"].is_open
         assert not feed.arbiter.lines["a"].connected
         assert len(stage.exchange.connections(BTC)) == 1
-        assert feed._attempting == set()
-        feed.resume("a")
+        assert feed.crew.attempting == set()
+        feed.crew.resume("a")
         await stage.talk_until(stage.all_up)
         await stage.arrived()
         stage.assert_exact()
@@ -324,14 +324,14 @@ async def test_lines_of_a_feed_are_spread_over_the_addresses_of_the_host(
             return sorted(line.peer.rpartition(":")[0] for line in feed.lines.values())
 
         assert hosts() == sorted(names.addresses)
-        feed.rotate()
+        feed.crew.rotate()
         await stage.talk_until(lambda: len(stage.named("line_replaced")) == 3)
-        await stage.talk_until(lambda: not feed.rotation.busy and len(feed.lines) == 3)
+        await stage.talk_until(lambda: not feed.crew.rotation.busy and len(feed.lines) == 3)
         assert hosts() == sorted(names.addresses)
         names.addresses.remove("127.0.0.2")
-        feed.rotate()
+        feed.crew.rotate()
         await stage.talk_until(lambda: len(stage.named("line_replaced")) == 6)
-        await stage.talk_until(lambda: not feed.rotation.busy and len(feed.lines) == 3)
+        await stage.talk_until(lambda: not feed.crew.rotation.busy and len(feed.lines) == 3)
         assert set(hosts()) == set(names.addresses)
         await stage.arrived()
         stage.assert_exact()

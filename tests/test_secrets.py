@@ -131,8 +131,8 @@ class Everything:
         yield render(stage.daemon.config)
         objects = {name: value for name, value in vars(stage.daemon).items() if name != "_environ"}
         yield repr((objects, stage.daemon))
-        yield repr([line for feed in stage.daemon.feeds.values() for line in feed._lines.values()])
-        yield repr([vars(line) for feed in stage.daemon.feeds.values() for line in feed._lines.values()])
+        yield repr([line for feed in stage.daemon.feeds.values() for line in feed.lines.values()])
+        yield repr([vars(line) for feed in stage.daemon.feeds.values() for line in feed.lines.values()])
         yield from (file.read_text() for file in (folder / "incidents").glob("*"))
 
 

@@ -40,9 +40,12 @@ class Commands:
         self._hand_over = hand_over
         self._is_ending = is_ending
         self._of_lines: dict[str, tuple[Callable[[Feed, str], None], str]] = {
-            "restart": (lambda feed, line: feed.restart(line), "line {line} of {feed} is being replaced"),
-            "pause": (lambda feed, line: feed.pause(line), "line {line} of {feed} is paused"),
-            "resume": (lambda feed, line: feed.resume(line), "line {line} of {feed} goes on"),
+            "restart": (
+                lambda feed, line: feed.crew.restart(line),
+                "line {line} of {feed} is being replaced",
+            ),
+            "pause": (lambda feed, line: feed.crew.pause(line), "line {line} of {feed} is paused"),
+            "resume": (lambda feed, line: feed.crew.resume(line), "line {line} of {feed} goes on"),
         }
 
     async def execute(self, request: Request) -> Answer:
@@ -74,7 +77,7 @@ class Commands:
     def _execute_on(self, feed: Feed, request: Request) -> Answer:
         """Carry out a request that concerns one feed."""
         if request.op == "rotate":
-            feed.rotate()
+            feed.crew.rotate()
             return Done(f"the lines of {feed.label} are being replaced, one after the other")
         if request.op in {"add-stream", "drop-stream"}:
             return self._change_stream(feed, request)

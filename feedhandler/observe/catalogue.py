@@ -396,14 +396,17 @@ FIELDS: Final[Mapping[str, str]] = {
     "result": "what came of it, a word of a closed set",
     "retry_s": "how long until the next attempt",
     "rows": "how many trades",
+    "server": "the other daemon's version",
     "session": "the life of the numbering",
     "snapshot_bytes": "the largest snapshot of a book",
     "state": "the new state",
     "stream": "the stream",
+    "took_s": "how long it took from having the lock to listening",
     "vanished": "how many markets the exchange does not list any more",
     "status": "the HTTP status of an answer, 0 where there was none",
     "uid": "the user of a consumer",
     "version": "the version of the program",
+    "whole": "whether all was known that any consumer knew, so that the session goes on",
     "was": "the state before, or the line that led before",
 }
 """Every field of a log line and what it says."""

@@ -30,6 +30,7 @@ PATH_BYTES = 107  # of a Unix socket's address on Linux, the closing zero left o
 WAITING_CONNECTIONS = (
     128  # accepted by the kernel and not yet by us; beyond that, connecting fails with EAGAIN
 )
+_NOBODY = "nobody"
 _CREDENTIALS = struct.Struct("i2I")  # pid, uid, gid; the last two have no sign
 
 
@@ -80,16 +81,31 @@ def _clear(path: Path) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise OperationalError(f"{path}: there is a file that is not a socket; it is left alone")
+    word = _answer(path)
+    if word == _NOBODY:
+        path.unlink(missing_ok=True)
+    elif word:
+        raise SocketInUse(f"{path}: another process uses this socket ({word})")
+    else:
+        raise SocketInUse(f"{path}: another process serves this socket")
+
+
+def is_served(path: Path) -> bool:
+    """Tell whether anybody listens at a path."""
+    return not _answer(path)
+
+
+def _answer(path: Path) -> str:
+    """Connect to a path; return what came of it: nothing where somebody listens, `_NOBODY`, or another error."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
         except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
+            return _NOBODY
         except OSError as error:
-            raise SocketInUse(f"{path}: another process uses this socket ({error.strerror})") from error
-        else:
-            raise SocketInUse(f"{path}: another process serves this socket")
+            return error.strerror or str(error)
+    return ""
 
 
 def _bind(sock: socket.socket, settings: Publish) -> None:

@@ -38,11 +38,13 @@ from feedhandler.core.progress import Part
 from feedhandler.publish import records
 from feedhandler.publish.backlog import Backlog
 from feedhandler.publish.consumer import Consumer, ConsumerLimits, ConsumerStatus
-from feedhandler.publish.endpoint import Peer, listening, peer_of
+from feedhandler.publish.endpoint import Peer, is_served, listening, peer_of
 from feedhandler.publish.lock import Lock
 from feedhandler.publish.precedence import Precedence
 from feedhandler.publish.subscription import Shelf, Subscription, records_track, states_track
 
+SEE_OFF_S = 0.005  # between two looks at what a killed daemon has left
+SEE_OFF_LOOKS = 200
 ACCEPT_PAUSE_S = 0.1  # after the system has run out of descriptors or memory
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -275,6 +277,8 @@ class Publisher:
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the socket until `drain` has let every consumer go."""
+        if self.lock.held:
+            await self._see_off()
         with ExitStack() as stack:
             listener = stack.enter_context(listening(self._settings, self.lock))
             self._tell_doubts()
@@ -286,6 +290,13 @@ class Publisher:
                     await self._accept(listener, nursery)
                 stack.close()  # the path is free for a successor while the consumers go
                 watch.cancel()
+
+    async def _see_off(self) -> None:
+        """Wait a moment for a killed daemon's listening socket to be gone, too: its lock may fall free before."""
+        for _ in range(SEE_OFF_LOOKS):
+            if not is_served(self._settings.socket):
+                break
+            await trio.sleep(SEE_OFF_S)
 
     async def _watch(self, scope: trio.CancelScope) -> None:
         with scope:

@@ -16,11 +16,14 @@ from feedhandler.core.channels import Channel
 from feedhandler.core.notes import Note
 from feedhandler.errors import ConnectionFailed, HandshakeRefused
 from feedhandler.exchange.requests import ping
-from feedhandler.ingest import feed as feed_module
+from feedhandler.ingest import channels as channels_module
 from feedhandler.ingest.connect import tls_context
-from feedhandler.ingest.feed import REST_S, RETRY_S, TICK_S, Feed, Surroundings
+from feedhandler.ingest.crew import LINE_NAMES
+from feedhandler.ingest.feed import Feed
 from feedhandler.ingest.gate import Gate
-from feedhandler.ingest.line import Means
+from feedhandler.ingest.line import Line, Means
+from feedhandler.ingest.pace import REST_S, RETRY_S, TICK_S
+from feedhandler.ingest.surroundings import Surroundings
 from feedhandler.publish.outlet import Outlet
 from feedhandler.publish.server import Publisher
 
@@ -240,7 +243,7 @@ async def test_what_the_account_says_stays_out_of_a_public_channel(bench: Bench)
     assert [record[0] for record in bench.shop.of("event")] == [OTHER, "ETH-USD/other"]
     assert [bench.shop.channels[name].account for name in (OTHER, "ETH-USD/other")] == [False, True]
     assert bench.named("unknown_withheld") == [{"feed": "account/BTC-USD", "channel": OTHER}]
-    public.streams += ("orders",)
+    public.change((*public.streams, "orders"), 2)
     public.received("a", [unknown(4)])
     assert len(bench.named("unknown_withheld")) == 2
     assert len(bench.shop.of("event")) == 2
@@ -260,7 +263,7 @@ async def test_a_public_event_over_all_that_names_no_market_is_counted(bench: Be
 
 async def test_channels_have_a_bound(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """One channel too many is left out and noted; those that are open go on."""
-    monkeypatch.setattr(feed_module, "CHANNELS", 2)
+    monkeypatch.setattr(channels_module, "CHANNELS", 2)
     feed = bench.feed("ALL")
     connect(feed, "a")
     feed.received("a", [trade(number, market) for number, market in enumerate("XYZX")])
@@ -309,8 +312,8 @@ async def test_a_book_is_published_from_its_snapshot_on(
 ) -> None:
     """It is asked for as soon as a line can be asked; until it is there its channel is syncing, and offers no book."""
     asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(feed_module.Line, "is_open", True)
-    monkeypatch.setattr(feed_module.Line, "send", lambda line, text: asked.append((line.name, text)))
+    monkeypatch.setattr(Line, "is_open", True)
+    monkeypatch.setattr(Line, "send", lambda line, text: asked.append((line.name, text)))
     feed = bench.feed(streams=("publicOrderBook",))
     connect(feed, "a")
     feed.received("a", [delta(1)])
@@ -344,8 +347,8 @@ async def test_states_are_told_to_every_channel(bench: Bench, autojump_clock: tr
     feed = bench.feed(streams=("orders", "publicTrades"))
 
     async def ticks(seconds: float) -> None:
-        for _ in range(round(seconds / feed_module.TICK_S)):
-            await trio.sleep(feed_module.TICK_S)
+        for _ in range(round(seconds / TICK_S)):
+            await trio.sleep(TICK_S)
             feed.tick()
 
     connect(feed, "a")
@@ -493,7 +496,7 @@ def test_a_feed_that_is_left_alone_tells_the_same_story(steps: list[tuple[str, s
                 clock.jump(TICK_S)
                 if lazy.feed.is_due(trio.current_time()):
                     lazy.feed.tick()
-                always.feed._due = 0.0
+                always.feed._pace.due_s = 0.0
                 always.feed.tick()
                 for play in (always, lazy):
                     play.look()
@@ -509,17 +512,17 @@ def test_a_feed_that_is_left_alone_tells_the_same_story(steps: list[tuple[str, s
 async def test_urgency_falls_with_what_is_connected(bench: Bench) -> None:
     """A first line is most urgent, then a second; who is connecting counts already, and who failed no more."""
     feed = bench.feed(lines=3)
-    assert feed._priority() == 0
+    assert feed.crew.priority() == 0
     feed.connecting("a")
-    assert feed._priority() == 1
+    assert feed.crew.priority() == 1
     feed.failed("a", ConnectionFailed("refused", "nobody there"), 1.0)
-    assert feed._priority() == 0
+    assert feed.crew.priority() == 0
     connect(feed, "a", "b")
-    assert feed._priority() == 2
+    assert feed.crew.priority() == 2
     feed.connecting("c")
-    assert feed._priority() == 2
+    assert feed.crew.priority() == 2
     feed.lost("a", "reset")
-    assert feed._priority() == 2
+    assert feed.crew.priority() == 2
 
 
 async def test_a_failed_attempt_is_told_with_its_status(bench: Bench) -> None:
@@ -539,7 +542,7 @@ async def test_only_events_make_a_connection_a_success(bench: Bench, monkeypatch
     """Pongs and garbage do not reset the backoff; an event does, once for each connection."""
     feed = bench.feed()
     resets: list[str] = []
-    for name, line in feed._lines.items():
+    for name, line in feed.lines.items():
         monkeypatch.setattr(line, "reset_backoff", lambda name=name: resets.append(name))
     connect(feed, "a", "b")
     feed.received("a", [b'{"resultType":"pong","data":{}}', b"garbage"])
@@ -559,7 +562,7 @@ def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str, f
     """Write down the restarts of lines."""
     found: list[tuple[str, str, float]] = []
     monkeypatch.setattr(
-        feed_module.Line,
+        Line,
         "restart",
         lambda line, reason, pause_s=0.0, **_: found.append((line.name, reason, pause_s)),
     )
@@ -569,7 +572,7 @@ def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str, f
 async def test_orders_are_obeyed(bench: Bench, restarts: list[tuple[str, str, float]]) -> None:
     """A stalled line is restarted; a quarantined one is kept away for its time and its incident is handed on."""
     feed = bench.feed()
-    feed.rotation.busy = True  # otherwise it is replaced as soon as it is its turn
+    feed.crew.rotation.busy = True  # otherwise it is replaced as soon as it is its turn
     feed.arbiter.orders += [Restart("a", "stalled"), Quarantine("b", {"line": "b"})]
     feed.tick()
     assert restarts == [("a", "stalled", 0.0), ("b", "quarantined", Health().quarantine_s)]
@@ -659,7 +662,7 @@ async def test_lines_that_are_still_leaving_leave_no_letter_for_more(
     async def keep(_: object) -> None:
         await trio.sleep_forever()
 
-    feed._keep = keep  # type: ignore[method-assign]
+    feed.crew._keep = keep  # type: ignore[method-assign]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(feed.run)
         await trio.sleep(0.1)
@@ -668,7 +671,7 @@ async def test_lines_that_are_still_leaving_leave_no_letter_for_more(
             for _ in range(10):
                 await trio.sleep(TICK_S)
                 feed.tick()
-        assert len(feed.lines) == len(feed_module.LINE_NAMES)
+        assert len(feed.lines) == len(LINE_NAMES)
         nursery.cancel_scope.cancel()
 
 

@@ -266,7 +266,7 @@ async def test_one_line_that_stands_still_is_given_up(tmp_path, ear, autojump_cl
     limits = Health()
     async with watched(tmp_path) as (stage, systemd):
         await stage.talk(5)
-        plane = stage.daemon.feeds[BTC]._lines["a"]._connection._plane
+        plane = stage.daemon.feeds[BTC].lines["a"]._connection._plane
         monkeypatch.setattr(plane._stream, "receive_some", hang)
         before = len(ear.of("WATCHDOG"))
         await stage.talk(STILL_S + 2 * LOOK_S)
