@@ -34,6 +34,12 @@ class Survivor:
         self.byes: list[str] = []
         self.seqs: dict[str, int] = {}
         self.outages_s: list[float] = []
+        """From the end of each connection to the next one."""
+        self.silences_s: list[float] = []
+        """From the last event before the end of each connection to the first one behind it."""
+        self.count = 0
+        self._last_s = 0.0
+        self._is_back = False
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -46,6 +52,7 @@ class Survivor:
                 continue
             if left is not None:
                 self.outages_s.append(trio.current_time() - left)
+                self._is_back = True
             async with stream:
                 await self._read(stream)
             left = trio.current_time()
@@ -85,6 +92,11 @@ class Survivor:
             self.seqs[record["channel"]] = record["seq"]
         if record["type"] == "event":
             self.sequences[record["channel"]].append(line[line.index(b',"msg":') + 7 : -1])
+            self.count += 1
+            now = trio.current_time()
+            if self._is_back:
+                self.silences_s.append(now - self._last_s)
+            self._last_s, self._is_back = now, False
         if record["type"] in {"gap", "refused", "error"} or record.get("class"):
             self.marks.append(record)
         if record["type"] == "bye":
