@@ -375,8 +375,11 @@ class Daemon:
                 self._outlet.state(channel, DOWN, wall_ns)
                 self._outlet.retire(channel, wall_ns)
         for label, wanted in self.fleet.running.items():
-            self.feeds[label].take_over()
-            self.feeds[label].change(wanted.streams, wanted.lines)
+            if self.feeds[label].heir.is_whole:
+                self.feeds[label].take_over()
+                self.feeds[label].change(wanted.streams, wanted.lines)
+            else:
+                self.fleet.replace(label)
 
     async def status(self) -> msgspec.Raw:
         """Return the state of everything, for operators: what ``/status`` answers."""

@@ -52,6 +52,11 @@ class Fleet:
         for label, feed in self._running.items():
             self.feeds.open(self._make(label, feed))
 
+    def replace(self, label: str) -> None:
+        """Begin anew with one feed."""
+        self.feeds.retire(label)
+        self.feeds.open(self._make(label, self._running[label]))
+
     def configure(self, config: Config) -> None:
         """Go by another configuration; what was changed by hand is forgotten."""
         self._config = config

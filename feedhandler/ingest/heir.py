@@ -28,11 +28,22 @@ class Heir:
         self._recovery = recovery
         self._streams = streams
         self._adopt = adopt
+        self._closed: set[str] = set()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the feed can go on: the other daemon publishes in all channels that it has had."""
+        return not self._closed
 
     def open(self, channel: Channel, state: str) -> None:
         """Hear of a channel, and of its state."""
+        self._closed.discard(channel.name)
         self._adopt(channel)
         self._recovery.inherit(channel.name, state)
+
+    def close(self, channel: str) -> None:
+        """Hear that a channel was retired, which this feed would not have done: what follows is behind a gap."""
+        self._closed.add(channel)
 
     def events(self, channels: Sequence[str], payloads: Sequence[bytes], now: float, recv: int) -> None:
         """Take ordinary events, the last of which arrived at ``recv``."""

@@ -204,6 +204,9 @@ class Mirror:
             self._ended[channel.name] = record
             return
         self._pass_on()
+        heir = self._heir(channel)
+        if heir is not None:
+            heir.close(channel.name)
         self._outlet.orphan(channel.name)
         self._publisher.inherit_end(channel, record.line, record.head.since)
 

@@ -37,6 +37,7 @@ class Survivor:
         """From the end of each connection to the next one."""
         self.silences_s: list[float] = []
         """From the last event before the end of each connection to the first one behind it."""
+        self.records: list[dict[str, Any]] = []
         self.count = 0
         self._last_s = 0.0
         self._is_back = False
@@ -90,6 +91,7 @@ class Survivor:
         if "seq" in record and record.get("reason") != "join":
             assert record["seq"] == self.seqs.get(record["channel"], 0) + 1, record
             self.seqs[record["channel"]] = record["seq"]
+            self.records.append(record)
         if record["type"] == "event":
             self.sequences[record["channel"]].append(line[line.index(b',"msg":') + 7 : -1])
             self.count += 1

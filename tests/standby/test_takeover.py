@@ -8,7 +8,10 @@ import trio
 from trio.testing import MockClock
 
 from feedhandler.config import Standby
+from feedhandler.control.requests import Done
+from feedhandler.observe.readiness import NOT_FOLLOWED, general_reasons
 from tests.standby.couple import Couple, coupled
+from tests.support.stage import BTC, ETH
 
 
 async def replace(couple: Couple) -> None:
@@ -164,3 +167,94 @@ async def test_a_standby_with_nobody_to_follow_is_the_active_one(
         await couple.stage.until(couple.stage.all_connected)
         await couple.until_ready()
         assert [one for _, one in couple.notes if one.name == "took_over"] == []
+
+
+async def test_an_outage_that_was_followed_is_nothing_new(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """(4, 5) The active daemon's gaps, backfilled trades and books are the standby's: books are right at every seq."""
+    async with coupled(tmp_path) as couple:
+        for _ in range(3):
+            for line in [one.index for one in couple.stage.exchange.connections(BTC)]:
+                couple.stage.strike("reset", line)
+            await couple.stage.talk_until(couple.stage.all_up)
+            await couple.stage.talk_until(couple.stage.all_synchronised)
+            await couple.until_ready()
+            await couple.stage.talk(1)
+        await replace(couple)
+        await couple.stage.talk(2)
+        await couple.stage.talk_until(couple.stage.all_up)
+        await couple.arrived()
+        couple.stage.reading.records = couple.survivor.records
+        assert couple.stage.follow_book(BTC)
+        gaps = [one for one in couple.survivor.marks if one["type"] == "gap"]
+        assert len([one for one in gaps if one["channel"].endswith("publicOrderBook")]) == 3
+        assert [one["whole"] for one in couple.named("took_over")] == [True]
+
+
+async def test_a_takeover_in_the_middle_of_a_repair(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """(4, 5) The active daemon dies while a book is in repair: it is right at every seq, and gets its snapshot."""
+    async with coupled(tmp_path) as couple:
+        for delay_s in (0.0, 0.05, 0.3, 1.0):
+            for line in [one.index for one in couple.stage.exchange.connections(BTC)]:
+                couple.stage.strike("reset", line)
+            await couple.stage.talk(delay_s)
+            await replace(couple)
+            await couple.stage.talk_until(couple.stage.all_up)
+            await couple.stage.talk_until(couple.stage.all_synchronised)
+            await couple.start(standby=True)
+            await couple.until_ready()
+        await couple.arrived()
+        couple.stage.reading.records = couple.survivor.records
+        assert couple.stage.follow_book(BTC)
+        assert len(couple.survivor.sessions) == 1
+
+
+async def test_channels_that_went_while_it_followed(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What the active daemon has given up by hand comes again behind a gap; the other market notices nothing."""
+    async with coupled(tmp_path, markets=(BTC, ETH)) as couple:
+        assert couple.stage.daemon.fleet.set_by_hand(ETH, None) == ""
+        await couple.stage.talk(1)
+        await couple.stage.until(lambda: ETH not in couple.stage.daemon.feeds)
+        await replace(couple)
+        await couple.stage.talk_until(couple.stage.all_up)
+        await couple.stage.talk_until(couple.stage.all_synchronised)
+        await couple.stage.talk(1)
+        await couple.arrived()
+        gaps = {one["channel"] for one in couple.survivor.marks if one["type"] == "gap"}
+        assert gaps
+        assert all(channel.startswith(ETH) for channel in gaps)
+        truth = couple.stage.truth
+        for stream in ("publicTrades", "publicOrderBook"):
+            assert couple.survivor.sequences[f"{BTC}/{stream}"] == truth[f"{BTC}/{stream}"]
+
+
+async def test_a_standby_says_why_it_is_not_ready(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """It calls itself ready when it follows and its line has its place, and says before what is missing."""
+    async with coupled(tmp_path, standby=False) as couple:
+        standby = await couple.start(standby=True)
+        sight = standby.observation.sight
+        assert general_reasons(sight) == standby.standby_reasons() == [NOT_FOLLOWED]
+        await couple.stage.until(lambda: couple.stage.daemon.publisher.precedence.is_first)
+        await couple.stage.until(lambda: general_reasons(sight) == [])
+        couple.stage.say(3)
+        await couple.stage.until(lambda: standby.feeds[BTC].arbiter.window.head > 0)
+        await couple.until_ready()
+        assert standby.standby_reasons() == []
+        await replace(couple)
+        assert standby.standby_reasons() is None
+
+
+async def test_a_configuration_that_is_read_again_begins_it_anew(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A standby whose feeds are to be others follows anew, and is ready again."""
+    async with coupled(tmp_path) as couple:
+        standby = couple.standby
+        assert standby is not None
+        standby._load = lambda: couple.stage.config
+        before = standby.feeds[BTC]
+        assert isinstance(await standby.reload(), Done)
+        await couple.stage.talk_until(lambda: standby.feeds[BTC] is not before)
+        await couple.until_ready()
+        await replace(couple)
+        await couple.arrived()
+        couple.assert_exact()
