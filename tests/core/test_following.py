@@ -235,6 +235,101 @@ def test_a_gap_of_the_output_is_a_gap_here() -> None:
     assert pair.standby.output[-1] == pair.standby.source[-1]
 
 
+def test_a_late_event_of_the_output_is_owed_where_it_belongs() -> None:
+    """A line that brings it in its order, before or behind its coming late, has delivered it, and is in step."""
+    pair = begun(own="x")
+    for name in "xy":
+        if pair.own(name):
+            for word in (b"b10", b"b11", b"b12"):
+                pair.standby.connections[name].send(word)
+    pair.standby.deliver("x", 2)
+    arbiter, standby = pair.arbiter, pair.standby
+    arbiter.followed(["M/b", "M/b"], [b"b10", b"b12"], standby.now, standby.wall)
+    assert arbiter.followed_late("M/b", b"b11", standby.now, standby.wall) == (8, 7)
+    standby.deliver("x")
+    standby.wait(0.1)
+    line = arbiter.lines["x"]
+    assert line.up
+    assert line.aside == []
+    assert line.owing is not None
+    assert line.owing.count == 0
+
+
+def test_a_late_event_of_a_channel_without_any_is_an_ordinary_one() -> None:
+    """Where the window knows nothing that it belongs before, it stands at the end."""
+    pair = begun(own="x")
+    assert pair.arbiter.followed_late("M/q", b"q5", pair.standby.now, pair.standby.wall)[1] == -1
+    assert pair.arbiter.window.late == {}
+
+
+def test_what_came_too_late_is_not_kept_for_ever() -> None:
+    """An event that was taken for missed, and comes late after all, is no news at the takeover."""
+    pair = begun(own="x")
+    for word in (b"b10", b"b11"):
+        pair.standby.connections["x"].send(word)
+    pair.standby.deliver("x")
+    arbiter, standby = pair.arbiter, pair.standby
+    arbiter.followed(["M/b"], [b"b11"], standby.now, standby.wall)
+    pair.standby.wait(0.2)
+    assert [held.payload for held, _ in arbiter._missed[arbiter.lines["x"]]] == [b"b10"]
+    arbiter.followed_late("M/b", b"b10", standby.now, standby.wall)
+    pair.standby.wait(0.2)
+    assert arbiter._missed == {}
+    standby.released.clear()
+    arbiter.take_over(standby.now, standby.wall)
+    standby.wait(0.1)
+    assert standby.output == []
+
+
+def test_what_a_dead_line_lacked_is_forgotten_with_it() -> None:
+    """A line that is gone keeps nothing that the output has missed."""
+    pair = begun()
+    pair.standby.connections["x"].send(b"b10")
+    pair.standby.connections["x"].send(b"b11")
+    pair.standby.deliver("x")
+    pair.arbiter.followed(["M/b"], [b"b11"], pair.standby.now, pair.standby.wall)
+    pair.standby.wait(0.1)
+    pair.standby.remove("x")
+    pair.standby.wait(0.1)
+    assert pair.arbiter._missed == {}
+
+
+def test_unknown_messages_come_out_once_all_in_all() -> None:
+    """What the output has released is not released again when an own line brings it behind the takeover."""
+    pair = begun()
+    pair.arbiter.followed_unknown(b"?u")
+    pair.standby.receive("x", b"?u")
+    pair.take_over()
+    pair.standby.receive("y", b"?u")
+    assert pair.standby.output.count(b"?u") == 0
+    pair.standby.receive("y", b"?u")
+    assert pair.standby.output.count(b"?u") == 1
+
+
+def test_a_gap_about_what_was_published_moves_no_line() -> None:
+    """An audit's gap hides no event: who is aligned stays so."""
+    pair = begun()
+    pair.arbiter.followed_gap("audit", pair.standby.now)
+    assert pair.aligned
+    assert pair.arbiter.window.gaps == []
+
+
+def test_it_is_in_step_when_a_line_is_aligned_or_there_is_nothing_to_share() -> None:
+    """Without lines nothing is to be found; a line that only listens is in step until the output says something."""
+    pair = Pair()
+    assert not pair.arbiter.in_step
+    pair.standby.connect("x")
+    assert pair.arbiter.in_step
+    pair.active.connect("a")
+    pair.emit(b"b1")
+    pair.active.deliver_all()
+    pair.tell()
+    assert not pair.arbiter.in_step
+    for name in OWN:
+        pair.standby.remove(name)
+    assert pair.arbiter.in_step
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("emit"), st.sampled_from("bt"), st.integers(0, 2)),
