@@ -155,6 +155,8 @@ class Daemon:
         self._service = trio.CancelScope()
         self._stopped_s = 0.0
         self._hands_over = False
+        self._left = trio.Event()
+        self._outer: trio.Nursery | None = None
         self._reloading = self._reload_again = False
         address = config.standby.http_address if standby else config.observe.http_address
         self.observation = Observation(self._sight(log), address, notify)
@@ -251,6 +253,7 @@ class Daemon:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until `stop`; started when the socket listens, or a standby is about to follow."""
         async with trio.open_nursery() as nursery:
+            self._outer = nursery
             if self.standby is None:
                 await nursery.start(self.publisher.serve)
             await nursery.start(self.observation.run)
@@ -262,7 +265,9 @@ class Daemon:
                 with self._service:
                     await self._serve(nursery, controls)
                 self._notify(note("daemon_draining"))
-                if self.standby is None:
+                if self._hands_over:
+                    await self._left.wait()
+                elif self.standby is None:
                     await self._leave()
                 controls.cancel_scope.cancel()
             self.observation.end()
@@ -288,12 +293,20 @@ class Daemon:
                 feed.end()
         left_s = self._stopped_s + self.config.publish.drain_s - trio.current_time()
         await self.publisher.drain(max(0.0, left_s), "takeover" if self._hands_over else "shutdown")
+        self._left.set()
 
     def stop(self) -> None:
-        """End the service; the consumers get what is pending, and a standby that is ready goes on."""
-        self._hands_over = self.publisher.precedence.ready
+        """End the service; the consumers get what is pending, and a standby that is ready goes on.
+
+        That one does not wait for the lines to say goodbye to the exchange.
+        """
+        if self._service.cancel_called:
+            return
         self._stopped_s = trio.current_time()
         self._service.cancel()
+        self._hands_over = self.publisher.precedence.ready and self._outer is not None
+        if self._hands_over and self._outer is not None:
+            self._outer.start_soon(self._leave)
 
     def hand_over(self) -> str:
         """End the service if there is a standby that goes on; return why not."""

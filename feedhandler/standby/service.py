@@ -7,7 +7,8 @@ The lock is tried whenever this daemon is not connected, at least every `LOOK_S`
 lives: a frozen daemon keeps its connection and its lock, so nobody takes over from it until it is killed.
 
 What was followed is **whole** if the lock's file still names this following (`publish.lock`): then all is known that
-any consumer knows, and the session goes on. Else another session begins.
+any consumer knows, and the session goes on. Else another session begins; but where the file names somebody else, that
+one is given `YIELD_S` to take the lock first: of two standbys only one follows.
 
 A connection that ends while the lock is held is one that the other daemon gave up: it was too slow to be followed, or
 cannot be. This daemon begins anew after a pause that grows up to `PAUSE_MOST_S`; what it has is kept until then, for
@@ -45,6 +46,9 @@ PAUSE_S: Final = 1.0
 PAUSE_MOST_S: Final = 30.0
 LASTING_S: Final = 60.0
 
+YIELD_S: Final = 2.0
+"""For another standby, which knows more, to take the lock."""
+
 GREETING_S: Final = 30.0
 """For the other daemon to greet; a frozen one does not, and is asked again."""
 
@@ -78,6 +82,7 @@ class Standby:
         self._mirror: Mirror | None = None
         self._token = ""
         self._pause_s = PAUSE_S
+        self._free_since: float | None = None
         self._following = trio.CancelScope()
 
     def start_over(self) -> None:
@@ -99,7 +104,7 @@ class Standby:
     async def run(self) -> bool:
         """Follow until this daemon has the lock; tell whether what it knows is whole."""
         not_before = trio.current_time()
-        while not self._lock.take():
+        while not self._has_lock():
             if trio.current_time() >= not_before:
                 began = trio.current_time()
                 if await self._follow_once():
@@ -107,6 +112,20 @@ class Standby:
                     continue  # the lock first
             await trio.sleep(LOOK_S)
         return self._is_whole()
+
+    def _has_lock(self) -> bool:
+        """Try to have the lock; leave it for a while to whoever knows more."""
+        if not self._lock.take():
+            self._free_since = None
+            return False
+        if self._is_whole() or not self._lock.marked():
+            return True
+        now = trio.current_time()
+        self._free_since = now if self._free_since is None else self._free_since
+        if now - self._free_since >= YIELD_S:
+            return True
+        self._lock.release()
+        return False
 
     def _is_whole(self) -> bool:
         mirror = self._mirror

@@ -10,6 +10,7 @@ from trio.testing import MockClock
 from feedhandler.config import Standby
 from feedhandler.control.requests import Done
 from feedhandler.observe.readiness import NOT_FOLLOWED, general_reasons
+from feedhandler.standby.service import YIELD_S
 from tests.standby.couple import Couple, coupled
 from tests.support.stage import BTC, ETH
 
@@ -140,6 +141,46 @@ async def test_who_did_not_follow_begins_another_session(tmp_path: Path, autojum
         await couple.stage.until(lambda: len(couple.survivor.sessions) == 2)
         assert [one["whole"] for one in couple.named("took_over")] == [False]
         assert daemon.publisher.session == couple.survivor.sessions[-1]
+
+
+async def test_of_two_standbys_the_one_that_follows_takes_over(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The other one leaves it the lock, and follows it from then on; alone it would be the active one after a while."""
+    async with coupled(tmp_path) as couple:
+        first = couple.standby
+        second = await couple.start(standby=True)
+        await couple.stage.talk(0.5)
+        assert second.standby is not None
+        assert not second.standby.is_level
+        couple.standby = first
+        for daemon in (couple.stage.daemon, first):
+            assert daemon is not None
+            couple.kill(daemon)
+            successor = first if daemon is not first else second
+            assert successor is not None
+            await couple.stage.talk_until(lambda successor=successor: successor.publisher.consumer_count > 0)
+            if successor is first:
+                assert second.standby is not None
+                couple.stage.daemon = first
+                await couple.until_ready()
+        await couple.arrived()
+        couple.assert_exact()
+
+
+async def test_who_was_followed_by_nobody_alive_is_succeeded_after_a_while(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Where the follower died with the active daemon, the next one waits for it in vain, and begins another session."""
+    async with coupled(tmp_path) as couple:
+        assert couple.standby is not None
+        couple.kill(couple.standby)
+        couple.kill(couple.stage.daemon)
+        Path(f"{couple.stage.config.publish.socket}.lock").write_text("0" * 32)
+        began = trio.current_time()
+        daemon = await couple.start(standby=True)
+        await couple.stage.until(lambda: daemon.standby is None)
+        assert YIELD_S <= trio.current_time() - began < YIELD_S + 1
 
 
 async def test_who_was_given_up_follows_again(tmp_path: Path, autojump_clock: MockClock) -> None:
