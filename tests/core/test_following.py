@@ -314,6 +314,22 @@ def test_a_gap_about_what_was_published_moves_no_line() -> None:
     assert pair.arbiter.window.gaps == []
 
 
+def test_who_is_ahead_when_a_gap_comes_proves_its_place_behind_it() -> None:
+    """What it has put aside is held, and finds its place when the output brings what follows the gap."""
+    pair = begun(own="x")
+    pair.emit(b"b4", b"t4")
+    pair.standby.deliver_all()
+    arbiter, standby = pair.arbiter, pair.standby
+    arbiter.followed_gap("outage", standby.now)
+    line = arbiter.lines["x"]
+    assert line.owing is None
+    assert [held.payload for held in line.hold.events] == [b"b4", b"t4"]
+    arbiter.followed(["M/b", "M/t", "M/b"], [b"b4", b"t4", b"b5"], standby.now, standby.wall)
+    standby.receive("x", b"b5")
+    assert line.up
+    assert line.aside == []
+
+
 def test_it_is_in_step_when_a_line_is_aligned_or_there_is_nothing_to_share() -> None:
     """Without lines nothing is to be found; a line that only listens is in step until the output says something."""
     pair = Pair()
