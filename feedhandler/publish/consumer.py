@@ -174,11 +174,6 @@ class Consumer:
     # What a daemon that follows is asked for (`publish.precedence`)
 
     @property
-    def follows(self) -> bool:
-        """Whether this is another daemon."""
-        return self._follows
-
-    @property
     def is_level(self) -> bool:
         """Whether the kernel has taken all that there is for it."""
         stream = self.level

@@ -259,7 +259,7 @@ class Publisher:
         place, selection, piece = -1, "", None
         pieces: dict[tuple[int, str], bytes | None] = {}
         for consumer in self._consumers:
-            stream = None if consumer.follows else consumer.level
+            stream = consumer.level
             if stream is None:
                 consumer.flush()
                 continue

@@ -323,6 +323,19 @@ async def test_channels_that_went_while_it_followed(tmp_path: Path, autojump_clo
             assert couple.survivor.sequences[f"{BTC}/{stream}"] == truth[f"{BTC}/{stream}"]
 
 
+async def test_listed_markets(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """(3) A standby that follows the exchange's list is ready when it has that, and takes over every market."""
+    feeds = (Feed(markets=("*",), lines=2),)
+    async with coupled(tmp_path, markets=(BTC, ETH), feeds=feeds) as couple:
+        await couple.stage.talk(1)
+        await replace(couple)
+        await couple.stage.talk(1)
+        await couple.stage.talk_until(couple.stage.all_up)
+        assert set(couple.stage.daemon.feeds) == {BTC, ETH}
+        await couple.arrived()
+        couple.assert_exact()
+
+
 async def test_a_standby_says_why_it_is_not_ready(tmp_path: Path, autojump_clock: MockClock) -> None:
     """It calls itself ready when it follows and its line has its place, and says before what is missing."""
     async with coupled(tmp_path, standby=False) as couple:
