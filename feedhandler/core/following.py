@@ -18,20 +18,20 @@ that the merge does not have.
 Exceptions
 ----------
 - What the output has passed in a channel, since a line has brought it before what the output has released there, the
-  active daemon has missed. It is kept apart for ``bounds.hold_s``, should it come late or the daemon be gone, and then
-  left out: what is published is not for us to correct.
+  active daemon has missed, or a snapshot or a backfilled row stands for it. It is kept apart for ``bounds.hold_s``,
+  should it come late, and is not released here, not at a takeover either: what is published is not for us to correct.
 - What is put aside is bounded as what a witness holds is. A line beyond that is a witness again.
-- A gap of the output that says that something may be missing is a gap in the window.
+- A gap of the output that says that something may be missing is a gap in the window. So is a book that replaces
+  another: what it stands for was released by nobody, and a line may be about to bring it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from feedhandler.core.divergence import Divergences
 from feedhandler.core.health import LineHealth
 from feedhandler.core.holding import Held
 from feedhandler.core.line import Line
-from feedhandler.core.merge import OUTAGE, UNPROVEN
 from feedhandler.core.messages import Event
 from feedhandler.core.owing import Owing
 from feedhandler.core.streams import Streams
@@ -39,9 +39,6 @@ from feedhandler.core.trail import Frames
 
 OUTPUT: Final = "active"
 """The name of the line that is another daemon's output; the own lines have letters."""
-
-HIDING: Final = frozenset({OUTAGE, UNPROVEN})
-"""The reasons of gaps behind which something may be missing; other gaps are about what was published."""
 
 
 class Following(Streams):
@@ -109,10 +106,10 @@ class Following(Streams):
         """Take a message of unknown type that the output brings."""
         self._unknowns.admit(OUTPUT, payload)
 
-    def followed_gap(self, reason: str, now: float) -> None:
+    def followed_gap(self, now: float) -> None:
         """Take a gap that the output brings: whatever is aligned has to prove its place behind it anew."""
         window = self.window
-        if reason not in HIDING or not window.head:
+        if not window.head:
             return
         if window.head not in window.gaps[-1:]:
             window.gaps.append(window.head)
@@ -274,19 +271,14 @@ class Following(Streams):
     def take_over(self, now: float, recv: int) -> None:
         """Go on alone, from where the output has ended: what it would have released next is released now."""
         assert self._output is not None
+        lines = [line for line in (*self.lines.values(), *self.ghosts) if line.aside]
+        for line in lines:
+            self._sift(line, now)
         self._output = None
-        self._divergences = Divergences(self._limits.quarantine_divergences)
-        lines = [line for line in (*self.lines.values(), *self.ghosts) if line.aside or line in self._missed]
-        lines.sort(key=lambda line: len(line.aside), reverse=True)
-        aside = [(line, self._all_aside(line)) for line in lines]
         self._missed = {}
+        self._divergences = Divergences(self._limits.quarantine_divergences)
         self._leader_gone = self.leader == OUTPUT
-        for line, held in aside:
-            self._rejudge(line, held, now)
+        for line in sorted(lines, key=lambda line: len(line.aside), reverse=True):
+            aside, line.aside = line.aside, []
+            self._rejudge(line, aside, now)
         self.remove_line(OUTPUT, now, recv)
-
-    def _all_aside(self, line: Line) -> Iterable[Held]:
-        """Return what a line has put aside, and what the output has missed before that; it has nothing aside then."""
-        missed = [held for held, _ in self._missed.get(line, ())]
-        aside, line.aside = line.aside, []
-        return [*missed, *aside]

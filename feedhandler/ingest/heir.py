@@ -6,12 +6,20 @@ follows it keeps its records as they came. What is of a stream that this feed ha
 """
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Final
 
-from feedhandler.core.arbiter import LATE, UNKNOWN
+from feedhandler.core.arbiter import LATE, OUTAGE, UNKNOWN, UNPROVEN
+from feedhandler.core.bookkeeper import AUDIT, GAP, START
 from feedhandler.core.channels import Channel, split
 from feedhandler.core.following import OUTPUT, Following
 from feedhandler.core.messages import Gap, Release, Run
 from feedhandler.core.recovery import Recovery
+
+HIDING: Final = frozenset({OUTAGE, UNPROVEN})
+"""The reasons of gaps behind which something may be missing; other gaps are about what was published."""
+
+REPLACING: Final = frozenset({START, GAP, AUDIT})
+"""The reasons of books that do not follow from what was published before."""
 
 
 class Heir:
@@ -74,10 +82,13 @@ class Heir:
         """Take a gap of a channel."""
         if split(gap.channel)[1] in self._streams():
             self._recovery.inherit_gap(gap, now)
-            self._arbiter.followed_gap(gap.reason, now)
+            if gap.reason in HIDING:
+                self._arbiter.followed_gap(now)
 
-    def book(self, channel: str, message: bytes, now: float) -> None:
-        """Take a channel's book, after all that has come."""
+    def book(self, channel: str, message: bytes, now: float, reason: str) -> None:
+        """Take a channel's book, after all that has come; one that replaces another stands for what nobody saw."""
+        if reason in REPLACING:
+            self._arbiter.followed_gap(now)
         self._recovery.inherit_book(channel, message, self._arbiter.window.head - 1, now)
 
     def state(self, channel: str, word: str) -> None:

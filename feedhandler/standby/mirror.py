@@ -143,7 +143,7 @@ class Mirror:
         else:
             channel = self._number(record, mark=True)
             if channel is not None:
-                self._show(channel, record.message)
+                self._show(channel, record)
         if channel is not None:
             self._show_image(channel)
 
@@ -153,13 +153,13 @@ class Mirror:
         if image is not None and image.head.seq < channel.next:
             del self._images[channel.name]
             if image.head.seq == channel.next - 1:
-                self._show(channel, image.message)
+                self._show(channel, image)
 
-    def _show(self, channel: Channel, message: bytes) -> None:
+    def _show(self, channel: Channel, record: Record) -> None:
         self._pass_on()
         heir = self._heir(channel)
         if heir is not None:
-            heir.book(channel.name, message, self._now_s())
+            heir.book(channel.name, record.message, self._now_s(), record.head.reason)
 
     # Channels
 

@@ -41,7 +41,7 @@ class Pair:
         standby, arbiter = self.standby, self.arbiter
         for one in self.active.released[self.told :]:
             if isinstance(one, Gap):
-                arbiter.followed_gap(one.reason, standby.now)
+                arbiter.followed_gap(standby.now)
             elif one.kind == "late":
                 arbiter.followed_late(one.channel, one.payload, standby.now, standby.wall)
             else:
@@ -306,12 +306,32 @@ def test_unknown_messages_come_out_once_all_in_all() -> None:
     assert pair.standby.output.count(b"?u") == 1
 
 
-def test_a_gap_about_what_was_published_moves_no_line() -> None:
-    """An audit's gap hides no event: who is aligned stays so."""
-    pair = begun()
-    pair.arbiter.followed_gap("audit", pair.standby.now)
-    assert pair.aligned
+def test_a_gap_before_anything_is_none() -> None:
+    """Where the output has released nothing there is nothing to prove."""
+    pair = Pair()
+    pair.arbiter.followed_gap(pair.standby.now)
     assert pair.arbiter.window.gaps == []
+
+
+def test_two_gaps_at_one_place_are_one() -> None:
+    """Each channel writes its own; the window has one."""
+    pair = begun()
+    pair.arbiter.followed_gap(pair.standby.now)
+    pair.arbiter.followed_gap(pair.standby.now)
+    assert pair.arbiter.window.gaps == [6]
+
+
+def test_what_the_output_has_passed_is_not_released_at_a_takeover() -> None:
+    """A snapshot or a backfilled row may stand for it; only what comes behind the output's end is new."""
+    pair = begun(own="x")
+    for word in (b"b10", b"b11", b"b12"):
+        pair.standby.connections["x"].send(word)
+    pair.standby.deliver("x")
+    pair.arbiter.followed(["M/b"], [b"b11"], pair.standby.now, pair.standby.wall)
+    pair.arbiter.take_over(pair.standby.now, pair.standby.wall)
+    pair.standby.wait(0.1)
+    assert pair.standby.output == [b"b12"]
+    assert pair.standby.late == []
 
 
 def test_who_is_ahead_when_a_gap_comes_proves_its_place_behind_it() -> None:
@@ -320,7 +340,7 @@ def test_who_is_ahead_when_a_gap_comes_proves_its_place_behind_it() -> None:
     pair.emit(b"b4", b"t4")
     pair.standby.deliver_all()
     arbiter, standby = pair.arbiter, pair.standby
-    arbiter.followed_gap("outage", standby.now)
+    arbiter.followed_gap(standby.now)
     line = arbiter.lines["x"]
     assert line.owing is None
     assert [held.payload for held in line.hold.events] == [b"b4", b"t4"]
