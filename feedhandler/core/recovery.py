@@ -316,11 +316,20 @@ class Recovery:
         if channel in self._channels:
             self._states[channel] = state
 
-    def take_over(self, state: str, recv: int) -> list[Output]:
-        """Go on alone, in a feed of that state; return what is to be announced, and the books that are owed."""
+    def names(self) -> Sequence[str]:
+        """Return the names of all channels."""
+        return tuple(self._channels)
+
+    def take_over(self, state: str, gaps: Sequence[Gap], now: float, recv: int) -> list[Output]:
+        """Go on alone, in a feed of that state, behind gaps that the other daemon has not come to publish.
+
+        Return what is to be announced, and the books that are owed.
+        """
         self._feed_state = state
         self._pulse.quiet = state == QUIET
         result = [output for keeper in self._keepers() for output in keeper.flush()]
+        for gap in gaps:
+            self._open_gap(gap, now, result)
         self._announce(recv, result)
         return result
 

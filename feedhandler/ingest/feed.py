@@ -26,10 +26,10 @@ import trio
 
 from feedhandler.config import Health
 from feedhandler.config import Recovery as RecoverySettings
-from feedhandler.core.arbiter import DOWN, Restart
+from feedhandler.core.arbiter import DOWN, UNPROVEN, Restart
 from feedhandler.core.channels import Channel
 from feedhandler.core.following import Following
-from feedhandler.core.messages import Output, Run, State
+from feedhandler.core.messages import Gap, Output, Run, State
 from feedhandler.core.notes import note
 from feedhandler.core.progress import Part
 from feedhandler.core.recovery import Recovery
@@ -147,7 +147,10 @@ class Feed:
         strange = self._channels.strange()
         self._streams.close(strange)
         self._channels.forget(strange)
-        self._channels.publish(self.recovery.take_over(self.arbiter.state, wall_ns))
+        begun = {name: self._channels.last_recv(name) for name in self._channels.names()}
+        gaps = [Gap(name, UNPROVEN, last, wall_ns) for name, last in begun.items() if name in self.heir.owed]
+        gaps = [gap for gap in gaps if gap.since >= 0]
+        self._channels.publish(self.recovery.take_over(self.arbiter.state, gaps, now, wall_ns))
         self._streams.open()
         self.arbiter.take_over(now, wall_ns)
         self._carry_out(now, wall_ns)

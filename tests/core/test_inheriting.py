@@ -131,10 +131,10 @@ def test_a_feed_goes_on_as_it_was_announced() -> None:
     )
     recovery.inherit_events(Release(TRADES, trade(2), "active", 7, "backfilled"), 0.0)
     assert recovery.synchronised() == {BOOK: True}
-    assert recovery.take_over("live", 9) == []
-    assert recovery.take_over("quiet", 9) == [
+    assert recovery.take_over("live", [], 0.0, 9) == []
+    assert recovery.take_over("quiet", [], 0.0, 9) == [
         State("quiet", 9, name) for name in (OTHER, BOOK, TRADES, ORDERS)
     ]
     recovery.inherit_gap(Gap(TRADES, "outage", 1, 2), 0.0)
     recovery.inherit_gap(Gap(BOOK, "audit", 1, 2), 0.0)
-    assert recovery.take_over("live", 10)[1] == State("syncing", 10, BOOK)
+    assert recovery.take_over("live", [], 0.0, 10)[1] == State("syncing", 10, BOOK)
