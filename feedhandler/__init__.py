@@ -25,6 +25,7 @@ The rooms, as data flows through them; what a room calls upward are callables th
     ingest      the bytes of a line, the life of a line, a feed: its crew of lines, its channels, streams and pace
     control     what changes a daemon that runs: the configuration, the listed markets, `ctl` and its socket
     publish     the backlog, the Unix socket, its consumers
+    standby     the second daemon on a host: it follows the active one, and takes over
     client      reads the socket; knows nothing of the daemon
     bridge      the socket's stream in NATS JetStream, from one host or several; a program of its own
     observe     what operators see: metrics, health and state over HTTP, the page, `status` and `top`; the catalogue

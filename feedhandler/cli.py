@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         demo.add_arguments,
         demo.run,
     )
-    _add(commands, "run", "the daemon, in the foreground", _add_config, _run)
+    _add(commands, "run", "the daemon, in the foreground", _add_run, _run)
     _add(commands, "check", "validate a configuration and show what it means", _add_config, _check)
     _add(commands, "ctl", "list and steer a running daemon", control.add_arguments, _ctl)
     bridge.add_arguments(
@@ -104,6 +104,16 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument(
+        "--standby",
+        action="store_true",
+        help="follow the daemon that serves the socket, and take over with the same numbering when it ends; "
+        "where none serves it, be that daemon",
+    )
+
+
 def _load(args: argparse.Namespace) -> Config:
     return load(args.config, args.set, environ=os.environ)
 
@@ -127,6 +137,7 @@ def _run(args: argparse.Namespace) -> int:
                 logs,
                 reload=partial(_load, args),
                 exit_now=partial(os._exit, FAILED),
+                standby=args.standby,
                 set_level=logs.set_level,
                 log=logs,
             )

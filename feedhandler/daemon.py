@@ -16,6 +16,10 @@
             └── a feed each       they come and go
                 └── its lines
 
+**A standby** (`standby`) runs the service alone at first: it follows the active daemon, and its feeds publish nothing.
+When the lock is its own, the feeds take over, and the publisher and the control socket are opened as at any start. What
+it knows is whole where it was told all that any consumer was: then the session goes on; else it begins as any daemon.
+
 The feeds share one publisher, one gate for connection attempts and one token. At the end the service is cancelled
 first, so nothing new comes; then the consumers are let go with what is pending. Both together have
 ``publish.drain_s``; only an exchange that does not answer the lines' goodbye can take longer, by its bound.
@@ -30,7 +34,7 @@ Nothing here reads a file in the event loop: the configuration is read again in 
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -52,6 +56,7 @@ from feedhandler.control import server as control
 from feedhandler.control.commands import Commands
 from feedhandler.control.fleet import Fleet
 from feedhandler.control.requests import Answer, Done, Refusal
+from feedhandler.core.arbiter import DOWN
 from feedhandler.core.budget import Caps
 from feedhandler.core.motion import Part
 from feedhandler.core.notes import Notify, note
@@ -73,15 +78,21 @@ from feedhandler.observe.counts import Counts
 from feedhandler.observe.history import History
 from feedhandler.observe.incidents import Incidents
 from feedhandler.observe.liveness import Liveness
+from feedhandler.observe.readiness import NOT_FOLLOWED, missing, reasons_of
 from feedhandler.observe.service import Observation
 from feedhandler.observe.sight import Log, Sight
 from feedhandler.observe.status import StatusMaker
 from feedhandler.observe.systemd import Systemd, fan_out
 from feedhandler.publish.outlet import Outlet
 from feedhandler.publish.server import Publisher
+from feedhandler.standby.mirror import Mirror
+from feedhandler.standby.service import Standby
 
 MARKETS_RETRY_S: Final = 5.0
 """Between two attempts to learn the markets at the start."""
+
+CONTROL_PATIENCE_S: Final = 5.0
+"""Beyond its time for the consumers a daemon that is leaving is given so long to free the control socket."""
 
 BOOKS_DELTAS: Final = 64
 """Deltas that a book follows at a time; then all other tasks have their turn."""
@@ -108,6 +119,7 @@ class Daemon:
         environ: Mapping[str, str],
         notify: Notify,
         *,
+        standby: bool = False,
         load: Callable[[], Config] = _nothing_to_load,
         set_level: Callable[[str], object] = _no_level,
         log: Log | None = None,
@@ -133,15 +145,23 @@ class Daemon:
         self._incidents = Incidents(config.observe.incidents, config.bounds.incident_files, notify)
         limits = config.limits
         self._gate = Gate(limits.connections_per_minute, _caps(limits), notify)
+        self._outlet = Outlet(self.publisher)
         self._around = self._surroundings()
         self._listing = Listing()
         self._surplus = 0
         self._relist = trio.Event()
+        self.standby = self._make_standby() if standby else None
+        self._feeds_run = False
+        self._work: trio.Nursery | None = None
         self.fleet = Fleet(config, self._make_feed, notify)
         self._service = trio.CancelScope()
         self._stopped_s = 0.0
+        self._hands_over = False
+        self._left = trio.Event()
+        self._outer: trio.Nursery | None = None
         self._reloading = self._reload_again = False
-        self.observation = Observation(self._sight(log), config.observe.http_address, notify)
+        address = config.standby.http_address if standby else config.observe.http_address
+        self.observation = Observation(self._sight(log), address, notify)
         self._moving: dict[Feed, None] = {}
         self._movement = trio.Event()
         self._moved_s = 0.0
@@ -164,6 +184,8 @@ class Daemon:
             pending=lambda: (
                 not self._listing.markets and any(LISTED in feed.markets for feed in self.config.feeds)
             ),
+            standby=self.standby_reasons,
+            followed=lambda: self.standby is not None and self.standby.is_level,
             wall_ns=time.time_ns,
             now_s=trio.current_time,
             started_ns=time.time_ns(),
@@ -199,7 +221,7 @@ class Daemon:
             make_ping=ping,
         )
         return Surroundings(
-            outlet=Outlet(self.publisher),
+            outlet=self._outlet,
             means=means,
             notify=self._notify,
             wall_ns=time.time_ns,
@@ -221,50 +243,163 @@ class Daemon:
         return self.fleet.may_bring(channel)
 
     def _make_feed(self, label: str, wanted: Wanted) -> Feed:
-        """Make a feed that goes by the settings of now."""
+        """Make a feed that goes by the settings of now; one that follows has the standby's lines."""
+        lines = wanted.lines if self.standby is None else min(wanted.lines, self.config.standby.lines)
         feed = Feed(
             label,
             self.config.exchange.websocket_url,
             wanted.market,
             wanted.streams,
-            wanted.lines,
+            lines,
             self._around,
+            follows=self.standby is not None,
         )
         feed.retune(self.config.health, self.config.recovery)
         return feed
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run until `stop`; started when the socket listens."""
+        """Run until `stop`; started when the socket listens, or a standby is about to follow."""
+        async with trio.open_nursery() as nursery:
+            self._outer = nursery
+            if self.standby is None:
+                await nursery.start(self.publisher.serve)
+            await nursery.start(self.observation.run)
+            async with trio.open_nursery() as controls:
+                if self.standby is None:
+                    await controls.start(self._control(0.0))
+                    self._notify(note("daemon_started", version=__version__, session=self.publisher.session))
+                task_status.started()
+                with self._service:
+                    await self._serve(nursery, controls)
+                self._notify(note("daemon_draining"))
+                if self._hands_over:
+                    await self._left.wait()
+                elif self.standby is None:
+                    await self._leave()
+                controls.cancel_scope.cancel()
+            self.observation.end()
+        self._notify(note("daemon_stopped"))
+
+    def _control(self, patience_s: float) -> Callable[..., Awaitable[None]]:
+        """Return what serves the control socket."""
         commands = Commands(
             self.fleet,
             status=self.status,
             reload=self.reload,
             drain=self.stop,
+            hand_over=self.hand_over,
             is_ending=lambda: self._service.cancel_called,
         )
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self.publisher.serve)
-            await nursery.start(self.observation.run)
-            serve = partial(control.serve, self.config.publish, commands.execute, self._notify)
-            async with trio.open_nursery() as controls:
-                await controls.start(serve)
-                self._notify(note("daemon_started", version=__version__, session=self.publisher.session))
-                task_status.started()
-                with self._service:
-                    await self._serve()
-                self._notify(note("daemon_draining"))
-                for feed in self.feeds.values():
-                    feed.end()
-                left_s = self._stopped_s + self.config.publish.drain_s - trio.current_time()
-                await self.publisher.drain(max(0.0, left_s))
-                controls.cancel_scope.cancel()
-            self.observation.end()
-        self._notify(note("daemon_stopped"))
+        publish = self.config.publish
+        return partial(control.serve, publish, commands.execute, self._notify, patience_s=patience_s)
+
+    async def _leave(self) -> None:
+        """Let the consumers go, to a standby if there is one that goes on."""
+        if not self._hands_over:
+            for feed in self.feeds.values():
+                feed.end()
+        left_s = self._stopped_s + self.config.publish.drain_s - trio.current_time()
+        await self.publisher.drain(max(0.0, left_s), "takeover" if self._hands_over else "shutdown")
+        self._left.set()
 
     def stop(self) -> None:
-        """End the service; the consumers get what is pending."""
+        """End the service; the consumers get what is pending, and a standby that is ready goes on.
+
+        That one does not wait for the lines to say goodbye to the exchange.
+        """
+        if self._service.cancel_called:
+            return
         self._stopped_s = trio.current_time()
         self._service.cancel()
+        self._hands_over = self.publisher.precedence.ready and self._outer is not None
+        if self._hands_over and self._outer is not None:
+            self._outer.start_soon(self._leave)
+
+    def hand_over(self) -> str:
+        """End the service if there is a standby that goes on; return why not."""
+        precedence = self.publisher.precedence
+        if not precedence.ready:
+            found = (
+                "the standby is not ready yet" if precedence.is_first else "no standby follows this daemon"
+            )
+            return f"{found}; `drain` ends the daemon all the same"
+        self.stop()
+        return ""
+
+    # The standby
+
+    def _make_standby(self) -> Standby:
+        return Standby(
+            self.config.publish.socket,
+            self.publisher.lock,
+            begin=self._begin_to_follow,
+            level=self._run_feeds,
+            missing=self._unready,
+            notify=self._notify,
+        )
+
+    def standby_reasons(self) -> list[str] | None:
+        """Return why this daemon could not take over without a gap; None where it is the active one."""
+        if self.standby is None:
+            return None
+        return self._unready() if self.standby.is_level else [NOT_FOLLOWED]
+
+    def _unready(self) -> list[str]:
+        reasons = [reason for feed in self.feeds.values() for reason in reasons_of(feed)]
+        return [*missing(self.observation.sight), *reasons]
+
+    def _begin_to_follow(self, session: str) -> Mirror:
+        """Begin anew with nothing known; the feeds run when all is known that there is."""
+        self._begin_session(session)
+        return Mirror(self.publisher, self._outlet, self.feeds, trio.current_time)
+
+    def _begin_session(self, session: str) -> None:
+        """Begin with nothing known, and with feeds that do not run yet."""
+        self.feeds.halt()
+        self._feeds_run = False
+        self.publisher.begin(session)
+        self._outlet.begin()
+        self.fleet.renew(self.config)
+
+    def _run_feeds(self) -> None:
+        """Run the feeds, unless they do already; a standby that begins to follow anew halts them."""
+        assert self._work is not None
+        if not self._feeds_run:
+            self._feeds_run = True
+            self._work.start_soon(self.feeds.run)
+
+    async def _stand_by(self, standby: Standby, nursery: trio.Nursery, controls: trio.Nursery) -> None:
+        """Follow until the lock is this daemon's, and be the active one then."""
+        whole = await standby.run()
+        began = trio.current_time()
+        self.standby = None
+        if whole:
+            self._take_over()
+        else:
+            self._begin_session(str(uuid.uuid4()))
+        self._run_feeds()
+        await nursery.start(self.publisher.serve)
+        session = self.publisher.session
+        if standby.has_followed:
+            took_s = round(trio.current_time() - began, 3)
+            self._notify(note("took_over", session=session, whole=whole, took_s=took_s))
+        self._notify(note("daemon_started", version=__version__, session=session))
+        self.observation.open(self.config.observe.http_address)
+        await controls.start(self._control(self.config.publish.drain_s + CONTROL_PATIENCE_S))
+
+    def _take_over(self) -> None:
+        """Let the feeds publish, with all their lines; what no feed here publishes is given up."""
+        wall_ns = time.time_ns()
+        for channel in self.publisher.channels():
+            if not channel.retired and channel.feed not in self.feeds:
+                self._outlet.state(channel, DOWN, wall_ns)
+                self._outlet.retire(channel, wall_ns)
+        for label, wanted in self.fleet.running.items():
+            if self.feeds[label].heir.is_whole:
+                self.feeds[label].take_over()
+                self.feeds[label].change(wanted.streams, wanted.lines)
+            else:
+                self.fleet.replace(label)
 
     async def status(self) -> msgspec.Raw:
         """Return the state of everything, for operators: what ``/status`` answers."""
@@ -316,7 +451,10 @@ class Daemon:
             self._change_keys()
         if now.log.level != before.log.level:
             self._set_level(now.log.level)
-        self.fleet.configure(now)
+        if self.standby is None:
+            self.fleet.configure(now)
+        else:
+            self.standby.start_over()
         if (now.health, now.recovery) != (before.health, before.recovery):
             for feed in self.feeds.values():
                 feed.retune(now.health, now.recovery)
@@ -348,15 +486,19 @@ class Daemon:
         """Return how many consumers are connected."""
         return self.publisher.consumer_count
 
-    async def _serve(self) -> None:
+    async def _serve(self, outer: trio.Nursery, controls: trio.Nursery) -> None:
         async with trio.open_nursery() as nursery:
+            self._work = nursery
             nursery.start_soon(self._incidents.run)
             nursery.start_soon(self._tick)
             nursery.start_soon(self._follow_books)
             if self._around.means.tokens is not None:
                 nursery.start_soon(self._around.means.tokens.run)
             nursery.start_soon(self._follow_markets)
-            nursery.start_soon(self.feeds.run)
+            if self.standby is None:
+                self._run_feeds()
+            else:
+                nursery.start_soon(self._stand_by, self.standby, outer, controls)
 
     async def _tick(self) -> None:
         while True:
@@ -425,7 +567,10 @@ class Daemon:
                     vanished=len(change.vanished),
                 )
             )
+        before = set(self.feeds)
         self.fleet.list_markets(self._listing.markets)
+        if self.standby is not None and before != set(self.feeds):
+            self.standby.start_over()
         return True
 
 
@@ -436,13 +581,14 @@ async def run(
     *,
     reload: Callable[[], Config],
     exit_now: Callable[[], object],
+    standby: bool = False,
     set_level: Callable[[str], object] = _no_level,
     log: Log | None = None,
 ) -> None:
     """Run the daemon in the foreground, with signals: the first end drains, the second calls ``exit_now``."""
     systemd = Systemd(environ, notify)
     notify = fan_out(notify, systemd.hear)
-    daemon = Daemon(config, environ, notify, load=reload, set_level=set_level, log=log)
+    daemon = Daemon(config, environ, notify, standby=standby, load=reload, set_level=set_level, log=log)
     daemon.observation.sight.liveness.ask(systemd.standing_s)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:

@@ -676,9 +676,9 @@ async def test_signals_end_the_daemon(
     """The first SIGTERM or SIGINT drains, a second one leaves at once."""
     drain = Publisher.drain
 
-    async def drain_slowly(publisher: Publisher, seconds: float) -> None:
+    async def drain_slowly(publisher: Publisher, seconds: float, reason: str) -> None:
         await trio.sleep(5)
-        await drain(publisher, seconds)
+        await drain(publisher, seconds, reason)
 
     monkeypatch.setattr(Publisher, "drain", drain_slowly)
     for first, second in ((signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)):

@@ -421,7 +421,7 @@ async def test_where_the_exchange_is_takes_effect_or_is_named(
         moved = msgspec.structs.replace(
             stage.config.exchange, token_url="https://elsewhere/token", ca_file=tmp_path / "ca.pem"
         )
-        answer = await reload(stage, autojump_clock, exchange=moved)
+        answer = await reload(stage, exchange=moved)
         text = "the configuration is in force; at the next start: exchange.token_url, exchange.ca_file"
         assert answer == Done(text)
         assert stage.daemon.config.exchange == stage.config.exchange

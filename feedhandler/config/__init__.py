@@ -33,6 +33,7 @@ from feedhandler.config.model import (
     Observe,
     Publish,
     Recovery,
+    Standby,
 )
 from feedhandler.config.planning import Plan, describe, plan
 from feedhandler.config.readers import is_market
@@ -57,6 +58,7 @@ __all__ = [
     "Plan",
     "Publish",
     "Recovery",
+    "Standby",
     "Wanted",
     "adopt",
     "changes",

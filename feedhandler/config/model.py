@@ -154,6 +154,20 @@ class Observe(msgspec.Struct, frozen=True, kw_only=True):
         return split_address(self.http)
 
 
+class Standby(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``run --standby`` does while another daemon is the active one."""
+
+    lines: Annotated[int, Whole(0, 8)] = 1
+    """Its own lines of each feed, at most those of the feed; they count beside the active daemon's."""
+    http: Annotated[str, Text('host:port (an IPv6 host in brackets) or ""', is_address)] = ""
+    """Where this process is observed, whoever is active; ``observe.http`` is the active one's. Empty: nowhere."""
+
+    @property
+    def http_address(self) -> tuple[str, int] | None:
+        """``http`` as host and port; None where it is switched off."""
+        return split_address(self.http)
+
+
 class Log(msgspec.Struct, frozen=True, kw_only=True):
     """How the program logs."""
 
@@ -312,6 +326,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     feeds: tuple[Feed, ...] = msgspec.field(name="feed")
     publish: Publish = Publish()
     observe: Observe = Observe()
+    standby: Standby = Standby()
     log: Log = Log()
     health: Health = Health()
     recovery: Recovery = Recovery()

@@ -48,6 +48,7 @@ COMMANDS: Final[dict[Op, tuple[str, tuple[str, ...]]]] = {
     ),
     "reload": ("read the configuration again, as SIGHUP does", ()),
     "drain": ("let all consumers have what is pending, and end the daemon", ()),
+    "handover": ("end the daemon where a standby is ready to go on; else refuse", ()),
 }
 """Each command: what it does, and which names it takes."""
 

@@ -18,7 +18,10 @@ SHOWN = 20
 
 
 class Commands:
-    """The commands; ``reload`` and ``drain`` are the daemon's own, ``status`` says what ``list`` shows."""
+    """The commands; ``reload``, ``drain`` and ``hand_over`` are the daemon's own, ``status`` says what ``list`` shows.
+
+    ``hand_over`` returns why it does nothing.
+    """
 
     def __init__(
         self,
@@ -27,12 +30,14 @@ class Commands:
         status: Callable[[], Awaitable[object]],
         reload: Callable[[], Awaitable[Answer]],
         drain: Callable[[], None],
+        hand_over: Callable[[], str],
         is_ending: Callable[[], bool],
     ) -> None:
         self._fleet = fleet
         self._status = status
         self._reload = reload
         self._drain = drain
+        self._hand_over = hand_over
         self._is_ending = is_ending
         self._of_lines: dict[str, tuple[Callable[[Feed, str], None], str]] = {
             "restart": (
@@ -55,6 +60,9 @@ class Commands:
             case "drain":
                 self._drain()
                 return Done("the daemon lets its consumers go and ends")
+            case "handover":
+                against = self._hand_over()
+                return Refusal("no_standby", against) if against else Done("the standby takes over")
             case "add-market":
                 return self._add_market(request)
             case "drop-market":

@@ -64,6 +64,20 @@ class Fleet:
         coming = [] if self._listed else [feed for feed in self._config.feeds if LISTED in feed.markets]
         return market != ALL and any(stream in feed.streams for feed in coming)
 
+    def renew(self, config: Config) -> None:
+        """Begin anew with all feeds by a configuration: each is given up, and another one of its label begins."""
+        self._config, self._by_hand = config, {}
+        self._running, before = self._target(), self._running
+        for label in before:
+            self.feeds.retire(label)
+        for label, feed in self._running.items():
+            self.feeds.open(self._make(label, feed))
+
+    def replace(self, label: str) -> None:
+        """Begin anew with one feed."""
+        self.feeds.retire(label)
+        self.feeds.open(self._make(label, self._running[label]))
+
     def configure(self, config: Config) -> None:
         """Go by another configuration; what was changed by hand is forgotten."""
         self._config = config

@@ -17,7 +17,7 @@ Name = Annotated[str, msgspec.Meta(max_length=256)]
 
 Op = Literal[
     "list", "restart", "rotate", "pause", "resume", "add-stream", "drop-stream",
-    "add-market", "drop-market", "reload", "drain",
+    "add-market", "drop-market", "reload", "drain", "handover",
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ daemons with their sockets in one folder the first has it; a request that names 
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,7 @@ from feedhandler.control.requests import Answer, Refusal, Request, parse, render
 from feedhandler.core.notes import Notify, note
 from feedhandler.errors import OperationalError
 from feedhandler.publish.endpoint import Peer, listening, peer_of
+from feedhandler.publish.lock import Lock
 
 CLIENTS: Final = 16
 """Connected at once; further ones are refused."""
@@ -37,6 +38,8 @@ PATIENCE_S: Final = 60.0
 """For a line to come, and for an answer to be taken; then the connection ends."""
 READ_BYTES: Final = 16_384
 
+LOOK_S: Final = 0.1
+"""Between two attempts to have the socket that another daemon has."""
 ACCEPT_PAUSE_S: Final = 0.1
 """After the system has run out of descriptors or memory."""
 
@@ -53,13 +56,24 @@ async def serve(
     execute: Execute,
     notify: Notify,
     *,
+    patience_s: float = 0.0,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve the control socket until cancelled; started when it listens, or clearly cannot."""
+    """Serve the control socket until cancelled; started when it listens, or clearly cannot.
+
+    Another daemon that has it may be leaving: it is waited for, for ``patience_s``.
+    """
     own = msgspec.structs.replace(settings, socket=control_path(settings.socket), mode="0600", group="")
+    lock = Lock(own.socket)
+    with suppress(OperationalError):
+        for _ in range(round(patience_s / LOOK_S)):
+            if lock.take():
+                break
+            await trio.sleep(LOOK_S)
     with ExitStack() as stack:
+        stack.callback(lock.release)
         try:
-            listener = stack.enter_context(listening(own))
+            listener = stack.enter_context(listening(own, lock))
         except OperationalError as error:
             notify(note("control_unavailable", reason=str(error)))
             task_status.started()

@@ -216,6 +216,35 @@ class BookKeeper:
         self.track = self._new_track()
         return owed
 
+    # What another daemon has published
+
+    def inherit(self, passing: Release | Run, now: float) -> None:
+        """Follow events that another daemon has published; those from before its book are in that."""
+        if self.syncing:
+            return
+        if isinstance(passing, Release) and passing.kind == LATE:
+            self.take(passing, now)
+        else:
+            self.follow(passing)
+
+    def inherit_book(self, payload: bytes, position: int, now: float) -> None:
+        """Take the book that another daemon has published, after all up to a position."""
+        image = self._desk.read(payload)
+        if isinstance(image, Broken):
+            return
+        self.track = self._new_track()
+        self.track.reset(image.levels, position)
+        self._repair, self._gap, self._image = None, None, None
+        self._image_ms = self._began_ms = image.ts
+        self.passing = True
+        self._audit_due = now + self.settings.verify_s if self.settings.audit_s else float("inf")
+
+    def inherit_gap(self, gap: Gap, now: float) -> None:
+        """Give up the book behind a gap that another daemon has published: its snapshot is to follow."""
+        self.open_gap(gap, now)
+        self.reason = AUDIT if gap.reason == AUDIT else GAP
+        self._gap = None
+
     # What is asked for
 
     def wants(self, now: float) -> bool:

@@ -124,6 +124,16 @@ class Channel:
         head = self._event_head.replace(b"%", b"%%") + b"%d" + self._middle.replace(b"%", b"%%")
         return map(head.__mod__, seqs)
 
+    def take_over(self, count: int, recv_ns: int, marks: int) -> None:
+        """Take the next seqs for records that another daemon has encoded, of which so many are gaps and snapshots.
+
+        ``recv_ns`` is the arrival of the last event among them; -1 for none.
+        """
+        self.next += count
+        self.marks += marks
+        if recv_ns >= 0:
+            self._set_middle("", recv_ns, "")
+
     def gap(self, reason: str, since_ns: int, until_ns: int) -> bytes:
         """Take the next seq for a gap and encode it."""
         seq = self.next
@@ -182,6 +192,14 @@ class Channels:
     def get(self, name: str) -> Channel | None:
         """Return the channel of that name if it is open, or retired and not forgotten."""
         return self._by_name.get(name)
+
+    def forgotten_names(self) -> Iterator[tuple[str, Forgotten]]:
+        """Return what is remembered of all channels whose numbers others have."""
+        return iter(self._forgotten.items())
+
+    def remember(self, name: str, gone: Forgotten) -> None:
+        """Take over the numbering of a channel that is not here: opened, it goes on with that."""
+        self._forgotten[name] = gone
 
     def forgotten(self, name: str) -> Forgotten | None:
         """Return what is remembered of a channel that is retired, and whose number another one has."""

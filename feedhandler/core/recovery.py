@@ -284,6 +284,55 @@ class Recovery:
             elif begun and self._desk.has_gaps(split(name)[1]):
                 result.append(own)
 
+    # What another daemon has published, while that one does
+
+    def inherit(self, channel: str, state: str) -> None:
+        """Take up a channel that another daemon publishes, in the state that it has announced."""
+        self._channels[channel] = self._new_keeper(channel)
+        self._states[channel] = state
+        self._begun = True
+
+    def inherit_events(self, events: Run | Release, now: float) -> None:
+        """Follow events that another daemon has published."""
+        for name in set(events.channels) if isinstance(events, Run) else (events.channel,):
+            keeper = self._channels.get(name)
+            if keeper is not None:
+                keeper.inherit(events, now)
+
+    def inherit_book(self, channel: str, payload: bytes, position: int, now: float) -> None:
+        """Take the book of a channel as another daemon has published it, after all up to a position."""
+        keeper = self._channels.get(channel)
+        if isinstance(keeper, BookKeeper):
+            keeper.inherit_book(payload, position, now)
+
+    def inherit_gap(self, gap: Gap, now: float) -> None:
+        """Hear of a gap that another daemon has published."""
+        keeper = self._channels.get(gap.channel)
+        if isinstance(keeper, BookKeeper):
+            keeper.inherit_gap(gap, now)
+
+    def inherit_state(self, channel: str, state: str) -> None:
+        """Hear which state of a channel another daemon has announced."""
+        if channel in self._channels:
+            self._states[channel] = state
+
+    def names(self) -> Sequence[str]:
+        """Return the names of all channels."""
+        return tuple(self._channels)
+
+    def take_over(self, state: str, gaps: Sequence[Gap], now: float, recv: int) -> list[Output]:
+        """Go on alone, in a feed of that state, behind gaps that the other daemon has not come to publish.
+
+        Return what is to be announced, and the books that are owed.
+        """
+        self._feed_state = state
+        self._pulse.quiet = state == QUIET
+        result = [output for keeper in self._keepers() for output in keeper.flush()]
+        for gap in gaps:
+            self._open_gap(gap, now, result)
+        self._announce(recv, result)
+        return result
+
     # What is asked for
 
     def tick(self, now: float, recv: int) -> list[Output]:

@@ -197,6 +197,22 @@ class TradeKeeper:
         """Return what is owed behind what came together: nothing."""
         return []
 
+    # What another daemon has published
+
+    def inherit(self, passing: Release | Run, now: float) -> None:  # noqa: ARG002 - what others need
+        """Follow events that another daemon has published; backfilled rows may come live as well."""
+        if isinstance(passing, Release) and passing.kind == BACKFILLED:
+            for row in self._rows(passing.payload):
+                self._backfill(row, passing.line, passing.recv)
+        elif self.passing:
+            self.follow(passing)
+        elif isinstance(passing, Release):
+            self._pass(passing)
+        else:
+            for release in passing.releases():
+                if release.channel == self.channel:
+                    self._pass(release)
+
     # What is asked for
 
     def wants(self, now: float) -> bool:

@@ -56,6 +56,16 @@ class FeedChannels:
         """Return the names of those that belong to a stream and that this feed may publish in."""
         return [name for name, channel in self._channels.items() if channel and split(name)[1] == stream]
 
+    def adopt(self, channel: Channel) -> None:
+        """Take a channel for the feed's that another daemon has opened for it."""
+        self._channels[channel.name] = channel
+        if channel.stream == PUBLIC_BOOK:
+            self._outlet.offer_book(channel, partial(self._image, channel.name))
+
+    def strange(self) -> list[str]:
+        """Return the names of those that belong to none of the streams."""
+        return [name for name in self._channels if split(name)[1] not in {*self.streams, OTHER}]
+
     def owns(self, name: str) -> bool:
         """Tell whether a channel is this feed's, opening it unless it is open."""
         channel = self._channels[name] if name in self._channels else self._channel(name)

@@ -5,7 +5,8 @@
       ├── recovery (`core.recovery`)          likewise: what is released goes through it to the consumers
       ├── its channels (`ingest.channels`)    where that goes
       ├── its streams (`ingest.streams`)      which may change on live lines
-      └── its pace (`ingest.pace`)            when it has to be told the time
+      ├── its pace (`ingest.pace`)            when it has to be told the time
+      └── its heir (`ingest.heir`)            of a standby: what another daemon publishes
 
 What a line reads is judged, numbered and on its way to the consumers before the line's next read: `received` is
 called from within the read, and nothing in it awaits. The ordinary events of a read stay together all the way, as one
@@ -13,6 +14,8 @@ run; books and trades follow them when the consumers have been sent to.
 
 A feed that is given up retires its channels: `down`, then a word that nothing more comes of them. From that moment on
 whatever its lines still bring is left out.
+
+Of a standby a feed **follows**: another daemon publishes for it, and nothing comes of it here until it takes over.
 """
 
 import uuid
@@ -23,13 +26,13 @@ import trio
 
 from feedhandler.config import Health
 from feedhandler.config import Recovery as RecoverySettings
-from feedhandler.core.arbiter import DOWN, Restart
+from feedhandler.core.arbiter import DOWN, UNPROVEN, Restart
 from feedhandler.core.channels import Channel
-from feedhandler.core.messages import Output, Run, State
+from feedhandler.core.following import Following
+from feedhandler.core.messages import Gap, Output, Run, State
 from feedhandler.core.motion import Part
 from feedhandler.core.notes import note
 from feedhandler.core.recovery import Recovery
-from feedhandler.core.streams import Streams
 from feedhandler.core.trail import NO_FRAMES, Frames, Known
 from feedhandler.errors import ConnectionFailed, HandshakeRefused
 from feedhandler.exchange.desk import Desk
@@ -38,6 +41,7 @@ from feedhandler.exchange.requests import connection_url
 from feedhandler.ingest.channels import FeedChannels
 from feedhandler.ingest.crew import LINE_NAMES, Crew
 from feedhandler.ingest.handshake import Target
+from feedhandler.ingest.heir import Heir
 from feedhandler.ingest.line import Line
 from feedhandler.ingest.pace import Pace
 from feedhandler.ingest.streams import FeedStreams
@@ -48,14 +52,22 @@ class Feed:
     """One set of identical lines, merged; the lines' hub."""
 
     def __init__(
-        self, label: str, url: str, market: str, streams: Sequence[str], lines: int, around: Surroundings
+        self,
+        label: str,
+        url: str,
+        market: str,
+        streams: Sequence[str],
+        lines: int,
+        around: Surroundings,
+        *,
+        follows: bool = False,
     ) -> None:
         self.label = label
         self.market = market
         self._around = around
         self._channels = FeedChannels(label, streams, around, self._image)
         dialect = Dialect(market, self._is_own_request, hears_account=self._channels.hears_account)
-        self.arbiter = Streams(
+        self.arbiter = Following(
             label,
             LINE_NAMES[:lines],
             dialect,
@@ -75,7 +87,7 @@ class Feed:
             settings=around.recovery,
             bounds=around.means.bounds,
             new_id=lambda: str(uuid.uuid4()),
-            askable=self.crew.askable,
+            askable=self._askable,
             owns=self._channels.owns,
             notify=around.notify,
             last_recv=self._channels.last_recv,
@@ -95,8 +107,11 @@ class Feed:
             recovery=self.recovery,
             carry_out=self._carry_out,
         )
-        if self.recovery.resumed:
-            self.arbiter.go_on(max(self.recovery.resumed.values()))
+        self.heir = Heir(self.arbiter, self.recovery, lambda: self.streams, self._channels.adopt)
+        if follows:
+            self.arbiter.follow(trio.current_time())
+        else:
+            self._streams.open()
 
     def __repr__(self) -> str:
         return f"<Feed {self.label} {self.arbiter.state} {list(self.arbiter.lines.values())}>"
@@ -126,6 +141,20 @@ class Feed:
         self.crew.resize(lines)
         self._streams.change(streams)
 
+    def take_over(self) -> None:
+        """Publish from now on, where the other daemon's output has ended."""
+        now, wall_ns = trio.current_time(), self._around.wall_ns()
+        strange = self._channels.strange()
+        self._streams.close(strange)
+        self._channels.forget(strange)
+        begun = {name: self._channels.last_recv(name) for name in self._channels.names()}
+        gaps = [Gap(name, UNPROVEN, last, wall_ns) for name, last in begun.items() if name in self.heir.owed]
+        gaps = [gap for gap in gaps if gap.since >= 0]
+        self._channels.publish(self.recovery.take_over(self.arbiter.state, gaps, now, wall_ns))
+        self._streams.open()
+        self.arbiter.take_over(now, wall_ns)
+        self._carry_out(now, wall_ns)
+
     def retune(self, health: Health, recovery: RecoverySettings) -> None:
         """Go by other settings from now on."""
         self.arbiter.retune(health)
@@ -134,6 +163,8 @@ class Feed:
 
     def end(self) -> None:
         """Tell the consumers that nothing more will come of this feed for now."""
+        if self.arbiter.follows:
+            return
         wall_ns = self._around.wall_ns()
         channels = self._channels
         channels.publish([State(DOWN, wall_ns, name) for name in channels.names() if channels.owns(name)])
@@ -142,7 +173,8 @@ class Feed:
         """Publish nothing any more, and tell the consumers so; whoever runs the feed ends its lines."""
         if self._retired:
             return
-        self._streams.close(self._channels.names())
+        if not self.arbiter.follows:
+            self._streams.close(self._channels.names())
         self._retired = True
 
     # Time
@@ -167,7 +199,8 @@ class Feed:
             self.arbiter.tick(now, wall_ns)
             self._carry_out(now, wall_ns)
             self._streams.tick(now)
-            self._recover(self.recovery.tick(now, wall_ns))
+            if not self.arbiter.follows:
+                self._recover(self.recovery.tick(now, wall_ns))
             self._pace.end(now)
         self._pace.moved = False
         return news
@@ -289,6 +322,8 @@ class Feed:
         """
         self._pace.moved = True  # whatever it was, it may be due sooner now
         arbiter = self.arbiter
+        if arbiter.follows:
+            arbiter.outputs.clear()  # another daemon says so
         if arbiter.outputs:
             outputs, arbiter.outputs = arbiter.outputs, []
             passed = self.recovery.process(outputs, now, wall_ns)
@@ -316,6 +351,10 @@ class Feed:
             self.recovery.replace = False
             for line in self.lines:
                 self.crew.obey(Restart(line, "dead"))
+
+    def _askable(self) -> list[str]:
+        """Return the lines that can be asked for a snapshot: none while another daemon asks."""
+        return [] if self.arbiter.follows else self.crew.askable()
 
     def _image(self, channel: str) -> bytes | None:
         return self.recovery.image(channel)

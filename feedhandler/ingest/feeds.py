@@ -23,6 +23,7 @@ class Feeds(Mapping[str, Feed]):
         self._scopes: dict[Feed, trio.CancelScope] = {}
         self._parting: dict[str, trio.Event] = {}
         self._nursery: trio.Nursery | None = None
+        self._scope = trio.CancelScope()
 
     def __getitem__(self, label: str) -> Feed:
         return self._feeds[label]
@@ -49,10 +50,17 @@ class Feeds(Mapping[str, Feed]):
 
     async def run(self) -> None:
         """Run what is open, and what will be, until cancelled."""
-        async with trio.open_nursery() as self._nursery:
-            for feed in self._feeds.values():
-                self._nursery.start_soon(self._live, feed)
-            await trio.sleep_forever()
+        with trio.CancelScope() as self._scope:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for feed in self._feeds.values():
+                    nursery.start_soon(self._live, feed)
+                await trio.sleep_forever()
+
+    def halt(self) -> None:
+        """End `run`: what runs says goodbye, and what is open then waits for the next one."""
+        self._nursery = None
+        self._scope.cancel()
 
     async def _live(self, feed: Feed) -> None:
         """Run one feed until it is given up; wait first until another one of its label is gone."""

@@ -58,8 +58,14 @@ class FeedStreams:
         self._target = target
         self._streams_of = {target: channels.streams}
         self._subscriptions = Subscriptions(channels.streams, lambda: str(uuid.uuid4()))
-        for stream in channels.streams:
-            self._open(stream)
+
+    def open(self) -> None:
+        """Open the channels that are known, unless they are there; what goes on in any of them does so behind a gap."""
+        for stream in self._channels.streams:
+            if not self._channels.of(stream):
+                self._open(stream)
+        if self._recovery.resumed:
+            self._arbiter.go_on(max(self._recovery.resumed.values()))
 
     @property
     def busy(self) -> bool:

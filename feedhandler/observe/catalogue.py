@@ -37,6 +37,17 @@ class Kind(NamedTuple):
 CATALOGUE: Final[dict[str, Kind]] = {
     # the daemon
     "daemon_started": Kind("info", "the socket listens and the lines begin to connect"),
+    "following_began": Kind("info", "this daemon follows the active one, to take over one day"),
+    "following_level": Kind(
+        "info", "the active daemon tells this one everything before it tells any consumer"
+    ),
+    "following_ended": Kind("warning", "the active daemon is gone, or was not followed fast enough"),
+    "standby_ready": Kind("info", "this daemon could take over at once, without a gap"),
+    "standby_unready": Kind("warning", "this daemon could not take over without a gap any more"),
+    "took_over": Kind("warning", "this daemon is the active one from now on"),
+    "http_unavailable": Kind(
+        "warning", "another process has the address of observe.http; it is tried again and again"
+    ),
     "daemon_draining": Kind("info", "a signal asked for the end; consumers get what is pending"),
     "daemon_stopped": Kind("info", "the end"),
     "markets_listed": Kind("info", "the exchange has told its markets, and they are others than before"),
@@ -195,6 +206,9 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "feed_changed": Kind("info", "a feed gets other lines or other streams"),
     "feed_retired": Kind("info", "a feed was given up; its lines say goodbye"),
     "stream_joined": Kind("info", "an added stream has begun on all lines of a feed", ("feed", "stream")),
+    "output_lacked": Kind(
+        "warning", "a line of the standby brought events that the active daemon has not published"
+    ),
     "straggler_left_out": Kind(
         "debug", "an event of a stream that is not the feed's any more, or not yet", ("feed", "channel")
     ),
@@ -290,6 +304,12 @@ CATALOGUE: Final[dict[str, Kind]] = {
         "a consumer did not keep up and was taken to the head",
         ("consumer", "pid"),
         metric=metrics.CONSUMERS_CONFLATED,
+    ),
+    "follower_came": Kind("info", "another daemon follows this one, to take over one day", ("pid",)),
+    "follower_lost": Kind(
+        "warning",
+        "a daemon that follows did not take what there was in time, and has to begin anew",
+        ("pid",),
     ),
     "consumer_dropped": Kind(
         "warning",
@@ -421,16 +441,19 @@ FIELDS: Final[Mapping[str, str]] = {
     "rows": "how many trades",
     "sent": "how many messages were stored",
     "sequence": "the number of the newest message of the stream that is known",
+    "server": "the other daemon's version",
     "session": "the life of the numbering",
     "size_bytes": "how large a record is",
     "snapshot_bytes": "the largest snapshot of a book",
     "state": "the new state",
     "stream": "the stream",
+    "took_s": "how long it took from having the lock to listening",
     "vanished": "how many markets the exchange does not list any more",
     "status": "the HTTP status of an answer, 0 where there was none",
     "to": "the feed for which another one gave up a place",
     "uid": "the user of a consumer",
     "version": "the version of the program",
+    "whole": "whether all was known that any consumer knew, so that the session goes on",
     "was": "the state before, or the line that led before",
 }
 """Every field of a log line and what it says."""

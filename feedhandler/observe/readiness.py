@@ -5,6 +5,9 @@ books are synchronised. The daemon is ready when all feeds are; who asks for ``a
 
 A **doubt** is told with the reasons and makes nothing unready: lines that are up stay up with a key that is not
 accepted any more, until they have to be opened again.
+
+A standby is ready when it could take over at once without a gap: it is told all that the active daemon publishes, and
+of each feed a line of its own has found its place beside that.
 """
 
 from collections.abc import Iterator
@@ -24,9 +27,13 @@ DOUBTS: Final = {
 }
 """What a state of the token means for lines that are to be opened."""
 
+NOT_FOLLOWED: Final = "the active daemon is not followed yet"
+
 
 def reasons_of(feed: Feed) -> list[str]:
     """Return why a feed is not ready; nothing where it is."""
+    if feed.arbiter.follows:
+        return [] if feed.arbiter.in_step else [f"{feed.label}: no line of the standby is aligned"]
     reasons = []
     if not is_covered(feed):
         reasons.append(f"{feed.label}: no line is aligned")
@@ -47,6 +54,8 @@ def general_reasons(sight: Sight) -> list[str]:
         return ["the daemon is ending"]
     if not sight.liveness.made:
         return [f"the data path has not come round for {sight.liveness.idle_s:.0f} s"]
+    if sight.standby() is not None and not sight.followed():
+        return [NOT_FOLLOWED]
     return []
 
 

@@ -47,6 +47,10 @@ class Sight:
     """Whether the end has begun."""
     pending: Callable[[], bool]
     """Whether feeds are still to be opened: the exchange has not told its markets yet."""
+    standby: Callable[[], list[str] | None]
+    """Why this daemon could not take over from the active one, nothing where it could; None: it is the active one."""
+    followed: Callable[[], bool]
+    """Whether the active daemon tells this one all that it publishes."""
     wall_ns: Callable[[], int]
     now_s: Callable[[], float]
     """The monotonic clock that the feeds go by."""

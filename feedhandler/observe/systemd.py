@@ -11,6 +11,9 @@ listens and every feed is *covered*, by a line that is up, or *pending*: an atte
 why. An exchange that does not answer must not keep a service from starting that tells its consumers just that (their
 channels are ``down``). `PENDING_S` after the socket every feed counts as pending.
 
+A standby is ready when it could take over at once without a gap (`observe.readiness`), however long that takes: who
+updates a daemon waits for that word before the old one may go.
+
 Alive
 -----
 A keep-alive that a timer of the event loop sends proves that the loop turns and nothing else: readers may have stopped
@@ -45,7 +48,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -125,6 +128,9 @@ class Watched(Protocol):
     def consumer_count(self) -> int:
         """Return how many consumers are connected."""
 
+    def standby_reasons(self) -> list[str] | None:
+        """Return why the daemon could not take over; None where it is the active one."""
+
 
 class Systemd:
     """Looks at the daemon and tells systemd; `run` is its task, everything else is synchronous."""
@@ -182,13 +188,19 @@ class Systemd:
     def _look(self, watched: Watched, now: float, began: float) -> None:
         self._motion.look(watched.parts(), now)
         self._note_still(set(self.still()))
-        if not self._ready and (now - began >= PENDING_S or self._is_covered_or_pending(watched.feeds)):
+        if not self._ready and self._may_be_ready(watched, now - began):
             self._ready = True
             self._tell_ready(watched, now)
         elif not self._stopping and now - self._status_at >= STATUS_S:
             self._tell_status(watched, now)
         self._beat(now)
         self._manager.tell()
+
+    def _may_be_ready(self, watched: Watched, age_s: float) -> bool:
+        reasons = watched.standby_reasons()
+        if reasons is not None:
+            return not reasons
+        return age_s >= PENDING_S or self._is_covered_or_pending(watched.feeds)
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
@@ -228,6 +240,7 @@ class Systemd:
             refused=self._refused,
             key_refused=self._key_refused,
             still=self.still(),
+            standby=watched.standby_reasons(),
         )
 
     def _beat(self, now: float) -> None:
@@ -271,8 +284,9 @@ def status(
     refused: bool = False,
     key_refused: bool = False,
     still: Iterable[str] = (),
+    standby: Sequence[str] | None = None,
 ) -> str:
-    """Return the status line."""
+    """Return the status line; ``standby`` says why a standby could not take over."""
     states: dict[str, list[str]] = {state: [] for state in (LIVE, QUIET, SYNCING, DOWN)}
     lines: Counter[bool] = Counter()
     for feed in feeds:
@@ -284,6 +298,8 @@ def status(
         _count(consumers, "consumer"),
         _count(gaps, "gap"),
     ]
+    if standby is not None:
+        words[2:] = [f"standby, not ready: {_names(list(standby))}" if standby else "standby, ready"]
     text = ", ".join(words)
     if refused:
         text += "; the new configuration was refused, the old one stays"

@@ -14,6 +14,9 @@ What goes out, in this order: records for this consumer alone (the greeting, the
 last word), then a heartbeat where one is due, then the stream. At most one heartbeat is due at a time, and
 it is encoded when its turn comes: **it is true of its place in the stream**.
 
+A daemon that follows is a consumer that is served first (`publish.precedence`); all others wait for it, as long as
+that one lets them.
+
 A consumer ends by closing its connection, by asking for something wrong (`error`), by falling further behind
 than it may (`bye` with reason `slow`, unless it has asked to be taken to the head then, with `skipped`
 records and the present books), or with the server (`bye` with reason `shutdown`). The last word
@@ -32,12 +35,14 @@ from feedhandler.core.motion import Part
 from feedhandler.core.notes import Notify, note
 from feedhandler.publish import records
 from feedhandler.publish.endpoint import Peer
-from feedhandler.publish.request import BadRequest, parse
-from feedhandler.publish.subscription import Refusal, Shelf, Subscription, conflate, subscribe
+from feedhandler.publish.precedence import Precedence
+from feedhandler.publish.request import BadRequest, Follow, parse, parse_readiness
+from feedhandler.publish.subscription import Refusal, Shelf, Subscription, conflate, follow, subscribe
 
 HEARTBEAT_S = 1.0
 REQUEST_S = 30.0  # from the greeting to the request; people may type it by hand
 READ_BYTES = 16_384
+FOLLOWER = "standby"  # the name of a daemon that follows
 _NEWLINE = 10
 
 
@@ -71,6 +76,8 @@ class Consumer:
         shelf: Shelf,
         *,
         account: bool,
+        may_follow: bool,
+        precedence: Precedence,
         limits: ConsumerLimits,
         clock: Callable[[], int],
         notify: Notify,
@@ -80,6 +87,9 @@ class Consumer:
         self._peer = peer
         self._shelf = shelf
         self._account = account
+        self._may_follow = may_follow
+        self._precedence = precedence
+        self._follows = False
         self._limits = limits
         self._clock = clock
         self._notify = notify
@@ -161,8 +171,37 @@ class Consumer:
         if piece and not self._put(piece):
             self._arrange()
 
+    # What a daemon that follows is asked for (`publish.precedence`)
+
+    @property
+    def is_level(self) -> bool:
+        """Whether the kernel has taken all that there is for it."""
+        stream = self.level
+        return stream is not None and not stream.behind
+
+    def flush_all(self) -> None:
+        """Send at once all that the kernel takes."""
+        self.flush()
+        while not (self._behind.is_set() and self._chunk) and self._pending() and not self._leaving:
+            self._send()
+
+    def tell(self, record: bytes) -> None:
+        """Send a record for this consumer alone, behind all that was taken for it before."""
+        self._private += record
+        self.level = None
+        self.flush_all()
+
+    def start_over(self) -> None:
+        """Be disconnected: whoever follows begins anew."""
+        self._note("follower_lost")
+        self._end("slow")
+
     def _send(self) -> None:
         """Send one chunk, and arrange for what is left."""
+        if self._precedence.waits and not self._follows:
+            self.level = None
+            self._behind.set()
+            return
         chunk = self._chunk or self._next_chunk()
         if chunk:
             self._put(chunk)
@@ -199,6 +238,8 @@ class Consumer:
             self._leave(self._farewell, "shutdown")
         else:
             self.level = self._subscription
+            if self._follows:
+                self._precedence.is_level(self)
 
     def _pending(self) -> bool:
         """Tell whether there is anything to take up after the present chunk."""
@@ -288,6 +329,8 @@ class Consumer:
         """Send what `flush` could not, a chunk at a time."""
         while True:
             await self._behind.wait()
+            if not self._follows:
+                await self._precedence.turn()
             await trio.lowlevel.wait_writable(self._sock)
             self._send()
 
@@ -304,7 +347,7 @@ class Consumer:
             self._refuse("bad_request", f"the line is longer than {self._limits.request_bytes} bytes")
         elif not self._leaving and self._subscribe(line):
             nursery.start_soon(self._beat)
-            await self._watch(rest)
+            await (self._listen(rest) if self._follows else self._watch(rest))
 
     async def _receive_line(self) -> tuple[bytes, bytes]:
         """Read a line, up to the end of the input or of patience; return also what follows it."""
@@ -333,6 +376,8 @@ class Consumer:
         if isinstance(request, BadRequest):
             self._refuse("bad_request", request.detail)
             return False
+        if isinstance(request, Follow):
+            return self._follow(request)
         self._name = request.name
         stream = subscribe(self._shelf, request, account=self._account)
         if isinstance(stream, Refusal):
@@ -345,6 +390,38 @@ class Consumer:
             self._note("resume_refused", reason=reason, channels=channels)
         self.flush()
         return True
+
+    def _follow(self, request: Follow) -> bool:
+        """Serve another daemon, or refuse it; tell which."""
+        versions = (records.PROTOCOL, records.FOLLOW)
+        self._name = FOLLOWER
+        if not self._may_follow:
+            self._refuse("forbidden", "only a daemon of the same user, or of root, may follow")
+        elif (request.protocol, request.follow) != versions:
+            self._refuse("protocol", f"this daemon speaks protocol {versions[0]}, follow {versions[1]}")
+        elif not self._precedence.take(self, request.token):
+            self._refuse("busy", "another daemon follows already")
+        else:
+            stream = follow(self._shelf)
+            self._follows = True
+            self._subscription = stream.subscription
+            self._private += stream.preamble
+            self._note("follower_came", channels=len(stream.subscription.channels))
+            self.flush()
+        return self._follows
+
+    async def _listen(self, data: bytes) -> None:
+        """Hear whether a daemon that follows is ready, up to the end of the input."""
+        while len(data) <= self._limits.request_bytes:
+            *lines, data = data.split(b"\n")
+            for said in map(parse_readiness, lines):
+                if said is not None:
+                    self._precedence.ready = said.ready
+            more = await self._receive()
+            if not more:
+                break
+            data += more
+        self._end("closed")
 
     async def _beat(self) -> None:
         while True:

@@ -1,9 +1,7 @@
 """The socket file: one daemon at a path, a stale file replaced, a living one left alone.
 
-A lock file beside the socket (`PATH.lock`) is held as long as the socket is served, so that two daemons at
-one path are impossible however their starts interleave; the kernel frees it with the process. The file
-itself stays behind: removing it would let a third process lock a file that a second one is still waiting
-for.
+A lock beside the socket (`publish.lock`) is held as long as the socket is served, so that two daemons at one path are
+impossible however their starts interleave.
 
 Under the lock, what lies at the path is looked at: nothing is fine, a socket that refuses connections is
 what a killed daemon left and goes, a socket that answers belongs to someone and stays, anything else is no
@@ -14,7 +12,6 @@ Who a peer is, the kernel wrote down when it connected, and nothing changes it: 
 gets the socket from it. Whoever may read an account may pass that on, and nobody can pass on more than he has.
 """
 
-import fcntl
 import os
 import socket
 import stat
@@ -23,15 +20,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import chown
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from feedhandler.config import Publish
 from feedhandler.errors import OperationalError, SocketInUse
+from feedhandler.publish.lock import Lock
 
 PATH_BYTES = 107  # of a Unix socket's address on Linux, the closing zero left out
 WAITING_CONNECTIONS = (
     128  # accepted by the kernel and not yet by us; beyond that, connecting fails with EAGAIN
 )
+_NOBODY = "nobody"
 _CREDENTIALS = struct.Struct("i2I")  # pid, uid, gid; the last two have no sign
 
 
@@ -42,7 +41,14 @@ class Peer(NamedTuple):
     uid: int
 
 
-def peer_of(sock: socket.socket) -> Peer:
+class HasOptions(Protocol):
+    """A socket, be it trio's."""
+
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
+        """Return an option's value."""
+
+
+def peer_of(sock: HasOptions) -> Peer:
     """Return who connected."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(raw)
@@ -50,38 +56,21 @@ def peer_of(sock: socket.socket) -> Peer:
 
 
 @contextmanager
-def listening(settings: Publish) -> Iterator[socket.socket]:
-    """Serve the path: yield a listening socket, and remove the socket file at the end."""
+def listening(settings: Publish, lock: Lock | None = None) -> Iterator[socket.socket]:
+    """Serve the path: yield a listening socket, and remove the socket file and free the lock at the end."""
     path = settings.socket
     if len(os.fsencode(path)) > PATH_BYTES:
         raise OperationalError(f"{path}: a socket's path has at most {PATH_BYTES} bytes")
     if not path.parent.is_dir():
         raise OperationalError(f"{path}: the folder {path.parent} does not exist")
-    with _locked(path), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+    with lock or Lock(path) as held, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        held.mark("")
         _clear(path)
         _bind(sock, settings)
         try:
             yield sock
         finally:
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    name = f"{path}.lock"
-    try:
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise OperationalError(f"{name}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise SocketInUse(f"{path}: another feedhandler serves this socket (it holds {name})") from error
-    try:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _clear(path: Path) -> None:
@@ -92,16 +81,31 @@ def _clear(path: Path) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise OperationalError(f"{path}: there is a file that is not a socket; it is left alone")
+    word = _answer(path)
+    if word == _NOBODY:
+        path.unlink(missing_ok=True)
+    elif word:
+        raise SocketInUse(f"{path}: another process uses this socket ({word})")
+    else:
+        raise SocketInUse(f"{path}: another process serves this socket")
+
+
+def is_served(path: Path) -> bool:
+    """Tell whether anybody listens at a path."""
+    return not _answer(path)
+
+
+def _answer(path: Path) -> str:
+    """Connect to a path; return what came of it: nothing where somebody listens, `_NOBODY`, or another error."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
         except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
+            return _NOBODY
         except OSError as error:
-            raise SocketInUse(f"{path}: another process uses this socket ({error.strerror})") from error
-        else:
-            raise SocketInUse(f"{path}: another process serves this socket")
+            return error.strerror or str(error)
+    return ""
 
 
 def _bind(sock: socket.socket, settings: Publish) -> None:

@@ -23,6 +23,21 @@ class Outlet:
         self.state = publisher.state
         self.flush = publisher.flush
 
+    def begin(self) -> None:
+        """Know of no channel: the publisher has begun anew."""
+        self._channels.clear()
+        self._users.clear()
+
+    def inherit(self, channel: Channel) -> None:
+        """Know of a channel that another daemon has opened, for a feed of the same label here."""
+        self._channels[channel.name] = channel
+        self._users[channel.name] = {channel.feed: None}
+
+    def orphan(self, name: str) -> None:
+        """Know no more of a channel that another daemon has retired."""
+        self._channels.pop(name, None)
+        self._users.pop(name, None)
+
     def channel(self, name: str, *, feed: str, account: bool) -> Channel | None:
         """Return a channel, opened for ``feed`` unless it is open already; None where there are too many."""
         channel = self._channels.get(name)

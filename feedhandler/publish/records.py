@@ -5,13 +5,17 @@ their seq, in `feedhandler.core.channels`.
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 from feedhandler import __version__
-from feedhandler.core.channels import Channel
+from feedhandler.core.channels import Channel, Forgotten
 
 PROTOCOL = 1
+
+FOLLOW: Final = 1
+"""The version of what a daemon that follows is told beside what every consumer is."""
 
 _json = msgspec.json.encode
 
@@ -65,3 +69,29 @@ def error(code: str, detail: str) -> bytes:
 def bye(reason: str) -> bytes:
     """Say why the connection will be closed: the server's reason."""
     return _line(type="bye", reason=reason)
+
+
+# For a daemon that follows (`publish.precedence`)
+
+
+def channel(one: Channel, first: int) -> bytes:
+    """Tell of a channel all that its records do not; the first one that will come has the seq ``first``."""
+    return _line(
+        type="channel",
+        channel=one.name,
+        feed=one.feed,
+        account=one.account,
+        first=first,
+        last=one.last_ns,
+        retired=one.retired,
+    )
+
+
+def forgotten(name: str, gone: Forgotten) -> bytes:
+    """Tell of a channel of which nothing but its numbering is remembered."""
+    return _line(type="forgotten", channel=name, account=gone.account, first=gone.next, last=gone.last_ns)
+
+
+def level() -> bytes:
+    """Say that from here on whoever reads this is sent everything before any consumer is."""
+    return _line(type="level")

@@ -7,6 +7,7 @@ publisher never waits for a consumer**: one that does not read costs itself its 
 The nursery tree while it serves:
 
     serve                      the socket file and its lock
+    ├── the precedence         of a daemon that follows: nobody waits for it for long
     ├── the accepting loop     ends at the start of `drain`
     └── a consumer each        its own task sends what could not be sent at once
         ├── sends the rest
@@ -32,15 +33,19 @@ from itertools import repeat
 import trio
 
 from feedhandler.config import ACCOUNT_STREAMS, Bounds, Publish, is_tight
-from feedhandler.core.channels import END, Channel, Channels
+from feedhandler.core.channels import END, Channel, Channels, Forgotten
 from feedhandler.core.motion import Part
 from feedhandler.core.notes import Notify, note
 from feedhandler.publish import records
 from feedhandler.publish.backlog import Backlog
 from feedhandler.publish.consumer import Consumer, ConsumerLimits, ConsumerStatus
-from feedhandler.publish.endpoint import Peer, listening, peer_of
+from feedhandler.publish.endpoint import Peer, is_served, listening, peer_of
+from feedhandler.publish.lock import Lock
+from feedhandler.publish.precedence import Precedence
 from feedhandler.publish.subscription import Shelf, Subscription, records_track, states_track
 
+SEE_OFF_S = 0.005  # between two looks at what a killed daemon has left
+SEE_OFF_LOOKS = 200
 ACCEPT_PAUSE_S = 0.1  # after the system has run out of descriptors or memory
 FEW = 12  # events of a run, which cost less one by one
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -63,20 +68,12 @@ class Publisher:
         self._settings = settings
         self._clock = clock
         self._notify = notify
-        self._channels = Channels()
-        self._backlog = Backlog(settings.backlog_bytes, settings.consumer_bytes)
-        self._append = self._backlog.append
-        self._states: dict[int, bytes] = {}
-        self._images: dict[str, Callable[[], bytes | None]] = {}
-        self._shelf = Shelf(
-            session,
-            self._channels,
-            self._backlog,
-            self._state_of,
-            self._image_of,
-            account_streams,
-            may_come,
-        )
+        self._account_streams = account_streams
+        self._may_come = may_come
+        self.lock = Lock(settings.socket)
+        """Held while the socket is served; who holds it before that, serves."""
+        self.precedence = Precedence(self.lock.mark, self.flush, records.level())
+        self.begin(session)
         self._consumers: dict[Consumer, None] = {}
         self._bounds = bounds
         self._limits = ConsumerLimits(bounds.request_bytes, bounds.send_bytes, settings.drain_s)
@@ -86,6 +83,23 @@ class Publisher:
         self._deserted = trio.Event()
         self._listener: socket.socket | None = None
         self._accepts = 0
+
+    def begin(self, session: str) -> None:
+        """Begin a session with nothing published, before anybody is served."""
+        self._channels = Channels()
+        self._backlog = Backlog(self._settings.backlog_bytes, self._settings.consumer_bytes)
+        self._append = self._backlog.append
+        self._states: dict[int, bytes] = {}
+        self._images: dict[str, Callable[[], bytes | None]] = {}
+        self._shelf = Shelf(
+            session,
+            self._channels,
+            self._backlog,
+            self._state_of,
+            self._image_of,
+            self._account_streams,
+            self._may_come,
+        )
 
     @property
     def session(self) -> str:
@@ -136,7 +150,7 @@ class Publisher:
 
     # What the feeds call: nothing here awaits.
 
-    def channel(self, name: str, *, feed: str, account: bool) -> Channel | None:
+    def channel(self, name: str, *, feed: str, account: bool, tell: bool = True) -> Channel | None:
         """Open a channel; consumers whose patterns match it get it from its next record on.
 
         None where the session has too many. A channel that was retired goes on with its next seq, and whoever has not
@@ -154,9 +168,10 @@ class Publisher:
             backlog.renew(records_track(channel), channel.next)
             backlog.renew(states_track(channel), 1)
         self._states.pop(channel.number, None)
+        self.precedence.announce(records.channel(channel, channel.next))
         for subscription in self._subscriptions():
             subscription.offer(channel)
-        if channel.next > 1:
+        if channel.next > 1 and tell:
             told = records.refused(name, "retired", channel.next, channel.next)
             self._append(told, states_track(channel))
         return channel
@@ -217,8 +232,49 @@ class Publisher:
         self._states[channel.number] = record
         self._append(record, states_track(channel))
 
+    # What another daemon has published, before anybody is served here.
+
+    def inherit_channel(
+        self, name: str, *, feed: str, account: bool, first: int, last_ns: int
+    ) -> Channel | None:
+        """Open a channel whose next record has the seq ``first``, and whose last event arrived then; None: too many."""
+        if not self._channels.has_room(name):
+            return None
+        if self._channels.get(name) is None:
+            self.inherit_numbering(name, first, last_ns, account=account)
+        return self.channel(name, feed=feed, account=account, tell=False)
+
+    def inherit_numbering(self, name: str, first: int, last_ns: int, *, account: bool) -> None:
+        """Remember how far a channel was numbered of which nothing else is known."""
+        if self._channels.has_room(name):
+            self._channels.remember(name, Forgotten(first, last_ns, account))
+
+    def inherit_record(self, channel: Channel, record: bytes, recv_ns: int, *, mark: bool) -> None:
+        """Keep the next numbered record of a channel as it is: an event that arrived then, or a ``mark``."""
+        channel.take_over(1, recv_ns, int(mark))
+        self._append(record, records_track(channel))
+
+    def inherit_state(self, channel: Channel, record: bytes) -> None:
+        """Keep a channel's state as it is, for later consumers."""
+        self._states[channel.number] = record
+
+    def inherit_end(self, channel: Channel, record: bytes, since_ns: int) -> None:
+        """Hear that nothing comes of a channel any more."""
+        self._channels.retire(channel, since_ns)
+        self._states[channel.number] = record
+        self._images.pop(channel.name, None)
+
+    def find(self, name: str) -> Channel | None:
+        """Return a channel that is open, or retired and not forgotten."""
+        return self._channels.get(name)
+
     def flush(self) -> None:
-        """Send what is pending to every consumer that can take it at once, put together once for all who are level."""
+        """Send what is pending to every consumer that can take it at once, put together once for all who are level.
+
+        A daemon that follows is sent to before; as long as it has not all, nobody is.
+        """
+        if not self.precedence.serve():
+            return
         place, selection, piece = -1, "", None
         pieces: dict[tuple[int, str], bytes | None] = {}
         for consumer in self._consumers:
@@ -240,16 +296,32 @@ class Publisher:
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the socket until `drain` has let every consumer go."""
+        if self.lock.held:
+            await self._see_off()
         with ExitStack() as stack:
-            listener = stack.enter_context(listening(self._settings))
+            listener = stack.enter_context(listening(self._settings, self.lock))
             self._tell_doubts()
             async with trio.open_nursery() as nursery:
+                watch = trio.CancelScope()
+                nursery.start_soon(self._watch, watch)
                 with self._accepting:
                     self._listener = listener
                     task_status.started()
                     await self._accept(listener, nursery)
                 self._listener = None
                 stack.close()  # the path is free for a successor while the consumers go
+                watch.cancel()
+
+    async def _see_off(self) -> None:
+        """Wait a moment for a killed daemon's listening socket to be gone, too: its lock may fall free before."""
+        for _ in range(SEE_OFF_LOOKS):
+            if not is_served(self._settings.socket):
+                break
+            await trio.sleep(SEE_OFF_S)
+
+    async def _watch(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await self.precedence.watch()
 
     def _tell_doubts(self) -> None:
         settings, bounds = self._settings, self._bounds
@@ -263,12 +335,18 @@ class Publisher:
                 )
             )
 
-    async def drain(self, seconds: float) -> None:
-        """Stop accepting, and let every consumer go with what is pending and a last word, in time."""
+    async def drain(self, seconds: float, reason: str = "shutdown") -> None:
+        """Stop accepting, and let every consumer go with what is pending and a last word, in time.
+
+        A daemon that follows has everything before the lock is free.
+        """
+        end = trio.current_time() + seconds
+        await self.precedence.turn()
+        self.precedence.end()
         self._accepting.cancel()
         for consumer in tuple(self._consumers):
-            consumer.finish(records.bye("shutdown"))
-        with trio.move_on_after(seconds):
+            consumer.finish(records.bye(reason))
+        with trio.move_on_at(end):
             while self._consumers:
                 await self._deserted.wait()
         for consumer in tuple(self._consumers):
@@ -298,6 +376,8 @@ class Publisher:
             peer,
             self._shelf,
             account=peer.uid in self._account_uids,
+            may_follow=peer.uid in {os.geteuid(), 0},
+            precedence=self.precedence,
             limits=self._limits,
             clock=self._clock,
             notify=self._notify,
@@ -317,6 +397,7 @@ class Publisher:
             await consumer.run()
         finally:
             del self._consumers[consumer]
+            self.precedence.leave(consumer)
             if not self._consumers:
                 self._deserted.set()
                 self._deserted = trio.Event()

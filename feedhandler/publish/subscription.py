@@ -332,6 +332,22 @@ def subscribe(shelf: Shelf, request: Request, *, account: bool) -> Stream | Refu
     return Stream(subscription, _preamble(shelf, subscription, first, refused | unknown, fresh), reasons)
 
 
+def follow(shelf: Shelf) -> Stream:
+    """Serve a daemon that follows: all there is to read, from as far back as a consumer may be behind."""
+    subscription = Subscription(shelf.backlog, Patterns(["*"]), account=True)
+    for channel in shelf.channels:
+        subscription.offer(channel)
+        if channel.retired:
+            subscription.recall(channel)
+    for channel in subscription.channels:
+        first = shelf.backlog.count_at(records_track(channel), shelf.backlog.reach)
+        subscription.replay(channel, first)
+    lines = [records.forgotten(name, gone) for name, gone in shelf.channels.forgotten_names()]
+    for channel, first in zip(subscription.channels, subscription.first_seqs().values(), strict=True):
+        lines += [records.channel(channel, first), shelf.state_of(channel), _image(shelf, channel, "join")]
+    return Stream(subscription, b"".join(lines), Counter())
+
+
 def _resumes(request: Request, channel: Channel) -> bool:
     return request.resume is not None and channel.name in request.resume.seq
 

@@ -4,7 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from feedhandler.config import Bounds, Config, Exchange, Feed, Health, Limits, Log, Observe, Publish, load
+from feedhandler.config import (
+    Bounds,
+    Config,
+    Exchange,
+    Feed,
+    Health,
+    Limits,
+    Log,
+    Observe,
+    Publish,
+    Standby,
+    load,
+)
 from feedhandler.errors import ConfigError
 
 
@@ -38,6 +50,7 @@ def test_every_key_but_the_url_and_one_feed_has_a_default(loads):
             peak_mib_s=4,
         ),
         observe=Observe(http="127.0.0.1:9464", incidents=None),
+        standby=Standby(lines=1, http=""),
         log=Log(format="", level="info"),
         health=Health(),
         bounds=Bounds(),

@@ -18,6 +18,7 @@ from feedhandler.config import (
     Log,
     Observe,
     Publish,
+    Standby,
     load,
     render,
 )
@@ -103,6 +104,7 @@ CONFIGS = st.builds(
         backlog_mib=st.integers(1, 1024),
         peak_mib_s=st.integers(1, 65_536),
     ),
+    standby=st.builds(Standby, lines=st.integers(0, 8), http=st.sampled_from(["", "[::1]:9465"])),
     observe=st.builds(Observe, http=st.sampled_from(["", "[::1]:9464"]), incidents=st.none() | ABSOLUTE),
     log=in_range(Log),
     health=in_range(Health),

@@ -336,6 +336,7 @@ async def the_daemon_is_killed(play: Play) -> None:
         await play.daemon.kill()
         await play.daemon.start()
         await play.started()
+    await play.fires("FeedhandlerRestarting")
     await play.clears(*names)
 
 

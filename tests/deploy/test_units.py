@@ -15,13 +15,15 @@ from feedhandler.ingest.connect import GOODBYE_S
 from feedhandler.observe.systemd import BEATS, LOOK_S, PENDING_S, STILL_S
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-UNITS = ("feedhandler.service", "feedhandler@.service")
 BRIDGE = "feedhandler-bridge-nats.service"
+PAIR = "feedhandler-pair@.service"
+UNITS = ("feedhandler.service", "feedhandler@.service", PAIR)
 INSTALLED = "/opt/feedhandler/bin/feedhandler"
 INSTANCES = {
     "feedhandler.service": "feedhandler.service",
     "feedhandler@.service": "feedhandler@majors.service",
     BRIDGE: BRIDGE,
+    PAIR: "feedhandler-pair@1.service",
 }
 
 needs_systemd = pytest.mark.skipif(
@@ -78,7 +80,8 @@ def seconds(name: str, key: str) -> float:
 def test_times_fit_the_daemon(name):
     """Starting, draining, and giving up a line are over before systemd loses patience."""
     publish, health = Publish(), Health()
-    assert seconds(name, "TimeoutStartSec") > PENDING_S + LOOK_S
+    if name != PAIR:
+        assert seconds(name, "TimeoutStartSec") > PENDING_S + LOOK_S
     assert seconds(name, "TimeoutStopSec") > publish.drain_s + GOODBYE_S + 2
     assert seconds(name, "WatchdogSec") > health.ping_interval_s + health.pong_timeout_s
     assert seconds(name, "WatchdogSec") / BEATS + STILL_S + LOOK_S < seconds(name, "WatchdogSec")
@@ -86,7 +89,7 @@ def test_times_fit_the_daemon(name):
 
 def test_the_template_differs_in_names_only():
     """A market group gets what the single daemon has, under its own name, and never beside it."""
-    single, template = (settings(name) for name in UNITS)
+    single, template = (settings(name) for name in UNITS if name != PAIR)
     assert [re.sub("[/-]%i", "", line) for line in template if "%i" in line] == [
         "Description=Exact market-data feed on a Unix socket (%i)",
         f"ExecStart={INSTALLED} run --config /etc/feedhandler",
@@ -97,6 +100,21 @@ def test_the_template_differs_in_names_only():
         "Conflicts=feedhandler.service"
     ]
     assert len(template) == len(single) + 1
+
+
+def test_the_pair_shares_what_it_has_to():
+    """Both instances are one user with one folder for the socket, which outlives either; a standby has all the time."""
+    single, pair = settings(UNITS[0]), settings(PAIR)
+    assert [line for line in pair if line not in single] == [
+        "Description=Exact market-data feed on a Unix socket, one of a pair (%i)",
+        "Conflicts=feedhandler.service",
+        f"ExecStart={INSTALLED} run --standby --config /etc/feedhandler/pair --set standby.http=127.0.0.1:947%i",
+        "TimeoutStartSec=infinity",
+        "RuntimeDirectory=feedhandler/pair",
+        "RuntimeDirectoryPreserve=yes",
+        "StateDirectory=feedhandler-pair",
+        "User=feedhandler-pair",
+    ]
 
 
 @pytest.mark.parametrize("name", UNITS)

@@ -29,6 +29,7 @@ from feedhandler.observe.systemd import (
 )
 from feedhandler.publish.consumer import Consumer
 from feedhandler.simulator.settings import Behaviour
+from tests.standby.couple import coupled
 from tests.support.stage import BTC, ETH, Stage, raw_consumer, staged
 
 WATCHDOG_S = 30.0
@@ -215,6 +216,23 @@ async def test_ready_when_the_markets_are_not_told(tmp_path, ear, autojump_clock
 
 
 # Alive
+
+
+async def test_a_standby_is_ready_when_it_could_take_over(tmp_path, ear, autojump_clock):
+    """However long that takes, and its status says what is missing; it is told once."""
+    async with coupled(tmp_path, standby=False) as couple, trio.open_nursery() as nursery:
+        couple.stage.exchange.behaviour = Behaviour(handshake_status=500)
+        standby = await couple.start(standby=True)
+        nursery.start_soon(Systemd(environ_for(tmp_path), lambda _: None).run, standby)
+        await couple.stage.talk(3 * PENDING_S)
+        assert ear.of("READY") == []
+        assert "standby, not ready: BTC-USD: no line of the standby is aligned" in ear.of("STATUS")[-1]
+        couple.stage.exchange.behaviour = Behaviour()
+        await couple.until_ready()
+        await couple.stage.talk(10)
+        assert ear.of("READY") == ["1"]
+        assert "standby, ready" in ear.of("STATUS")[-1]
+        nursery.cancel_scope.cancel()
 
 
 async def test_keep_alives_while_all_is_well(tmp_path, ear, autojump_clock):

@@ -24,7 +24,7 @@ from feedhandler.client import core
 from feedhandler.config import Bounds, Publish
 from feedhandler.core.channels import Channel
 from feedhandler.publish import records
-from feedhandler.publish.request import Request, parse
+from feedhandler.publish.request import Follow, Request, parse
 from feedhandler.publish.server import Publisher
 from tests.support.processes import PATIENCE_S
 
@@ -48,6 +48,13 @@ def shown() -> list[str]:
     """Return all records that the document shows."""
     said = [line[2:] for line in block("json transcript").splitlines() if line.startswith("< ")]
     return said + block("json records").splitlines()
+
+
+def test_a_daemon_may_follow_as_the_document_says() -> None:
+    """The request that is shown is one, and names the versions that this server speaks."""
+    request = parse(block("json following").removeprefix("> ").encode())
+    assert isinstance(request, Follow)
+    assert (request.protocol, request.follow) == (records.PROTOCOL, records.FOLLOW)
 
 
 def channel(record: dict[str, Any]) -> Channel:

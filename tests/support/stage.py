@@ -225,6 +225,7 @@ async def staged(
     tapes: tuple[Path, ...] = (),
     account_rate: float = 0.0,
     host: str = "",
+    runs: bool = True,
     before: Callable[[simulated.Exchange], None] = lambda _: None,
     **sections: Any,
 ) -> AsyncIterator[Stage]:
@@ -233,7 +234,8 @@ async def staged(
     A daemon that breaks a documented rule of the exchange meanwhile fails the test.
 
     With ``tapes`` the exchange has their markets, and the test plays them. What is done ``before`` the daemon starts
-    belongs to the exchange's past. With a ``host`` the exchange listens at all addresses, and is known by that name.
+    belongs to the exchange's past. Where nothing ``runs``, the test
+    starts its daemons itself. With a ``host`` the exchange listens at all addresses, and is known by that name.
     """
     truth = folder / "truth.jsonl"
     settings = Settings(
@@ -258,9 +260,10 @@ async def staged(
         )
         config = config_for(urls, folder, feeds or (Feed(markets=markets, lines=lines),), **sections)
         stage = Stage(exchange, truth, config, environ, log)
-        await nursery.start(stage.daemon.run)
-        nursery.start_soon(stage.reading.run)
-        if wait:
+        if runs:
+            await nursery.start(stage.daemon.run)
+            nursery.start_soon(stage.reading.run)
+        if wait and runs:
             await stage.until(stage.all_connected)
             await stage.until(stage.all_synchronised)
             await stage.talk_until(stage.all_up)

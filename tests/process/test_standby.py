@@ -1,0 +1,124 @@
+"""Two daemons as processes: one is killed, frozen, or replaced by another version, and the other one goes on."""
+
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import trio
+
+import feedhandler
+from tests.soak.killed_daemons import READY, play
+from tests.standby.couple import Survivor
+from tests.support.processes import (
+    PATIENCE_S,
+    Child,
+    Simulated,
+    daemon,
+    differences,
+    finished,
+    read_truth,
+    simulated,
+    started,
+    write_config,
+)
+
+NEXT_VERSION = "99.1.0"
+
+
+class Scene(NamedTuple):
+    """An exchange, an active daemon and a standby that is ready, and a consumer that stays."""
+
+    config: Path
+    exchange: Simulated
+    truth: Path
+    active: Child
+    standby: Child
+    survivor: Survivor
+
+    async def end(self) -> None:
+        """End the exchange, and assert that the consumer has all that it sent, in one session and without a mark."""
+        await trio.sleep(1)
+        assert await self.exchange.child.stop() == 0
+        sent = read_truth(self.truth)
+        with trio.move_on_after(PATIENCE_S):
+            while self.survivor.count < sum(map(len, sent.values())):
+                await trio.sleep(0.05)
+        assert differences(sent, self.survivor.sequences) == []
+        assert self.survivor.marks == []
+        assert len(self.survivor.sessions) == 1
+
+
+@asynccontextmanager
+async def staged(folder: Path, **environ: str) -> AsyncIterator[Scene]:
+    """Begin; the standby runs with these variables."""
+    truth = folder / "truth.jsonl"
+    async with AsyncExitStack() as stack:
+        exchange = await stack.enter_async_context(
+            simulated("--market", "BTC-USD", "--rate", 300, "--wait", 2, "--truth", truth, tls=False)
+        )
+        config = write_config(folder, exchange.url, lines=2)
+        active = await stack.enter_async_context(daemon(config))
+        survivor = Survivor(folder / "feed.sock")
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(survivor.run)
+        standby = await stack.enter_async_context(started("run", "--standby", "--config", config, **environ))
+        await standby.errors.wait_for(READY)
+        yield Scene(config, exchange, truth, active, standby, survivor)
+        nursery.cancel_scope.cancel()
+
+
+async def test_killed_daemons_under_load(tmp_path: Path) -> None:
+    """(3) SIGKILL, twice: the consumer has exactly what the exchange sent, in one session, and soon."""
+    outcome = await play(tmp_path, 2, 500)
+    assert outcome.differences == []
+    assert outcome.marks == []
+    assert outcome.sessions == 1
+    assert outcome.events > 100
+    assert len(outcome.silences_s) == 2
+
+
+async def test_a_frozen_daemon_keeps_its_place_until_it_is_killed(tmp_path: Path) -> None:
+    """SIGSTOP: nobody else becomes active, a further daemon is refused; when it is killed the standby goes on."""
+    async with staged(tmp_path) as scene:
+        scene.active.process.send_signal(signal.SIGSTOP)
+        await trio.sleep(2)
+        assert scene.standby.notes("took_over") == []
+        refused = await finished("run", "--config", scene.config)
+        assert refused.process.returncode == 1
+        assert "another feedhandler serves this socket" in refused.errors.lines[-1]
+        scene.active.process.kill()
+        await scene.standby.errors.wait_for('"took_over"')
+        await scene.end()
+
+
+async def test_an_upgrade_under_load(tmp_path: Path) -> None:
+    """(3) Another version follows, the old one hands over and ends: exact stream, no gap record, one session."""
+    tree = tmp_path / "next"
+    shutil.copytree(Path(feedhandler.__file__).parent, tree / "feedhandler")
+    head = tree / "feedhandler" / "__init__.py"
+    head.write_text(head.read_text().replace(feedhandler.__version__, NEXT_VERSION))
+    async with staged(tmp_path, PYTHONPATH=str(tree), PYTHONSAFEPATH="1") as scene:
+        answer = await finished("ctl", "--socket", tmp_path / "feed.sock", "handover")
+        assert (answer.process.returncode, answer.output.lines) == (0, ["the standby takes over"])
+        assert await scene.active.wait() == 0
+        await scene.standby.errors.wait_for('"daemon_started"')
+        [began] = scene.standby.notes("daemon_started")
+        assert began["version"] == NEXT_VERSION
+        assert scene.standby.notes("following_began")[0]["server"] == f"feedhandler {feedhandler.__version__}"
+        assert scene.survivor.byes == ["takeover"]
+        refused = await finished("ctl", "--socket", tmp_path / "feed.sock", "handover")
+        assert refused.process.returncode == 1
+        assert "no standby follows this daemon" in refused.errors.lines[-1]
+        await scene.end()
+
+
+async def test_sigterm_hands_over_where_a_standby_is_ready(tmp_path: Path) -> None:
+    """The old one ends with 0; what the consumer was told is a takeover."""
+    async with staged(tmp_path) as scene:
+        assert await scene.active.stop() == 0
+        await scene.standby.errors.wait_for('"took_over"')
+        await scene.end()
+        assert scene.survivor.byes == ["takeover"]
