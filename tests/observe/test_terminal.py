@@ -35,8 +35,10 @@ def status(tmp_path_factory: pytest.TempPathFactory) -> Status:
 
     async def scene() -> bytes:
         async with staged(tmp_path_factory.mktemp("scene"), lines=3, markets=(ETH, BTC)) as stage:
-            stage.strike("outage", "all", duration_s=20)
+            stage.strike("outage", "all", duration_s=100)
             await stage.talk(5)
+            down = stage.daemon.feeds[BTC].lines.values()
+            await stage.until(lambda: all(line.doing == "backoff" for line in down))
             return await StatusMaker(stage.daemon.observation.sight).document()
 
     return msgspec.json.decode(trio.run(scene, clock=jumping_clock()), type=Status)
