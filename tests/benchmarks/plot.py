@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator
 
 from tests.benchmarks.results import Key, Results
 from tests.benchmarks.stage import (
@@ -123,6 +124,8 @@ def _panel(axes: Axes, results: Results, sweep: Sweep, name: str, *figures: str)
         axes.set_xscale("log")
     axes.set_xticks(sorted(counts), [str(count) for count in sorted(counts)], minor=False)
     axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
 
 
 def _points(
