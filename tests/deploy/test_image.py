@@ -263,7 +263,7 @@ def test_two_containers_share_the_socket(containers, tmp_path):
     group = pod()["securityContext"]["fsGroup"]
     run("mount", "-t", "tmpfs", "-o", f"size=1m,mode=2775,gid={group}", "none", shared)
     image = "localhost/feedhandler"
-    logs = {name: tmp_path / f"{name}.log" for name in ("exchange", "daemon", "consumer")}
+    logs = {name: tmp_path / f"{name}.log" for name in ("exchange", "daemon", "consumer", "stranger")}
     volume = f"{shared}:/run/feedhandler"
     in_group = ("--group-add", group)
     try:
@@ -309,11 +309,19 @@ def test_two_containers_share_the_socket(containers, tmp_path):
                 logs["consumer"],
                 logs["daemon"],
             )
-            stranger = containers.command(
-                image, *consumer["args"], "--count", 1, user=user, options=("--volume", f"{volume}:ro")
+            stranger = stack.enter_context(
+                containers.started(
+                    logs["stranger"],
+                    image,
+                    *consumer["args"],
+                    "--count",
+                    1,
+                    user=user,
+                    options=("--volume", f"{volume}:ro"),
+                )
             )
             with pytest.raises(subprocess.TimeoutExpired):
-                subprocess.run(stranger, capture_output=True, check=False, timeout=5)
+                stranger.wait(5)
             daemon.terminate()
             assert daemon.wait(PATIENCE_S) == 0
             until(
