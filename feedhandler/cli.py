@@ -2,6 +2,9 @@
 
 Exit codes: 0 done, 1 failed at run time, 2 bad usage or configuration. What goes wrong on purpose
 (`feedhandler.errors`) becomes one line on standard error for each mistake; anything else is a bug and keeps its trace.
+
+What a command needs is imported when it is chosen, and no sooner: who asks for the version, or for one look, does not
+wait for the daemon to be loaded.
 """
 
 import argparse
@@ -11,18 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-import trio
-
-from feedhandler import __version__, daemon, demo
-from feedhandler.bridge import command as bridge
-from feedhandler.client import tail
-from feedhandler.config import Config, describe, load, render
-from feedhandler.control import client as control
+from feedhandler import __version__
 from feedhandler.errors import ConfigError, FeedHandlerError
-from feedhandler.observe import command as observation
-from feedhandler.observe.logs import Logs
-from feedhandler.simulator import command as simulator
+
+if TYPE_CHECKING:
+    from feedhandler.config import Config
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
 
@@ -44,51 +42,115 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+class _Command(argparse.ArgumentParser):
+    """A parser that gets its options, and what carries them out, when it is chosen."""
+
+    prepare: Callable[[argparse.ArgumentParser], None] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse what stands behind the command's name."""
+        prepare, self.prepare = self.prepare, None
+        if prepare is not None:
+            prepare(self)
+        return super().parse_known_args(args, namespace)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="feedhandler",
         description="Merge identical WebSocket lines of an exchange into one exact, numbered stream.",
     )
     parser.add_argument("--version", action="version", version=f"feedhandler {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add(
-        commands,
-        "demo",
-        "everything on this machine, with faults, without configuration",
-        demo.add_arguments,
-        demo.run,
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=_Command
     )
-    _add(commands, "run", "the daemon, in the foreground", _add_run, _run)
-    _add(commands, "check", "validate a configuration and show what it means", _add_config, _check)
-    _add(commands, "ctl", "list and steer a running daemon", control.add_arguments, _ctl)
-    bridge.add_arguments(
-        commands.add_parser("bridge", help="forward the stream of a socket into another system")
-    )
-    _add(commands, "tail", "print the stream of a socket", tail.add_arguments, tail.run)
-    _add(
-        commands,
-        "status",
-        "one look at what daemons do",
-        observation.add_status_arguments,
-        observation.run_status,
-    )
-    _add(
-        commands, "top", "what daemons do, live on a terminal", observation.add_arguments, observation.run_top
-    )
-    _add(commands, "simulate", "the simulated exchange alone", simulator.add_arguments, simulator.run)
+    for name, (summary, prepare) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        command.prepare = prepare
     return parser
 
 
-def _add(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    name: str,
-    summary: str,
-    add_arguments: Callable[[argparse.ArgumentParser], None],
-    run: Callable[[argparse.Namespace], int],
-) -> None:
-    parser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-    add_arguments(parser)
-    parser.set_defaults(run=run)
+# The commands
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    from feedhandler import demo
+
+    demo.add_arguments(parser)
+    parser.set_defaults(run=demo.run)
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument(
+        "--standby",
+        action="store_true",
+        help="follow the daemon that serves the socket, and take over with the same numbering when it ends; "
+        "where none serves it, be that daemon",
+    )
+    parser.set_defaults(run=_run_daemon)
+
+
+def _check(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.set_defaults(run=_check_config)
+
+
+def _ctl(parser: argparse.ArgumentParser) -> None:
+    from feedhandler.control import client
+
+    client.add_arguments(parser)
+    parser.set_defaults(run=_steer)
+
+
+def _bridge(parser: argparse.ArgumentParser) -> None:
+    from feedhandler.bridge import command
+
+    command.add_arguments(parser)
+
+
+def _tail(parser: argparse.ArgumentParser) -> None:
+    from feedhandler.client import tail
+
+    tail.add_arguments(parser)
+    parser.set_defaults(run=tail.run)
+
+
+def _status(parser: argparse.ArgumentParser) -> None:
+    from feedhandler.observe import command
+
+    command.add_status_arguments(parser)
+    parser.set_defaults(run=command.run_status)
+
+
+def _top(parser: argparse.ArgumentParser) -> None:
+    from feedhandler.observe import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run_top)
+
+
+def _simulate(parser: argparse.ArgumentParser) -> None:
+    from feedhandler.simulator import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
+
+
+COMMANDS: Final = {
+    "demo": ("everything on this machine, with faults, without configuration", _demo),
+    "run": ("the daemon, in the foreground", _run),
+    "check": ("validate a configuration and show what it means", _check),
+    "ctl": ("list and steer a running daemon", _ctl),
+    "bridge": ("forward the stream of a socket into another system", _bridge),
+    "tail": ("print the stream of a socket", _tail),
+    "status": ("one look at what daemons do", _status),
+    "top": ("what daemons do, live on a terminal", _top),
+    "simulate": ("the simulated exchange alone", _simulate),
+}
+
+
+# What is carried out here
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -104,21 +166,15 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    _add_config(parser)
-    parser.add_argument(
-        "--standby",
-        action="store_true",
-        help="follow the daemon that serves the socket, and take over with the same numbering when it ends; "
-        "where none serves it, be that daemon",
-    )
+def _load(args: argparse.Namespace) -> "Config":
+    from feedhandler.config import load
 
-
-def _load(args: argparse.Namespace) -> Config:
     return load(args.config, args.set, environ=os.environ)
 
 
-def _check(args: argparse.Namespace) -> int:
+def _check_config(args: argparse.Namespace) -> int:
+    from feedhandler.config import describe, render
+
     config = _load(args)
     _say(render(config))
     for line in describe(config):
@@ -126,8 +182,14 @@ def _check(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run_daemon(args: argparse.Namespace) -> int:
     config = _load(args)
+
+    import trio
+
+    from feedhandler import daemon
+    from feedhandler.observe.logs import Logs
+
     with Logs(config.log, time.monotonic) as logs:
         trio.run(
             partial(
@@ -145,11 +207,19 @@ def _run(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _ctl(args: argparse.Namespace) -> int:
+def _steer(args: argparse.Namespace) -> int:
+    from feedhandler.control import client
+
     if args.socket and args.set:
         raise ConfigError(["--set: expected --config, whose keys it overrides, got --socket"])
     socket = args.socket or _load(args).publish.socket
-    return control.run(args, socket, observation.show_state)
+    return client.run(args, socket, _show_state)
+
+
+def _show_state(where: str, body: bytes) -> None:
+    from feedhandler.observe.command import show_state
+
+    show_state(where, body)
 
 
 def _complain(group: BaseExceptionGroup[FeedHandlerError]) -> None:

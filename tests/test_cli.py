@@ -1,6 +1,7 @@
 """The command line: exit codes, what goes to which stream, and one line for each mistake."""
 
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,50 @@ def test_a_live_socket_is_left_alone(config: Path, capfd: pytest.CaptureFixture[
     (line,) = capfd.readouterr().err.splitlines()
     assert line == f"feedhandler: {path}: there is a file that is not a socket; it is left alone"
     assert path.read_text() == "precious"
+
+
+SHOW = """
+import sys
+from feedhandler.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print("loaded:", *sys.modules)
+"""
+"""Runs a command, and says then which modules are loaded."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed", "strangers"),
+    [
+        (["--version"], {"argparse"}, {"msgspec", "trio", "ssl", "asyncio", "feedhandler.config"}),
+        (["--help"], {"argparse"}, {"msgspec", "trio", "ssl", "asyncio", "feedhandler.config"}),
+        (["check", "--config", "feedhandler.toml"], {"msgspec"}, {"trio", "ssl", "asyncio", "structlog"}),
+        (["tail", "--help"], {"trio"}, {"rich", "structlog", "httpx2", "feedhandler.core"}),
+        (["status", "--help"], {"rich"}, {"structlog", "trustme", "feedhandler.daemon"}),
+        (["ctl", "--help"], {"feedhandler.control.client"}, {"rich", "structlog", "feedhandler.daemon"}),
+        (
+            ["run", "--config", "feedhandler.toml", "--set", "publish.socket=feedhandler.toml"],
+            {"feedhandler.daemon"},
+            {"trustme", "nats", "feedhandler.simulator", "feedhandler.demo", "feedhandler.client"},
+        ),
+    ],
+)
+def test_a_command_loads_what_it_needs(
+    config: Path, arguments: list[str], needed: set[str], strangers: set[str]
+) -> None:
+    """Who asks for the version loads nothing but the command line, and no command waits for what another one needs."""
+    said = subprocess.run(
+        [sys.executable, "-c", SHOW, *arguments],
+        cwd=config.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(said.stdout.rpartition("loaded:")[2].split())
+    assert needed <= loaded
+    assert not strangers & loaded
 
 
 def test_the_package_is_a_program(
