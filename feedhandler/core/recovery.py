@@ -7,18 +7,9 @@
                            lines
 
 Trades and books are what can be repaired; each such channel has its **keeper** (`trades`, `bookkeeper`), which says
-when it wants a snapshot and what comes of it. Everything else passes, and a gap is but a record there. This module
-gives every channel of the feed its own gap, asks the lines in turn, hands replies to the keeper that waits for them,
-and announces the state of each channel: what is in repair is `syncing`, whatever its feed is.
-
-Asking has bounds: `MOST_ASKED` requests of a feed are under way at a time, one for each channel, and no more than
-``recovery.requests_per_s`` are made; repairs come before audits, and who was asked for longest ago comes first. A
-request without an answer for ``recovery.reply_s`` is made again, on the next line; its answer is still of use when it
-comes, and is forgotten with the `OVERDUE`-th younger one, or after `LAG_MOST_S`.
-
-A reply that carries no id is for the request that its line was asked first, of those that it can be for. What was
-asked before a gap is **void**: its answer is swallowed. Over ALL a reply may name not even its market; until they are
-seen to name one, or to carry ids, each line is asked for one thing of a kind at a time.
+when it wants a snapshot and what comes of it; `asking` keeps who was asked for it. Everything else passes, and a gap is
+but a record there. This module gives every channel of the feed its own gap, hands replies to the keeper that waits for
+them, and announces the state of each channel: what is in repair is `syncing`, whatever its feed is.
 
 A channel that was there before this feed was **resumed**: nothing proves what was said in between, so a gap comes
 before its first record, and what can be repaired is.
@@ -32,14 +23,14 @@ to be replaced. A snapshot that is newer than all that the lines have brought, f
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import inf
 from typing import Final, Protocol
 
 from feedhandler.config import Bounds
 from feedhandler.config import Recovery as Settings
+from feedhandler.core.asking import Asking, Keeper, RequestDesk
 from feedhandler.core.audit import Pulse
-from feedhandler.core.book_repair import LAG_MOST_S, BookDesk
+from feedhandler.core.book_repair import BookDesk
 from feedhandler.core.book_track import BookTrack
 from feedhandler.core.bookkeeper import AUDIT, BEHIND, BOOK, GAP, BookKeeper
 from feedhandler.core.channels import split
@@ -48,20 +39,12 @@ from feedhandler.core.messages import Gap, Output, Release, Reply, Run, State
 from feedhandler.core.notes import Notify
 from feedhandler.core.trades import TRADES, TradeDesk, TradeKeeper
 
-MOST_ASKED: Final = 4
-"""Requests under way in one feed at a time; further ones wait."""
-
-OVERDUE: Final = 64
-"""Requests of a feed whose answers are still of use although another one was made since."""
-
 SYNCING: Final = "syncing"
 QUIET: Final = "quiet"
 DOWN: Final = "down"
 
-Keeper = BookKeeper | TradeKeeper
 
-
-class Desk(Protocol):
+class Desk(RequestDesk, Protocol):
     """How the exchange writes what recovery needs; one for each feed."""
 
     def kind(self, stream: str) -> str:
@@ -75,29 +58,6 @@ class Desk(Protocol):
 
     def trades(self, market: str) -> TradeDesk:
         """Return how the trades of a market are written."""
-
-    def request(self, kind: str, market: str, request_id: str) -> str:
-        """Return a request for a snapshot."""
-
-    def answers(self, reply: Reply) -> str:
-        """Return which kind of request a reply may answer, "" for none."""
-
-    def refuses(self, reply: Reply) -> bool:
-        """Tell whether a reply says that its request failed."""
-
-    def named(self, reply: Reply) -> str:
-        """Return the market that a reply is for, "" where it may be any."""
-
-
-@dataclass
-class Asked:
-    """A request under way, overdue, or void: made before a gap."""
-
-    keeper: Keeper
-    line: str
-    at: float
-    overdue: bool = False
-    void: bool = False
 
 
 class Recovery:
@@ -120,7 +80,6 @@ class Recovery:
         self._desk = desk
         self._settings = settings
         self._bounds = bounds
-        self._new_id = new_id
         self._askable = askable
         self._owns = owns
         self._notify = notify
@@ -128,12 +87,8 @@ class Recovery:
         self.resumed: dict[str, int] = {}
         """Channels that were there before this feed and have got no gap yet, and when their last record arrived."""
         self._channels: dict[str, Keeper | None] = {}
-        self._asked: dict[str, Asked] = {}
-        self._turn = 0
+        self._requests = Asking(desk, settings, new_id)
         self._pulse = Pulse()
-        self._allowed = settings.requests_per_s
-        self._allowed_at = 0.0
-        self._nameless = not desk.named(Reply("", "", b""))
         self._states: dict[str, str] = {}
         self._feed_state = DOWN
         self._begun = False
@@ -170,7 +125,7 @@ class Recovery:
 
     def retune(self, settings: Settings) -> None:
         """Ask and audit by other settings from now on."""
-        self._settings = settings
+        self._settings = self._requests.settings = settings
         for keeper in self._keepers():
             keeper.settings = settings
 
@@ -279,7 +234,7 @@ class Recovery:
                 continue
             begun = self.resumed.pop(name, -1) >= 0 or self._begun
             if isinstance(keeper, BookKeeper) or (keeper is not None and begun):
-                self._void(keeper)
+                self._requests.void(keeper)
                 result += keeper.open_gap(own, now)
             elif begun and self._desk.has_gaps(split(name)[1]):
                 result.append(own)
@@ -339,12 +294,8 @@ class Recovery:
         """Let time pass: ask for what is wanted, do without what does not come."""
         self.catch_up()
         result: list[Output] = []
-        for request_id, asked in list(self._asked.items()):
-            if now - asked.at >= LAG_MOST_S:
-                del self._asked[request_id]
-            if not asked.overdue and now - asked.at >= self._settings.reply_s:
-                asked.overdue = True
-                result += asked.keeper.in_vain("silence", now)
+        for keeper in self._requests.overdue(now):
+            result += keeper.in_vain("silence", now)
         for keeper in self._keepers():
             result += self._listen(keeper, keeper.tick(now, recv))
         self._ask(now)
@@ -352,45 +303,13 @@ class Recovery:
         return result
 
     def _ask(self, now: float) -> None:
-        """Ask for what is wanted, the lines in turn."""
-        lines = () if self.dead else self._askable()
-        waiting = {asked.keeper.channel for asked in self._asked.values() if not asked.overdue}
-        wanted = [keeper for keeper in self._keepers() if keeper.channel not in waiting and keeper.wants(now)]
-        wanted.sort(key=lambda keeper: (not keeper.syncing, keeper.asked_at))
-        for keeper in wanted:
-            free = [line for line in lines if not self._is_taken(line, keeper)]
-            if free and len(waiting) < MOST_ASKED and self._is_allowed(now):
-                waiting.add(keeper.channel)
-                self._ask_for(keeper, free[self._turn % len(free)], now)
-
-    def _is_allowed(self, now: float) -> bool:
-        """Take one of the requests that may be made in a second, if any is left."""
-        most = self._settings.requests_per_s
-        self._allowed = min(most, self._allowed + (now - self._allowed_at) * most)
-        self._allowed_at = now
-        if self._allowed < 1 and self._allowed < most:
-            return False
-        self._allowed -= 1
-        return True
-
-    def _is_taken(self, line: str, keeper: Keeper) -> bool:
-        """Tell whether a reply of a line could not be told from one that it owes already."""
-        return self._nameless and any(
-            asked.line == line and asked.keeper.kind == keeper.kind for asked in self._asked.values()
-        )
-
-    def _ask_for(self, keeper: Keeper, line: str, now: float) -> None:
-        self._turn += 1
-        request_id = self._new_id()
-        self._asked[request_id] = Asked(keeper, line, now)
-        if len(self._asked) > OVERDUE:
-            del self._asked[next(iter(self._asked))]
-        keeper.asked(now)
-        self.asks.append((line, self._desk.request(keeper.kind, split(keeper.channel)[0], request_id)))
+        """Ask for what is wanted, unless the lines are dead."""
+        if not self.dead:
+            self.asks += self._requests.ask(self._keepers(), self._askable(), now)
 
     def is_own(self, request_id: str) -> bool:
         """Tell whether a request of this id was made here."""
-        return request_id in self._asked
+        return self._requests.is_own(request_id)
 
     def line_up(self, now: float) -> None:
         """Hear that a new line can be asked."""
@@ -399,7 +318,7 @@ class Recovery:
 
     def line_lost(self, line: str, now: float) -> None:
         """Hear that a line is gone, and the answers that were to come on it: they are asked for on another."""
-        self._asked = {key: asked for key, asked in self._asked.items() if asked.line != line}
+        self._requests.forget(line)
         self._ask(now)
 
     def close(self, channel: str, recv: int) -> list[Output]:
@@ -413,49 +332,22 @@ class Recovery:
         self.resumed.pop(channel, None)
         if keeper is None:
             return []
-        self._void(keeper)
+        self._requests.void(keeper)
         return keeper.end(recv)
-
-    def _void(self, keeper: Keeper) -> None:
-        """Let the answers to what was asked for a channel before its gap be of no use: they are too old."""
-        for asked in self._asked.values():
-            if asked.keeper is keeper:
-                asked.overdue = asked.void = True
 
     # What is answered
 
     def reply(self, line: str, reply: Reply, now: float, recv: int) -> list[Output]:
         """Take a reply of a line; one that nobody asked for changes nothing."""
         self.catch_up()
-        request_id = self._request_of(line, reply)
-        if not request_id:
-            return []
-        asked = self._asked.pop(request_id)
-        if asked.void:
+        asked = self._requests.answered(line, reply)
+        if asked is None:
             return []
         outputs = asked.keeper.answer(reply.payload, line, asked.at, now, recv)
         result = self._listen(asked.keeper, outputs)
         self._ask(now)
         self._announce(recv, result)
         return result
-
-    def _request_of(self, line: str, reply: Reply) -> str:
-        """Return the request that a reply answers: by its id, or without one the first that it can be for.
-
-        Something else with the id of a request, an acknowledgement, is not the answer; it is still to come.
-        """
-        kind, own = self._desk.answers(reply), reply.request_id in self._asked
-        if not kind and not own:
-            return ""
-        market = self._desk.named(reply)
-        self._nameless = self._nameless and not (kind and (own or market))
-        if reply.request_id:
-            return reply.request_id if own and (kind or self._desk.refuses(reply)) else ""
-        for request_id, asked in self._asked.items():
-            keeper = asked.keeper
-            if asked.line == line and keeper.kind == kind and market in {"", split(keeper.channel)[0]}:
-                return request_id
-        return ""
 
     def _listen(self, keeper: Keeper, outputs: list[Output]) -> list[Output]:
         """Learn from what failed: what was asked for it is too old, and silent lines are dead."""
@@ -464,7 +356,7 @@ class Recovery:
             if silent and not self.dead:
                 self.dead = self.replace = True
             keeper.failed = ""
-            self._void(keeper)
+            self._requests.void(keeper)
         return outputs
 
     # What is known of the channels
@@ -490,19 +382,18 @@ class Recovery:
     @property
     def asking(self) -> int:
         """How many requests for snapshots are remembered, overdue ones included."""
-        return len(self._asked)
+        return len(self._requests)
 
     @property
     def busy(self) -> bool:
         """Whether anything is in repair or under way, so that time matters."""
-        return any(not asked.overdue for asked in self._asked.values()) or any(
+        return self._requests.under_way or any(
             keeper.syncing or keeper.auditing for keeper in self._keepers()
         )
 
     def due(self) -> float:
         """Return when time matters next where nothing is in repair or under way; what is past may be done by now."""
-        forgotten = [asked.at + LAG_MOST_S for asked in self._asked.values()]
-        return min([*forgotten, *(keeper.due() for keeper in self._keepers())], default=inf)
+        return min([*self._requests.due(), *(keeper.due() for keeper in self._keepers())], default=inf)
 
     def synchronised(self) -> dict[str, bool]:
         """Return for each book whether it is there."""

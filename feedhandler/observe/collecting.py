@@ -22,11 +22,11 @@ import msgspec
 from feedhandler import __version__
 from feedhandler.config import Bounds
 from feedhandler.core.arbiter import DOWN, LIVE, QUIET, SYNCING
+from feedhandler.core.asking import Keeper
 from feedhandler.core.bookkeeper import BookKeeper
 from feedhandler.core.channels import Channel
 from feedhandler.core.health import STATES
 from feedhandler.core.line import Line
-from feedhandler.core.recovery import Keeper
 from feedhandler.ingest.feed import Feed
 from feedhandler.observe.exposition import Block, buckets, exposition, labels, sample
 from feedhandler.observe.metrics import COUNTERS, KNOWN_VALUES, LOG_LINES_LOST, Family, counter, gauge

@@ -8,11 +8,12 @@ import pytest
 
 from feedhandler.config import Bounds
 from feedhandler.config import Recovery as Settings
+from feedhandler.core.asking import MOST_ASKED, OVERDUE
 from feedhandler.core.audit import PAST_S
 from feedhandler.core.bookkeeper import KNOWN_AFTER_S, BookKeeper
 from feedhandler.core.messages import Gap, Output, Release, Reply, Run, Snapshot, State
 from feedhandler.core.notes import Note
-from feedhandler.core.recovery import MOST_ASKED, OVERDUE, Recovery
+from feedhandler.core.recovery import Recovery
 from feedhandler.core.trades import ATTEMPTS
 from feedhandler.exchange.desk import Desk
 from feedhandler.exchange.messages import Dialect

@@ -262,9 +262,9 @@ class Kind(RuleBasedStateMachine):
             self.answer(0, 0) if self.pending else None
             self.wait(0.5)
         assert self.recovery.synchronised() == {BOOK: True}
-        assert not any(keeper.syncing for keeper in self.recovery._keepers())
+        assert not any(keeper.syncing for keeper in self.recovery.keepers())
         assert self.consumer.places == {len(self.truth)}
-        assert len(self.recovery._asked) < 10
+        assert self.recovery.asking < 10
         self.consumer.check_whole()
 
 
