@@ -1,4 +1,8 @@
-"""What all tests share."""
+"""What all tests share, and how they are shared out where several processes run them (`pytest -n`).
+
+The long ones that mostly wait begin first, so that the others have something to do beside them; and who needs the same
+fresh Debian is in one process, which makes it once.
+"""
 
 import os
 from collections.abc import Generator
@@ -23,6 +27,26 @@ def tapes_folder() -> Path | None:
     if "FEEDHANDLER_TAPES" in os.environ:
         places.insert(0, Path(os.environ["FEEDHANDLER_TAPES"]))
     return next((place for place in places if place.is_dir()), None)
+
+
+def _lot(item: pytest.Item) -> str:
+    """Return what an item has to share a process with; "" for nothing."""
+    if "fresh_debian" in getattr(item, "fixturenames", ()):
+        return "debian"
+    return item.path.stem if item.path.stem in {"test_alerts", "test_hosts"} else ""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let the long ones begin where tests are shared out; one process takes them in their own order."""
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        if lot := _lot(item):
+            item.add_marker(pytest.mark.xdist_group(lot))
+    first = {"debian": 0, "test_alerts": 1, "test_hosts": 2}
+    last = len(first) + 1
+    items.sort(key=lambda item: first.get(_lot(item), last - ("tapes" in getattr(item, "fixturenames", ()))))
 
 
 @pytest.fixture(scope="session")

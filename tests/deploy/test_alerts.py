@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -34,6 +33,7 @@ import trio
 from feedhandler.simulator import exchange as simulated
 from feedhandler.simulator.server import serve
 from feedhandler.simulator.settings import Behaviour, Fault, FaultPlan, Settings
+from tests.support.ports import free_port
 from tests.support.processes import MODULE
 
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "feedhandler.rules.yml"
@@ -93,13 +93,6 @@ def hurried() -> str:
 def alerts() -> set[str]:
     """Return the names of all alerts."""
     return set(re.findall(r"- alert: (\w+)", RULES.read_text()))
-
-
-def free_port() -> int:
-    """Return a port that nobody uses."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 class Daemon:
