@@ -19,7 +19,7 @@ from feedhandler.core.health import BACKOFF, CONNECTING, GOOD, PROBATION, QUARAN
 from feedhandler.exchange.token import FRESH, STALE
 from feedhandler.ingest.line import UP as CONNECTED
 from feedhandler.observe.asking import Look
-from feedhandler.observe.pair import READY, STANDBY, PairStatus
+from feedhandler.observe.pair import READY, REPLAYING, STANDBY, PairStatus
 from feedhandler.observe.status import (
     UNNEEDED,
     BudgetStatus,
@@ -155,11 +155,8 @@ def _heads(
 def _pair(pair: PairStatus) -> Iterable[Text]:
     """Return a line about the other daemon, where there is one or should be one."""
     if pair.role == STANDBY:
-        told = (
-            f"{pair.standby}: follows process {pair.other_pid}"
-            if pair.other_pid
-            else "no active daemon answers"
-        )
+        does = "catches up with" if pair.standby == REPLAYING else "follows"
+        told = f"{does} process {pair.other_pid}" if pair.other_pid else "no active daemon answers"
         heard = [] if pair.heard_s is None else [f"heard {duration(pair.heard_s)} ago"]
         held = f"{'holds' if pair.holds_lock else 'waits for'} {_safe(pair.lock)}"
         parts = [told, *heard, f"{pair.behind_events:,} events not published yet", held]

@@ -143,7 +143,7 @@ async def test_a_standby_is_not_taken_for_a_daemon_that_serves(
         active, standby = await told(couple.stage.daemon), await told(couple.standby)
     ours, theirs = shown(standby, columns), shown(active, columns)
     assert ours.startswith(" STANDBY READY ")
-    assert f"⇄ ready: follows process {os.getpid()}" in ours
+    assert f"⇄ follows process {os.getpid()}" in ours
     assert "lines 1/1" in ours
     assert theirs.startswith(" READY ")
     assert f"⇄ standby ready  process {os.getpid()}"[: columns - 2] in theirs
