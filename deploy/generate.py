@@ -142,6 +142,18 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         ),
     ),
     (
+        "Two daemons",
+        (
+            Panel("State of the standby", "feedhandler_standby_state{@} == 1", "{{instance}} {{state}}"),
+            Panel(
+                "Who is active, and takeovers",
+                'feedhandler_role{@, role="active"} or increase(feedhandler_takeovers_total{@}[5m])',
+                "{{__name__}} {{instance}} {{whole}}",
+            ),
+            Panel("Standby behind by", "feedhandler_standby_behind_events{@}", "{{instance}}"),
+        ),
+    ),
+    (
         "Process",
         (
             Panel("CPU", "feedhandler:cpu_seconds:rate5m{@}", "{{instance}}", unit="percentunit"),

@@ -72,6 +72,7 @@ from feedhandler.observe.counts import Counts
 from feedhandler.observe.history import History
 from feedhandler.observe.incidents import Incidents
 from feedhandler.observe.liveness import Liveness
+from feedhandler.observe.pair import in_words
 from feedhandler.observe.readiness import NOT_FOLLOWED, missing, reasons_of
 from feedhandler.observe.service import Observation
 from feedhandler.observe.sight import Log, Sight
@@ -172,7 +173,8 @@ class Daemon:
             draining=lambda: self._service.cancel_called,
             pending=lambda: self._markets.pending,
             standby=self.standby_reasons,
-            followed=lambda: self.standby is not None and self.standby.is_level,
+            course=lambda: self.standby,
+            paired=self.standby is not None,
             wall_ns=time.time_ns,
             now_s=trio.current_time,
             started_ns=time.time_ns(),
@@ -335,6 +337,10 @@ class Daemon:
         if self.standby is None:
             return None
         return self._unready() if self.standby.is_level else [NOT_FOLLOWED]
+
+    def standby_in_words(self) -> str:
+        """Return how the standby of the active daemon does; empty where there is none to be."""
+        return in_words(self.observation.sight)
 
     def _unready(self) -> list[str]:
         reasons = [reason for feed in self.feeds.values() for reason in reasons_of(feed)]

@@ -3,12 +3,15 @@
 One file is read as it is. Of a folder every ``*.toml`` is read, in the order of the names and without
 hidden ones: tables are merged, feeds appended, and any other key that stands in two files has the value of
 the later one. Overrides come last. A relative path counts from the file that holds it, one in an override
-from the current folder; both are made absolute here, while it is still known where they came from.
+from the current folder; both are made absolute here, while it is still known where they came from. What steps up
+(``..``) goes, so that a path reads as what it is; links are followed for that, as the system follows them, and only
+for that: a file behind a link may be replaced while the daemon runs.
 
 Only what is no TOML, or can't be read, is a mistake here; what the values mean is checked later.
 """
 
 import itertools
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -76,8 +79,20 @@ def _anchored_table(section: str, value: object, base: Path) -> object:
 
 def _anchored_value(steps: tuple[str, str], value: object, base: Path) -> object:
     if steps in _PATH_KEYS and isinstance(value, str) and value:
-        return str(base / value)
+        return os.fspath(collapsed(base / value))
     return value
+
+
+def collapsed(path: Path) -> Path:
+    """Return the same place without steps up, where the file system can tell which that is."""
+    parts = path.parts
+    if ".." not in parts:
+        return path
+    behind = len(parts) - parts[::-1].index("..")
+    try:
+        return Path(*parts[:behind]).resolve().joinpath(*parts[behind:])
+    except (OSError, RuntimeError, ValueError):  # links in a circle, say: who opens it will complain
+        return path
 
 
 def _path_keys() -> Iterable[tuple[str, str]]:

@@ -6,6 +6,7 @@
     the running parts (sight) ──▶ collecting, exposition     a scrape
                               ├─▶ status                     everything as one value ◀── history: the last minutes
                               ├─▶ readiness, liveness        whether the stream can be relied on
+                              ├─▶ pair                       which of two daemons this is, and how the standby does
                               └─▶ systemd                    ready, how it is, and keep-alives while the data path moves
 
     http ──▶ pages ──▶ all of these, made in slices, so that no picture holds up an event; page: the one for people

@@ -44,7 +44,7 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "following_ended": Kind("warning", "the active daemon is gone, or was not followed fast enough"),
     "standby_ready": Kind("info", "this daemon could take over at once, without a gap"),
     "standby_unready": Kind("warning", "this daemon could not take over without a gap any more"),
-    "took_over": Kind("warning", "this daemon is the active one from now on"),
+    "took_over": Kind("warning", "this daemon is the active one from now on", metric=metrics.TAKEOVERS),
     "http_unavailable": Kind(
         "warning", "another process has the address of observe.http; it is tried again and again"
     ),

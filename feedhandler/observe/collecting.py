@@ -30,6 +30,9 @@ from feedhandler.core.line import Line
 from feedhandler.ingest.feed import Feed
 from feedhandler.observe.exposition import Block, buckets, exposition, labels, sample
 from feedhandler.observe.metrics import COUNTERS, KNOWN_VALUES, LOG_LINES_LOST, Family, counter, gauge
+from feedhandler.observe.pair import NONE as NO_STANDBY
+from feedhandler.observe.pair import ROLES, pair_of, role_of, state_of
+from feedhandler.observe.pair import STATES as PAIR_STATES
 from feedhandler.observe.sight import Sight
 
 CONSUMER_NAMES: Final = 32
@@ -60,6 +63,12 @@ LINE_LAG: Final = histogram(
 )
 LATENCY: Final = histogram(
     "publish_latency_seconds", "From the reading of an event's first byte to its sending."
+)
+ROLE: Final = gauge("role", "1 for which of two daemons this one is; alone it is the active one.", "role")
+STANDBY_STATE: Final = gauge(
+    "standby_state",
+    "1 for the state of the standby: of the one that follows, or of this daemon itself.",
+    "state",
 )
 BOUND: Final = gauge("bound", "What the configuration allows, by the bound's name there.", "bound")
 BUILD: Final = gauge("build_info", "1, with the versions of the program and of Python.", "version", "python")
@@ -198,6 +207,17 @@ DAEMON_VALUES: Final[tuple[tuple[Family, Callable[[Sight], Number]], ...]] = (
         ),
         lambda sight: sight.counts.reload_succeeded,
     ),
+    (
+        gauge("standby_expected", "1 where the daemon was started as one of two (--standby), else 0."),
+        lambda sight: sight.paired,
+    ),
+    (
+        gauge(
+            "standby_behind_events",
+            "Events that the standby was not sent yet, or that the active daemon has not published yet.",
+        ),
+        lambda sight: pair_of(sight).behind_events if state_of(sight) != NO_STANDBY else None,
+    ),
     (gauge("feeds", "Feeds that there are."), lambda sight: len(sight.feeds)),
     (gauge("consumers", "Consumers that are connected."), lambda sight: len(sight.publisher.connected())),
     (
@@ -247,7 +267,18 @@ BOUNDS: Final[Mapping[str, str]] = {
 """Each bound of something that fills up, and the gauge that says how full it is."""
 
 FAMILIES: Final[tuple[Family, ...]] = (
-    *(LINE_STATE, FEED_STATE, LINE_LAG, LATENCY, BOUND, BUILD, HTTP_CONNECTIONS, CONSUMER_LAG),
+    *(
+        LINE_STATE,
+        FEED_STATE,
+        LINE_LAG,
+        LATENCY,
+        ROLE,
+        STANDBY_STATE,
+        BOUND,
+        BUILD,
+        HTTP_CONNECTIONS,
+        CONSUMER_LAG,
+    ),
     *(family for family, _ in LINE_VALUES),
     *(family for family, _ in FEED_VALUES),
     *(family for family, _ in CHANNEL_VALUES),
@@ -325,6 +356,8 @@ class Collector:
         )
         for family, read in DAEMON_VALUES:
             yield Block(family, [_value(family, "", read(self._sight))])
+        yield Block(ROLE, [_states(ROLE, "", role_of(self._sight), ROLES)])
+        yield Block(STANDBY_STATE, [_states(STANDBY_STATE, "", state_of(self._sight), PAIR_STATES)])
         yield Block(LATENCY, [buckets(LATENCY.name, "", self._sight.latency)])
         yield Block(BOUND, [self._bounds()])
         yield Block(HTTP_CONNECTIONS, [_value(HTTP_CONNECTIONS, "", self._connections())])
@@ -387,8 +420,10 @@ def _value(family: Family, text: str, value: Number) -> str:
 
 
 def _states(family: Family, text: str, present: str, states: tuple[str, ...]) -> str:
+    before = f"{text}," if text else ""
+    label = family.labels[-1]
     return "".join(
-        sample(family.name, f'{text},state="{state}"', 1 if state == present else 0) for state in states
+        sample(family.name, f'{before}{label}="{state}"', 1 if state == present else 0) for state in states
     )
 
 

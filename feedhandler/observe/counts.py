@@ -14,7 +14,7 @@ or worse are kept with their time.
 from collections.abc import Callable, Container, Mapping
 from typing import Final, NamedTuple
 
-from feedhandler.core.notes import Note, Notify
+from feedhandler.core.notes import Note, Notify, Value
 from feedhandler.observe.catalogue import LEVELS, Kind, kind_of
 from feedhandler.observe.metrics import (
     CONFIG_RELOADS,
@@ -140,6 +140,11 @@ def _key(one: Note, kind: Kind) -> tuple[str, ...]:
         return (one.name,)
     fields, fixed = one.fields, kind.fixed
     return tuple(
-        str(fixed[label] if label in fixed else fields.get(_FIELDS.get(label, label), ""))
+        _text(fixed[label] if label in fixed else fields.get(_FIELDS.get(label, label), ""))
         for label in kind.metric.labels
     )
+
+
+def _text(value: Value) -> str:
+    """Return a field's value as a label has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -120,6 +120,11 @@ RESUMES_REFUSED: Final = counter(
 REQUESTS_REFUSED: Final = counter(
     "requests_refused", "Requests of consumers that were refused, by code.", "code"
 )
+TAKEOVERS: Final = counter(
+    "takeovers",
+    "How often this daemon took over from another, by whether the session went on whole.",
+    "whole",
+)
 INCIDENTS: Final = counter("incidents", "Incident files, by what became of them.", "result")
 
 COUNTERS: Final = tuple(

@@ -4,7 +4,7 @@ A feed is *covered* when one of its lines at least is connected and aligned. It 
 books are synchronised. The daemon is ready when all feeds are; who asks for ``any`` is content with one.
 
 A **doubt** is told with the reasons and makes nothing unready: lines that are up stay up with a key that is not
-accepted any more, until they have to be opened again.
+accepted any more, until they have to be opened again; and one of two daemons serves as well without its standby.
 
 A standby is ready when it could take over at once without a gap: it is told all that the active daemon publishes, and
 of each feed a line of its own has found its place beside that.
@@ -15,6 +15,7 @@ from typing import Final
 
 from feedhandler.exchange.token import BAD_KEY, LIMITED, REFUSED
 from feedhandler.ingest.feed import Feed
+from feedhandler.observe.pair import lacks
 from feedhandler.observe.sight import Sight
 
 REASONS: Final = 100
@@ -54,15 +55,16 @@ def general_reasons(sight: Sight) -> list[str]:
         return ["the daemon is ending"]
     if not sight.liveness.made:
         return [f"the data path has not come round for {sight.liveness.idle_s:.0f} s"]
-    if sight.standby() is not None and not sight.followed():
+    course = sight.course()
+    if course is not None and not course.is_level:
         return [NOT_FOLLOWED]
     return []
 
 
 def doubts(sight: Sight) -> list[str]:
-    """Return what will keep lines from being opened, whatever is ready now."""
+    """Return what will keep lines from being opened, or the stream from being continued, whatever is ready now."""
     state = "" if sight.tokens is None else sight.tokens.state
-    return [DOUBTS[state]] if state in DOUBTS else []
+    return [*([DOUBTS[state]] if state in DOUBTS else []), *lacks(sight)]
 
 
 def missing(sight: Sight) -> list[str]:

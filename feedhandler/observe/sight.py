@@ -14,6 +14,7 @@ from feedhandler.observe.history import History
 from feedhandler.observe.incidents import Incidents
 from feedhandler.observe.liveness import Liveness
 from feedhandler.publish.server import Publisher
+from feedhandler.standby.service import Standby
 
 
 class Log(Protocol):
@@ -49,8 +50,10 @@ class Sight:
     """Whether feeds are still to be opened: the exchange has not told its markets yet."""
     standby: Callable[[], list[str] | None]
     """Why this daemon could not take over from the active one, nothing where it could; None: it is the active one."""
-    followed: Callable[[], bool]
-    """Whether the active daemon tells this one all that it publishes."""
+    course: Callable[[], Standby | None]
+    """How this daemon follows the active one; None: it is the active one."""
+    paired: bool
+    """Whether the daemon was started as one of two, so that a standby is expected."""
     wall_ns: Callable[[], int]
     now_s: Callable[[], float]
     """The monotonic clock that the feeds go by."""

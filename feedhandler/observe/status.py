@@ -23,6 +23,7 @@ from feedhandler.observe.catalogue import kind_of
 from feedhandler.observe.collecting import clock_offset_s
 from feedhandler.observe.counts import Remembered
 from feedhandler.observe.history import STEP_S
+from feedhandler.observe.pair import PairStatus, pair_of
 from feedhandler.observe.readiness import bounded, doubts, general_reasons, missing, reasons_of
 from feedhandler.observe.sight import Sight
 from feedhandler.observe.slices import in_slices
@@ -132,6 +133,8 @@ class BudgetStatus(msgspec.Struct, frozen=True):
     per_market: int
     total: int
     agnostic: int
+    learnt: dict[str, int]
+    """Connections at once that the exchange was found to allow, where that is fewer: by market, ``*`` of all."""
 
 
 class TokenStatus(msgspec.Struct, frozen=True):
@@ -171,6 +174,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     reasons: list[str]
     """Why it is not ready, and what is in doubt although it may be (`observe.readiness`)."""
+    pair: PairStatus
     step_s: float
     clock_offset_s: float | None
     budget: BudgetStatus
@@ -233,6 +237,7 @@ class StatusMaker:
             now_ns=sight.wall_ns(),
             ready=not reasons,
             reasons=bounded([*doubts(sight), *reasons]),
+            pair=pair_of(sight),
             step_s=STEP_S,
             clock_offset_s=clock_offset_s(sight.feeds),
             budget=_budget(sight),
@@ -329,6 +334,7 @@ def _budget(sight: Sight) -> BudgetStatus:
         per_market=limits.connections_per_market,
         total=limits.connections_total,
         agnostic=limits.connections_agnostic,
+        learnt=sight.gate.learnt_caps(),
     )
 
 

@@ -55,6 +55,7 @@ from typing import Final, Protocol
 import trio
 
 from feedhandler.core.arbiter import DOWN, LIVE, QUIET, SYNCING
+from feedhandler.core.following import OUTPUT
 from feedhandler.core.motion import Motion, Part
 from feedhandler.core.notes import Note, Notify, note
 from feedhandler.ingest.feed import Feed
@@ -130,6 +131,9 @@ class Watched(Protocol):
 
     def standby_reasons(self) -> list[str] | None:
         """Return why the daemon could not take over; None where it is the active one."""
+
+    def standby_in_words(self) -> str:
+        """Return how the standby of the active daemon does; empty where there is none to be."""
 
 
 class Systemd:
@@ -241,6 +245,7 @@ class Systemd:
             key_refused=self._key_refused,
             still=self.still(),
             standby=watched.standby_reasons(),
+            follower=watched.standby_in_words(),
         )
 
     def _beat(self, now: float) -> None:
@@ -285,18 +290,23 @@ def status(
     key_refused: bool = False,
     still: Iterable[str] = (),
     standby: Sequence[str] | None = None,
+    follower: str = "",
 ) -> str:
-    """Return the status line; ``standby`` says why a standby could not take over."""
+    """Return the status line.
+
+    ``standby`` says why a standby could not take over, ``follower`` how the standby of an active daemon does.
+    """
     states: dict[str, list[str]] = {state: [] for state in (LIVE, QUIET, SYNCING, DOWN)}
     lines: Counter[bool] = Counter()
     for feed in feeds:
         states[feed.arbiter.state].append(feed.label)
-        lines.update(line.up for line in feed.arbiter.lines.values())
+        lines.update(line.up for name, line in feed.arbiter.lines.items() if name != OUTPUT)
     words = [
         _feeds(states),
         f"{lines[True]}/{lines.total()} lines up",
         _count(consumers, "consumer"),
         _count(gaps, "gap"),
+        *([follower] if follower else []),
     ]
     if standby is not None:
         words[2:] = [f"standby, not ready: {_names(list(standby))}" if standby else "standby, ready"]

@@ -13,11 +13,22 @@ from rich.table import Table
 from rich.text import Text
 
 from feedhandler.core.arbiter import DOWN, LIVE, QUIET, SYNCING
+from feedhandler.core.budget import EVERY
+from feedhandler.core.following import OUTPUT
 from feedhandler.core.health import BACKOFF, CONNECTING, GOOD, PROBATION, QUARANTINED, SUSPECT, WITNESS
 from feedhandler.exchange.token import FRESH, STALE
 from feedhandler.ingest.line import UP as CONNECTED
 from feedhandler.observe.asking import Look
-from feedhandler.observe.status import UNNEEDED, ChannelStatus, ConsumerStatus, FeedStatus, LineStatus, Status
+from feedhandler.observe.pair import READY, REPLAYING, STANDBY, PairStatus
+from feedhandler.observe.status import (
+    UNNEEDED,
+    BudgetStatus,
+    ChannelStatus,
+    ConsumerStatus,
+    FeedStatus,
+    LineStatus,
+    Status,
+)
 
 UP: Final = frozenset({GOOD, PROBATION})
 STYLES: Final = {
@@ -128,6 +139,8 @@ def _heads(
     for look in looks:
         yield _title(look)
         if look.status is not None:
+            yield from _pair(look.status.pair)
+            yield from _learnt(look.status.budget)
             shown = look.status.reasons[:REASONS_SHOWN]
             left = len(look.status.reasons) - len(shown)
             mark = ("  ! ", "bold yellow") if look.status.ready else ("  ✗ ", "bold red")
@@ -139,11 +152,46 @@ def _heads(
         yield _numbers([status for _, status in answered], columns)
 
 
+def _pair(pair: PairStatus) -> Iterable[Text]:
+    """Return a line about the other daemon, where there is one or should be one."""
+    if pair.role == STANDBY:
+        does = "catches up with" if pair.standby == REPLAYING else "follows"
+        told = f"{does} process {pair.other_pid}" if pair.other_pid else "no active daemon answers"
+        heard = [] if pair.heard_s is None else [f"heard {duration(pair.heard_s)} ago"]
+        held = f"{'holds' if pair.holds_lock else 'waits for'} {_safe(pair.lock)}"
+        parts = [told, *heard, f"{pair.behind_events:,} events not published yet", held]
+    elif pair.other_pid is not None:
+        parts = [
+            f"standby {pair.standby}",
+            f"process {pair.other_pid}",
+            f"{pair.behind_events:,} events behind",
+        ]
+    elif pair.expected:
+        parts = ["NO STANDBY"]
+    else:
+        return
+    yield _cut(Text("  ⇄ " + "  ".join(parts), "" if pair.standby == READY else "yellow"))
+
+
+def _learnt(budget: BudgetStatus) -> Iterable[Text]:
+    """Return a line about the connections that the exchange was found to allow, where that is fewer."""
+    caps = [
+        f"{cap} {'in all' if scope == EVERY else f'of {_safe(scope)}'}"
+        for scope, cap in budget.learnt.items()
+    ]
+    if caps:
+        more = f" and {len(caps) - REASONS_SHOWN} more" if len(caps) > REASONS_SHOWN else ""
+        text = f"  ! the exchange allows fewer connections: {', '.join(caps[:REASONS_SHOWN])}{more}"
+        yield _cut(Text(text, "yellow"))
+
+
 def _title(look: Look) -> Text:
     if look.status is None:
         return _cut(Text.assemble(("DOWN ", "bold white on red"), f" {look.url}  {look.failure}"))
     status = look.status
-    word = ("READY", "bold black on green") if status.ready else ("NOT READY", "bold white on red")
+    ready = "READY" if status.ready else "NOT READY"
+    words = f"STANDBY {ready}" if status.pair.role == STANDBY else ready
+    word = (words, "bold black on green" if status.ready else "bold white on red")
     up = duration((status.now_ns - status.since_ns) / NS)
     return _cut(
         Text.assemble((f" {word[0]} ", word[1]), f"  {look.url}  feedhandler {status.version}  up {up}")
@@ -153,7 +201,7 @@ def _title(look: Look) -> Text:
 def _numbers(all_of: Sequence[Status], columns: int) -> Text:
     """Return the numbers in one line; where it is cut, those that warn stand first."""
     feeds = [feed for status in all_of for feed in status.feeds]
-    lines = [line for feed in feeds for line in feed.lines]
+    lines = [line for feed in feeds for line in feed.lines if line.name != OUTPUT]
     channels = [channel for feed in feeds for channel in feed.channels]
     up = sum(line.state in UP for line in lines)
     gaps = sum(channel.gaps for channel in channels)

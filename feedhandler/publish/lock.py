@@ -31,6 +31,11 @@ class Lock:
         self._descriptor = -1
 
     @property
+    def name(self) -> str:
+        """The file's path."""
+        return self._name
+
+    @property
     def held(self) -> bool:
         """Whether this process holds it through this object."""
         return self._descriptor >= 0

@@ -28,7 +28,7 @@ import trio
 
 from feedhandler.core.notes import Notify, note
 from feedhandler.errors import OperationalError
-from feedhandler.publish.endpoint import peer_of
+from feedhandler.publish.endpoint import Peer, peer_of
 from feedhandler.publish.lock import Lock
 from feedhandler.publish.records import FOLLOW, PROTOCOL
 from feedhandler.standby.mirror import Mirror
@@ -84,6 +84,9 @@ class Standby:
         self._pause_s = PAUSE_S
         self._free_since: float | None = None
         self._following = trio.CancelScope()
+        self._heard_at: float | None = None
+        self.active_pid: int | None = None
+        """The process that is followed; None while there is no connection."""
 
     def start_over(self) -> None:
         """Follow anew: the feeds here are to be others."""
@@ -95,6 +98,11 @@ class Standby:
     def has_followed(self) -> bool:
         """Whether there was an active daemon to follow."""
         return self._mirror is not None
+
+    @property
+    def heard_s(self) -> float | None:
+        """For how long nothing was heard of the active daemon (s); None where nothing was at all."""
+        return None if self._heard_at is None else trio.current_time() - self._heard_at
 
     @property
     def is_level(self) -> bool:
@@ -146,6 +154,7 @@ class Standby:
         async with stream:
             with trio.CancelScope() as self._following:
                 await self._follow(_Lines(stream))
+        self.active_pid = None
         if self._mirror is not None:
             self._mirror.is_level = False
             self._notify(note("following_ended", reason=self._mirror.wrong or _word(self._mirror.said)))
@@ -153,7 +162,7 @@ class Standby:
 
     async def _follow(self, lines: "_Lines") -> None:
         """Follow from the greeting to the end."""
-        if lines.peer_uid() not in {os.geteuid(), 0}:
+        if lines.peer().uid not in {os.geteuid(), 0}:
             raise OperationalError(f"{self._path}: another user's process serves this socket")
         hello = None
         with trio.move_on_after(GREETING_S):
@@ -170,6 +179,7 @@ class Standby:
         self._token = ""
         mirror = self._mirror = self._begin(hello.head.session)
         self._token = token
+        self.active_pid = lines.peer().pid
         self._notify(note("following_began", session=hello.head.session, server=hello.head.server))
         await self._keep_up(lines, mirror)
         self._heed(mirror.said)
@@ -179,6 +189,7 @@ class Standby:
         async with trio.open_nursery() as nursery:
             try:
                 while not mirror.wrong and (some := await lines.some()):
+                    self._heard_at = trio.current_time()
                     was_level = mirror.is_level
                     mirror.take(some)
                     if mirror.is_level and not was_level:
@@ -211,9 +222,9 @@ class _Lines:
         self._stream = stream
         self._rest = b""
 
-    def peer_uid(self) -> int:
-        """Return whose process the other side is."""
-        return peer_of(self._stream.socket).uid
+    def peer(self) -> Peer:
+        """Return which process the other side is, and whose."""
+        return peer_of(self._stream.socket)
 
     async def some(self) -> list[bytes]:
         """Return the next lines, without their ends; none at the end, where a line without one is none."""

@@ -21,7 +21,8 @@ one. A source in a process of its own plays them to all lines, the same consumer
   the system's monotonic one, in both processes;
 - a burst of 100,000 events: whether all come out, in order, and what memory that takes;
 - many quiet markets; the work of one process divided among two; many consumers; a long load with a consumer that
-  never reads; scrapes; somebody who scrapes and looks at the page every second (``--only watched``: that alone).
+  never reads; scrapes; somebody who scrapes and looks at the page every second; a log of everything while lines break
+  every second, read and not read (``--only watched``, ``--only logs``: that alone, in every round).
 
 **How to read it.** Figures of different machines or moments do not compare; ratios within one run do. Rounds are
 interleaved, a ratio is the median of each round's ratios. Source, contender and consumer share two cores with whatever
@@ -91,6 +92,7 @@ def once(*, quick: bool) -> Iterator[Measurement]:
     yield Measurement("load", targets.LOAD, do.load)
     yield Measurement("scrape", targets.SCRAPE, do.scrape)
     yield Measurement("watched", targets.WATCHED, do.watched)
+    yield Measurement("logs", targets.LOGGED, do.logs)
     yield from _tape(FEEDHANDLER) if quick else _tape(*MERGING)
     if quick:
         yield Measurement("consumed", Setting(FEEDHANDLER, consumers=CONSUMERS[-1]), do.consumed)
@@ -125,7 +127,7 @@ def measure(place: Theatre, rounds: int, *, quick: bool, only: str = "") -> Resu
     results = Results()
     durations = do.QUICK if quick else do.FULL
     plan = [(number, one) for number in range(rounds) for one in of_every_round(quick=quick)]
-    plan += [(0, one) for one in once(quick=quick)]
+    plan += [(number, one) for number in range(rounds if only else 1) for one in once(quick=quick)]
     plan = [(number, one) for number, one in plan if only in {"", one.name}]
     started = time.monotonic()
     for index, (number, one) in enumerate(plan, 1):
@@ -161,7 +163,7 @@ def main() -> None:
     with theatre() as place:
         results = measure(place, rounds, quick=args.quick, only=args.only)
     verdicts = targets.verdicts(results)
-    print(report.tables(results, verdicts))
+    print(report.tables(results, [one for one in verdicts if one.measured or not args.only]))
     if args.json:
         args.json.write_text(json.dumps(report.document(results, verdicts, **about), indent=1) + "\n")
     if args.plot:

@@ -51,16 +51,16 @@ class Commands:
 
 
 class Child:
-    """A child process, ended when the block is left."""
+    """A child process, ended when the block is left; its standard error goes into ``log``, or to ``stderr``."""
 
-    def __init__(self, *command: str, log: Path, **environ: str) -> None:
+    def __init__(self, *command: str, log: Path, stderr: int | None = None, **environ: str) -> None:
         self._log = log
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=errors,
+                stderr=errors if stderr is None else stderr,
                 cwd=ROOT,
                 env={**os.environ, **environ},
                 start_new_session=True,

@@ -1,5 +1,6 @@
 """What is measured: each function sets a stage, plays, and returns the figures of one measurement."""
 
+import re
 import statistics
 import time
 import urllib.request
@@ -9,7 +10,7 @@ from threading import Event, Thread
 from typing import NamedTuple
 
 from tests.benchmarks import process
-from tests.benchmarks.stage import BACKLOG_MIB, FEEDHANDLER, Played, Setting, Stage, Theatre
+from tests.benchmarks.stage import BACKLOG_MIB, FEEDHANDLER, Log, Played, Setting, Stage, Theatre
 
 Figures = dict[str, float]
 
@@ -26,6 +27,10 @@ SCRAPE_RATE = 1000.0
 WATCHES = 8
 WATCH_S = 1.0
 """Between two looks of a watcher."""
+LOG_KINDS = ("quiet", "told", "blocked")
+LOG_TURNS = 4
+CUT_S = 1.0
+"""From one line of each market breaking to the next."""
 WATCHED_PATHS = ("/metrics", "/status?history=1", "/")
 
 
@@ -173,17 +178,63 @@ def watched(theatre: Theatre, setting: Setting, durations: Durations) -> Figures
         for number in range(WATCHES):
             name = "watched" if number % 2 else "alone"
             with _watching(setting.http, watch=bool(number % 2)):
-                flat_out = stage.play("count", do="flat", seconds=durations.flat)
-                paced = stage.play("delays", do="paced", seconds=durations.paced, rate=RATE)
-            delays = stage.delays_us()
-            for figure, value in (
-                ("flat_cpu_us", flat_out.cpu_s / flat_out.events * 1e6),
-                ("paced_cpu_us", paced.cpu_s / paced.events * 1e6),
-                ("p50_us", delays["p50"]),
-                ("p99_us", delays["p99"]),
-            ):
+                seen = _both_ways(stage, durations)
+            for figure, value in seen.items():
                 figures.setdefault(f"{name}_{figure}", []).append(value)
     return {name: statistics.median(values) for name, values in figures.items()}
+
+
+def _both_ways(stage: Stage, durations: Durations, **more: float) -> Figures:
+    """Play flat out, then paced."""
+    flat_out = stage.play("count", do="flat", seconds=durations.flat, **more)
+    paced = stage.play("delays", do="paced", seconds=durations.paced, rate=RATE, **more)
+    delays = stage.delays_us()
+    return {
+        "flat_cpu_us": flat_out.cpu_s / flat_out.events * 1e6,
+        "paced_cpu_us": paced.cpu_s / paced.events * 1e6,
+        "p50_us": delays["p50"],
+        "p99_us": delays["p99"],
+        "whole": flat_out.whole and paced.whole,
+    }
+
+
+def logs(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
+    """Play as for a watcher, while lines break all the time, with three kinds of log in turn.
+
+    `quiet` logs errors only; `told` everything, into a pipe that is read; `blocked` everything, into one that is not.
+    """
+    figures: dict[str, list[float]] = {}
+    with theatre.stage(setting) as stage:
+        for number in range(LOG_TURNS * len(LOG_KINDS)):
+            name = LOG_KINDS[number % len(LOG_KINDS)]
+            with _logging(stage.log, name):
+                before = stage.log.pipe.lines
+                seen = _both_ways(stage, durations, cut_s=CUT_S)
+                seen["lines"] = stage.log.pipe.lines - before
+                seen["waiting"] = _log_lines_waiting(setting.http)
+            for figure, value in seen.items():
+                figures.setdefault(f"{name}_{figure}", []).append(value)
+    whole = min(min(figures.pop(f"{name}_whole")) for name in LOG_KINDS)
+    return {"whole": whole, **{name: statistics.median(values) for name, values in figures.items()}}
+
+
+@contextmanager
+def _logging(log: Log, kind: str) -> Iterator[None]:
+    """Have a kind of log beside the body."""
+    log.set_level("error" if kind == "quiet" else "debug")
+    if kind == "blocked":
+        log.pipe.pause()
+    try:
+        yield
+    finally:
+        log.pipe.resume()
+
+
+def _log_lines_waiting(address: str) -> float:
+    """Return how many log lines wait for their reader."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        [found] = re.findall(rb"^feedhandler_log_lines_waiting (\S+)$", answer.read(), re.MULTILINE)
+    return float(found)
 
 
 @contextmanager

@@ -15,6 +15,9 @@ what was sent on that connection before.
 | `paced`: `seconds`, `rate` | one event after the other, over all markets in turn; the stamp is the time | likewise |
 | `burst`: `events` | so many events at once; the stamp is their number | likewise |
 
+With `cut_s` a flat or paced play breaks one connection of each market every so many seconds, the oldest, as long as
+there are others; one that comes back joins where the foremost of its sisters is.
+
 Flat out the lines take turns, a piece each, and none is sent more than `LEAD_EVENTS` ahead of its slowest sister: a
 real exchange broadcasts, and does not serve one connection after the other. Played is what the system has taken; the
 answer comes then.
@@ -27,8 +30,10 @@ import socket
 import ssl
 import tempfile
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -59,6 +64,8 @@ class Market:
         self.programme = programme
         self.frames = played.framed(programme)
         self.lines: list[Connection] = []
+        self.play: Callable[[Connection], Iterator[bytes]] | None = None
+        """What a line plays that joins now."""
         self._book = dict(programme.opening)
         self._rounds: dict[int, list[bytes]] = {}
         self._first_stamp = self._next_stamp = 0
@@ -85,6 +92,16 @@ class Market:
         self._first_stamp = self._next_stamp
         for line in self.lines:
             line.sent = line.round = 0
+
+    def join(self, line: "Connection") -> None:
+        """Let a line go on where the foremost is."""
+        if not self.lines:
+            self.reset()
+        line.market = self
+        line.sent = max((other.sent for other in self.lines), default=0)
+        line.round = line.sent // len(self.frames)
+        line.play = None if self.play is None else self.play(line)
+        self.lines.append(line)
 
     def reset(self) -> None:
         """Begin with the opening book again."""
@@ -239,6 +256,7 @@ class Source:
         self._programmes: dict[tuple[str, int], tuple[str, played.Programme]] = {}
         self._blocked: set[Connection] = set()
         self._expected: int | None = None
+        self._cut_s = self._cut_at = 0.0
         self._over = False
 
     def run(self) -> None:
@@ -257,6 +275,16 @@ class Source:
                 key.data.read()
             if mask & selectors.EVENT_WRITE and key.data in self._blocked:
                 self.pump(key.data)
+        self._cut()
+
+    def _cut(self) -> None:
+        """Break the oldest line of each market that has others, where that is due."""
+        if not self._cut_s or time.monotonic() < self._cut_at:
+            return
+        self._cut_at += self._cut_s
+        for market in self._markets.values():
+            if len(market.lines) > 1:
+                self.drop(market.lines[0])
 
     # Connections
 
@@ -282,10 +310,7 @@ class Source:
         if known is None:
             self.drop(connection)
             return
-        connection.market = known
-        if not known.lines:
-            known.reset()
-        known.lines.append(connection)
+        known.join(connection)
         self._check_expected()
 
     def drop(self, connection: Connection) -> None:
@@ -360,14 +385,21 @@ class Source:
     def _lines(self) -> list[Connection]:
         return [line for market in self._markets.values() for line in market.lines]
 
-    def _do_flat(self, seconds: float) -> None:
-        start = time.monotonic_ns()
+    def _begin(self, cut_s: float) -> int:
+        """Begin a play in which connections break; return when that was (ns)."""
+        self._cut_s, self._cut_at = cut_s, time.monotonic() + cut_s
+        for market in self._markets.values():
+            market.start()
+        return time.monotonic_ns()
+
+    def _do_flat(self, seconds: float, cut_s: float = 0.0) -> None:
+        start = self._begin(cut_s)
         end = start + int(seconds * 1e9)
         rounds: dict[Market, int] = {}
         for market in self._markets.values():
-            market.start()
+            market.play = partial(_flat, market, end_ns=end, rounds=rounds)
             for line in market.lines:
-                line.play = _flat(market, line, end, rounds)
+                line.play = market.play(line)
         self._finish(start, seconds, lambda: {m.name: rounds[m] * len(m.frames) for m in rounds})
 
     def _do_burst(self, events: int) -> None:
@@ -378,20 +410,16 @@ class Source:
             for market in self._markets.values()
         }
         pieces = {market: list(_joined(all_frames)) for market, all_frames in frames_of.items()}
-        for market in self._markets.values():
-            market.start()
-        start = time.monotonic_ns()
+        start = self._begin(0.0)
         for market, all_pieces in pieces.items():
             for line in market.lines:
                 line.sent = events
                 line.play = iter(all_pieces)
         self._finish(start, 0.0, lambda: {market.name: events for market in pieces})
 
-    def _do_paced(self, seconds: float, rate: float) -> None:
+    def _do_paced(self, seconds: float, rate: float, cut_s: float = 0.0) -> None:
         counts: dict[str, int] = dict.fromkeys(self._markets, 0)
-        for market in self._markets.values():
-            market.start()
-        start = time.monotonic_ns()
+        start = self._begin(cut_s)
         step_ns = int(1e9 / rate)
         turns = cycle(self._markets.values())
         for number, market in enumerate(islice(turns, int(rate * seconds))):
@@ -426,25 +454,29 @@ class Source:
             self._look(0 if moved else WAIT_S)
             if self._over or time.monotonic_ns() > deadline:
                 break
+        self._cut_s = 0.0
+        for market in self._markets.values():
+            market.play = None
         self._commands.answer(events=counts(), start_ns=start, seconds=(time.monotonic_ns() - start) / 1e9)
 
 
 def _flat(market: Market, line: Connection, end_ns: int, rounds: dict[Market, int]) -> Iterator[bytes]:
-    """Yield pieces for one line, round after round until the time is up, but one round at least.
+    """Yield pieces for one line, from where it is, round after round until the time is up, but one round at least.
 
     An empty piece says that the line has to wait for the others.
     """
     ends = list(_ends(market.frames))
-    number = 0
+    number, into = divmod(line.sent, len(market.frames))
+    first = bisect_right(ends, into)
     while number == 0 or number < rounds.get(market, 0) or time.monotonic_ns() < end_ns:
         rounds[market] = max(rounds.get(market, 0), number + 1)
         base = number * len(market.frames)
-        for piece, last in zip(market.pieces(number), ends, strict=True):
+        for piece, last in list(zip(market.pieces(number), ends, strict=True))[first:]:
             while line.sent > min(other.sent for other in market.lines) + LEAD_EVENTS:
                 yield b""
             line.sent = base + last
             yield piece
-        number += 1
+        number, first = number + 1, 0
         line.round = number
 
 

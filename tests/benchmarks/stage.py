@@ -8,21 +8,27 @@ gets `SETTLE_S`, and then a few events (`WARM_EVENTS`) before anything is measur
 books and aligned its lines, and everybody has imported what they import late.
 """
 
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.benchmarks import process
 from tests.benchmarks.control import Child, ChildFailed, python
+from tests.benchmarks.logpipe import LogPipe
 
 SETTLE_S = 1.2
 WARM_EVENTS = 300
 WARM_RATE = 1500.0
 CATCH_UP_S = 30.0
+PATIENCE_S = 20.0
+"""For a command to be answered."""
+QUIET_LEVEL = "warning"
 
 FEEDHANDLER = "feedhandler"
 FORWARDER = "forwarder"
@@ -62,7 +68,7 @@ backlog_mib = {backlog_mib}
 [observe]
 http = "{http}"
 [log]
-level = "warning"
+level = "{level}"
 format = "json"
 """
 
@@ -85,6 +91,8 @@ class Setting(NamedTuple):
     """Different events of each market."""
     http: str = ""
     """Where the daemon serves its metrics."""
+    logs: bool = False
+    """Whether the daemon logs into a pipe, at a level that changes."""
 
 
 class Played(NamedTuple):
@@ -104,17 +112,26 @@ class Played(NamedTuple):
 class Stage:
     """A setting that stands."""
 
-    def __init__(self, setting: Setting, source: Child, consumer: Child, contenders: Sequence[Child]) -> None:
+    def __init__(
+        self, setting: Setting, source: Child, consumer: Child, contenders: Sequence[Child], log: "Log | None"
+    ) -> None:
         self.setting = setting
         self._source = source
         self._consumer = consumer
         self._contenders = contenders
+        self._log = log
         self._groups = _divided(_markets(setting), setting.processes)
 
     @property
     def pid(self) -> int:
         """The first contender."""
         return self._contenders[0].pid
+
+    @property
+    def log(self) -> "Log":
+        """The log of a daemon that logs into a pipe."""
+        assert self._log is not None
+        return self._log
 
     def check(self) -> None:
         """Raise where a contender has ended."""
@@ -146,6 +163,13 @@ class Stage:
         return bool(self._consumer.ask(do="numbers")["in_order"])
 
 
+class Log(NamedTuple):
+    """The log of a daemon: the pipe that it goes into, and what sets its level."""
+
+    pipe: LogPipe
+    set_level: Callable[[str], None]
+
+
 class Theatre:
     """Where all measurements of a run take place."""
 
@@ -164,40 +188,65 @@ class Theatre:
         self._source.ask(do="prepare", markets=markets, events=setting.events, tape=setting.tape)
         with ExitStack() as stack:
             contenders = []
+            log = None
             for number, own in enumerate(_divided(markets, setting.processes)):
                 home = self._folder / f"{self._count}-{number}"
                 home.mkdir()
                 command = self._command(setting, own, home)
-                contenders.append(stack.enter_context(Child(*command, log=home / "log")))
+                if setting.logs:
+                    pipe = stack.enter_context(LogPipe(home / "log"))
+                    log = Log(pipe, partial(self._set_level, setting, own, home))
+                errors = None if log is None else log.pipe.descriptor
+                contenders.append(stack.enter_context(Child(*command, log=home / "log", stderr=errors)))
                 dead = setting.dead if setting.contender == FEEDHANDLER else 0
                 self._consumer.ask(do="open", path=str(home / "out.sock"), count=setting.consumers, dead=dead)
             stack.callback(self._consumer.ask, do="close")
             self._source.ask(do="expect", lines=1 if setting.contender == FORWARDER else setting.lines)
             time.sleep(SETTLE_S)
-            stage = Stage(setting, self._source, self._consumer, contenders)
+            stage = Stage(setting, self._source, self._consumer, contenders, log)
             if warm:
                 stage.play("count", do="paced", rate=WARM_RATE, seconds=WARM_EVENTS / WARM_RATE)
             yield stage
             stage.check()
 
-    def _command(self, setting: Setting, markets: Sequence[str], home: Path) -> list[str]:
-        scheme, port = ("wss", self._ports["tls"]) if setting.tls else ("ws", self._ports["plain"])
-        url = f"{scheme}://localhost:{port}"
-        ca_file = self._ports["ca_file"] if setting.tls else ""
-        if setting.contender == FEEDHANDLER:
-            config = home / "feedhandler.toml"
-            names = ", ".join(f'"{market}"' for market in markets)
-            config.write_text(
-                CONFIG.format(
-                    url=url,
-                    ca=f'ca_file = "{ca_file}"' if ca_file else "",
-                    markets=f"[{names}]",
-                    lines=setting.lines,
-                    socket=home / "out.sock",
-                    backlog_mib=setting.backlog_mib,
-                    http=setting.http,
-                )
+    def _set_level(self, setting: Setting, markets: Sequence[str], home: Path, level: str) -> None:
+        """Have a running daemon log what is at least so important."""
+        self._configure(setting, markets, home, level)
+        reload = ("ctl", "--socket", str(home / "out.sock"), "reload")
+        subprocess.run(
+            [sys.executable, "-m", "feedhandler", *reload],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=PATIENCE_S,
+        )
+
+    def _configure(self, setting: Setting, markets: Sequence[str], home: Path, level: str) -> Path:
+        url, ca_file = self._url(setting)
+        config = home / "feedhandler.toml"
+        names = ", ".join(f'"{market}"' for market in markets)
+        config.write_text(
+            CONFIG.format(
+                url=url,
+                ca=f'ca_file = "{ca_file}"' if ca_file else "",
+                markets=f"[{names}]",
+                lines=setting.lines,
+                socket=home / "out.sock",
+                backlog_mib=setting.backlog_mib,
+                http=setting.http,
+                level=level,
             )
+        )
+        return config
+
+    def _url(self, setting: Setting) -> tuple[str, str]:
+        """Return where the source is, and the file with its authority where it is needed."""
+        scheme, port = ("wss", self._ports["tls"]) if setting.tls else ("ws", self._ports["plain"])
+        return f"{scheme}://localhost:{port}", self._ports["ca_file"] if setting.tls else ""
+
+    def _command(self, setting: Setting, markets: Sequence[str], home: Path) -> list[str]:
+        url, ca_file = self._url(setting)
+        if setting.contender == FEEDHANDLER:
+            config = self._configure(setting, markets, home, QUIET_LEVEL)
             return [sys.executable, "-m", "feedhandler", "run", "--config", str(config)]
         named = [part for market in markets for part in ("--market", market)]
         rest = ["--lines", str(setting.lines), "--socket", str(home / "out.sock")]

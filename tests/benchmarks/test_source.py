@@ -107,3 +107,16 @@ def test_rounds_played_flat_out_differ_in_their_stamps_alone(source: Child, line
     assert [played.stamped(one, 0) for one in messages] == [
         one.message for one in played.generated(EVENTS).events
     ] * 2
+
+
+@pytest.mark.parametrize("play", ["flat", "paced"])
+def test_a_line_that_breaks_during_a_play_goes_on_with_its_sister(source: Child, play: str) -> None:
+    """The oldest line is cut while it is not the only one; who comes back gets what its sisters get from then on."""
+    ports = source.ask(do="listen")
+    source.ask(do="prepare", markets=["BTC-USD"], events=EVENTS)
+    with closing(Client(ports["plain"]).sock) as first, closing(Client(ports["plain"]).sock):
+        source.ask(do="expect", lines=2)
+        done = source.ask(do=play, seconds=0.3, cut_s=0.05, **({"rate": 1000.0} if play == "paced" else {}))
+        assert sum(done["events"].values()) > 0
+        while first.recv(1 << 16):
+            pass  # what it was sent before, and then its end

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from feedhandler.config import load
-from feedhandler.config.reading import FILE_BYTES
+from feedhandler.config.reading import FILE_BYTES, collapsed
 from feedhandler.errors import ConfigError
 
 EXCHANGE = '[exchange]\nwebsocket_url = "wss://e"\n'
@@ -88,6 +88,22 @@ def test_relative_paths_count_from_their_file(tmp_path, monkeypatch):
     assert config.observe.incidents == Path("/var/incidents")
     for override in ("publish.socket=./x.sock", 'publish={socket="x.sock"}'):
         assert load(Path("etc"), [override], environ={}).publish.socket == tmp_path / "x.sock"
+
+
+def test_paths_that_step_up_read_as_what_they_are(tmp_path):
+    """``..`` goes, by the links that the system would follow; other links stay, and a circle of them is no mistake."""
+    (tmp_path / "real" / "config").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "real" / "config")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "real" / "keys").symlink_to(tmp_path / "real" / "config")
+    at = tmp_path / "linked"
+    assert collapsed(at / ".." / "feed.sock") == tmp_path / "real" / "feed.sock"
+    assert collapsed(at / ".." / "keys" / "key") == tmp_path / "real" / "keys" / "key"
+    assert collapsed(at / "feed.sock") == at / "feed.sock"
+    assert collapsed(tmp_path / "away" / ".." / "feed.sock") == tmp_path / "feed.sock"
+    for odd in (tmp_path / "circle" / ".." / "x", tmp_path / "a\0b" / ".." / "x"):
+        assert collapsed(odd) in {odd, tmp_path / "x"}
+    assert collapsed(Path("/..") / "x") == Path("/x")
 
 
 def test_overrides_are_toml_or_else_text(loads):

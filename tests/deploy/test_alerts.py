@@ -103,6 +103,7 @@ class Daemon:
         self._config = config
         self._sets = [word for one in sets for word in ("--set", one)]
         self._environ = environ
+        self.flags: tuple[str, ...] = ()
         self.process: trio.Process | None = None
         self.began = 0.0
         """When it was started last (s, wall clock)."""
@@ -112,7 +113,7 @@ class Daemon:
         self.began = time.time()
         with (self._folder / "log").open("ab") as log:
             self.process = await trio.lowlevel.open_process(
-                [*program, "run", "--config", os.fspath(self._config), *self._sets],
+                [*program, "run", *self.flags, "--config", os.fspath(self._config), *self._sets],
                 stdout=log,
                 stderr=log if errors is None else errors,
                 env={**os.environ, **self._environ},
@@ -152,6 +153,23 @@ class Play:
         self.daemon = Daemon(self.folder, config, sets, keys)
         if start:
             await self.daemon.start()
+
+    async def open_pair(self, *names: str) -> Daemon:
+        """Start an exchange, a daemon, and its standby, which is returned; wait until none of these alerts fires."""
+        await self.open(start=False)
+        second = self.other()
+        self.daemon.flags = second.flags
+        await self.daemon.start()
+        await self.started()
+        await second.start()
+        await self.calm(*names)
+        return second
+
+    def other(self, *sets: str) -> Daemon:
+        """Return a standby that is yet to be started."""
+        one = Daemon(self.folder, self.folder / "feedhandler.toml", sets, {})
+        one.flags = ("--standby",)
+        return one
 
     async def open_exchange(
         self, *, rate: float = 40, port: int = 0, start_ms: int | None = None, **behaviour: Any
@@ -560,6 +578,34 @@ def _drain(descriptor: int) -> None:
             pass
 
 
+async def the_standby_is_gone(play: Play) -> None:
+    """It is killed, and started again."""
+    second = await play.open_pair("FeedhandlerNoStandby")
+    await second.kill()
+    await play.fires("FeedhandlerNoStandby")
+    await second.start()
+    try:
+        await play.clears("FeedhandlerNoStandby")
+    finally:
+        await second.kill()
+
+
+async def the_standby_has_no_line(play: Play) -> None:
+    """It follows, and has nothing beside that to prove its place; then one with lines comes."""
+    second = await play.open_pair("FeedhandlerStandbyNotReady")
+    await second.kill()
+    blind = play.other('exchange.websocket_url="ws://127.0.0.1:1"')
+    await blind.start()
+    try:
+        await play.fires("FeedhandlerStandbyNotReady")
+        await blind.kill()
+        await second.start()
+        await play.clears("FeedhandlerStandbyNotReady")
+    finally:
+        await blind.kill()
+        await second.kill()
+
+
 PLAYS = (
     the_daemon_is_killed,
     attempts_are_used_up,
@@ -579,6 +625,8 @@ PLAYS = (
     the_configuration_is_wrong,
     a_consumer_does_not_read,
     nobody_reads_the_log,
+    the_standby_is_gone,
+    the_standby_has_no_line,
 )
 
 

@@ -307,6 +307,7 @@ def test_a_note_counts_once() -> None:
                 result="x",
                 code="c",
                 state="s",
+                whole=True,
             )
         )
         counted = {family.name: dict(one.of(family)) for family in metrics.COUNTERS if one.of(family)}

@@ -12,6 +12,7 @@ from feedhandler.config import Feed
 from feedhandler.observe import status as status_module
 from feedhandler.observe.history import STEP_S, STEPS
 from feedhandler.observe.status import FeedStatus, Status, StatusMaker
+from feedhandler.simulator.settings import Behaviour
 from tests.support.stage import BTC, ETH, Stage, raw_consumer, staged
 
 BOOK, TRADES = f"{BTC}/publicOrderBook", f"{BTC}/publicTrades"
@@ -174,3 +175,14 @@ async def test_lines_of_a_named_feed_are_told_by_its_label(tmp_path: Path, autoj
     async with staged(tmp_path, feeds=feeds) as stage:
         [feed] = (await told(stage)).feeds
     assert (feed.name, feed.market, feed.streams) == (f"t/{BTC}", BTC, ["publicTrades"])
+
+
+async def test_learnt_limits_are_told(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """(11) How many connections the exchange was found to allow is told by market; at first nothing is."""
+    behaviour = Behaviour(connections_per_market=2)
+    async with staged(tmp_path, lines=3, behaviour=behaviour, wait=False) as stage:
+        before = (await told(stage)).budget.learnt
+        await stage.talk_until(lambda: bool(stage.named("cap_learnt")))
+        after = (await told(stage)).budget.learnt
+        stage.exchange.gate.compliance.breaches.clear()  # one refusal is the way to learn it
+    assert (before, after) == ({}, {BTC: 2})

@@ -99,6 +99,15 @@ def test_a_doubt_is_shown_although_all_is_ready(status: Status) -> None:
     assert lines[1].strip() == "! the key is not accepted"
 
 
+def test_learnt_limits_are_shown(status: Status) -> None:
+    """Where the exchange was found to allow fewer connections, a line says how many, of the first scopes by name."""
+    budget = msgspec.structs.replace(status.budget, learnt={BTC: 2, "*": 7, "\x1b[2J": 1, "d": 1})
+    lines = shown([Look(ONE, msgspec.structs.replace(status, budget=budget))])
+    told = f"! the exchange allows fewer connections: 2 of {BTC}, 7 in all, 1 of \\x1b[2J and 1 more"
+    assert [line.strip() for line in lines if "fewer" in line] == [told]
+    assert not any("fewer" in line for line in shown([Look(ONE, status)]))
+
+
 def test_several_daemons_are_one_whole(status: Status) -> None:
     """Rows of all daemons stand in the same tables, with their ports; one that does not answer is named."""
     lines = shown(
