@@ -120,6 +120,9 @@ class Merge:
         own = bool(self._flights) and _is_flight(self._flights[0], sequence, stored)
         if not own and (self.leads or self._flights):
             self.follow("another host writes" if stored else "somebody else writes")
+        if sequence > self.sequence + 1:  # what stood between is gone: limits, or somebody, have deleted it
+            for channel in self.channels.values():
+                channel.revoke()
         self._settle(sequence, stored, now, own=own)
 
     def recall(self, stored: Stored, now: float) -> None:
@@ -142,7 +145,7 @@ class Merge:
         channel = self._channel(stored.channel) if stored else None
         if channel is None or stored is None:
             return
-        channel.take(stored, now)
+        channel.take(stored, now, own=own)
         if own and stored.kind == LATE and stored.channel.endswith(f"/{BOOK}"):
             channel.needs_book = True
 
@@ -219,6 +222,9 @@ class Merge:
     def _prepare(self, channel: Channel, entry: Entry) -> Flight | None:
         if channel.is_late(entry) and entry.kind in {ORDINARY, LATE}:
             entry.kind = LATE
+        if entry.is_snapshot:
+            entry.recv = max(channel.recv, channel.sent_recv)
+        channel.sent_recv = max(channel.sent_recv, entry.recv - (entry.kind == GAP))
         seq = channel.seq + self._flying[channel.name] + 1
         data = encode(entry, seq)
         if len(data) + HEADER_BYTES > self.max_bytes:
