@@ -12,6 +12,10 @@ Who reads a message of another host **follows**: what stands there is struck out
 for a while, with nobody else going on with that channel, **leads** (`due`). Two who both want to lead cost each other a
 round trip, no more.
 
+Residue: ids tell the event and not the writer. Where two hosts send at once, in slightly different orders over all
+channels, one's message may fit behind the other's with the id that it expects, although one before it was refused. The
+stream then has the refused one later, called late, and of its channel one seq is left out.
+
 Pure: the messages of the stream come in by `take` in their order, the records of the own socket by `bring`.
 """
 

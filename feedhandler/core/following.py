@@ -24,6 +24,12 @@ Exceptions
 - What is put aside is bounded as what a witness holds is. A line beyond that is a witness again.
 - A gap of the output that says that something may be missing is a gap in the window, for dead lines, too. So is a book
   that replaces another: what it stands for was released by nobody, and a line may be about to bring it.
+
+Residue
+-------
+- What the active daemon had read and not released when it was killed, and the own lines were not sent, goes with it.
+- Content without identity from a gap of the output, in a channel in which the line that brings it was not pinned, may
+  be taken for what came behind the gap; that may double it, or call others late. The gap is there.
 """
 
 from collections.abc import Sequence
