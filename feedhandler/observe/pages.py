@@ -5,7 +5,7 @@
 | ``/metrics`` | the metrics, as OpenMetrics where that is accepted |
 | ``/healthz`` | 200 while the data path comes round, else 503 |
 | ``/readyz`` | 200 when all feeds are ready, else 503, with the reasons; doubts stand among them either way |
-| | ``?require=any`` asks for one feed, ``?feed=NAME`` for that one |
+| | ``?require=any`` asks for one feed, ``?feed=NAME`` for that one; a standby takes over all or is not ready |
 | ``/status`` | the state of everything; ``?history=1``: with the last minutes of each line |
 | ``/`` | a page for people |
 
@@ -94,7 +94,7 @@ class Pages:
                 return not_found()
             return self._readiness(reasons + reasons_of(feed))
         feeds = await in_slices(each(self._sight))
-        if require == "all" or all(feeds):
+        if require == "all" or self._sight.standby() is not None or all(feeds):
             reasons += [*missing(self._sight), *(reason for of_feed in feeds for reason in of_feed)]
         return self._readiness(reasons)
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -72,12 +73,14 @@ def is_contiguous(messages: Sequence[Received]) -> bool:
     return all(one == list(range(1, len(one) + 1)) for one in seqs.values())
 
 
-async def settled(server: NatsServer, count: int, *, patience_s: float = PATIENCE_S) -> list[Received]:
+async def settled(
+    server: NatsServer, count: int, *, patience_s: float = PATIENCE_S, **access: Any
+) -> list[Received]:
     """Wait until the stream has so many events, or surely will not any more, and return it."""
     found: list[Received] = []
     with trio.move_on_after(patience_s):
         while sum(one.record["type"] == "event" for one in found) < count:
-            found = await server.messages()
+            found = await server.messages(**access)
     return found
 
 
@@ -94,12 +97,12 @@ async def sent_more(folder: Path, count: int) -> None:
 
 
 async def ended(
-    folder: Path, running: Simulated, server: NatsServer
+    folder: Path, running: Simulated, server: NatsServer, **access: Any
 ) -> tuple[dict[str, list[bytes]], list[Received]]:
     """Let the exchange end, and return what it sent and what the stream has."""
     await running.child.stop()
     sent = read_truth(folder / "truth")
-    return sent, await settled(server, sum(map(len, sent.values())))
+    return sent, await settled(server, sum(map(len, sent.values())), **access)
 
 
 def check(sent: Mapping[str, list[bytes]], found: Sequence[Received]) -> None:

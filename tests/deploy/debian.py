@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LOCK = ROOT / "deploy" / "requirements.lock"
+NATS_LOCK = ROOT / "deploy" / "requirements-nats.lock"
+"""All that is locked; `deploy/requirements.lock` is a part of it."""
 
 PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "python3-venv", "ca-certificates")
-BUILD_BACKEND = "hatchling"
+BUILD_BACKENDS = ("hatchling", "setuptools")
+"""Of the project, and of nkeys, which comes as source."""
 
 PIP_CONFIG = "[global]\nno-index = true\nfind-links = /wheels\n"
 """Lets pip find what `wheels` has fetched, and nothing else."""
@@ -47,8 +49,8 @@ def debian(folder: Path) -> Path:
 
 
 def wheels(folder: Path) -> Path:
-    """Fetch what the lock names, and what builds the project."""
+    """Fetch what the locks name, and what builds it."""
     download = (sys.executable, "-m", "pip", "download", "--quiet", "--dest", folder)
-    run(*download, "--require-hashes", "--requirement", LOCK)
-    run(*download, BUILD_BACKEND)
+    run(*download, "--require-hashes", "--requirement", NATS_LOCK)
+    run(*download, *BUILD_BACKENDS)
     return folder

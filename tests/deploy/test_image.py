@@ -1,201 +1,39 @@
-"""The image and the pod: built without a registry, run as the manifest says, two containers with one socket.
+"""The images: run as the manifests say, a daemon and its consumer in two containers of one pod, and the bridge.
 
-The base image is a tree of a fresh Debian. Containers get what the manifest gives them: a read-only root, users that
-are not root and not each other, no capabilities, the socket's folder in memory with the pod's group.
+Containers get what the manifest gives them: a read-only root, users that are not root and not each other, no
+capabilities, the socket's folder in memory with the pod's group.
 """
 
 import json
 import os
-import shutil
+import ssl
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
+import trustme
 
-from feedhandler.config import load
-from feedhandler.ingest.connect import GOODBYE_S
-from tests.deploy.debian import PIP_CONFIG, ROOT, needs, run
+from tests.bridge.credentials import set_up
+from tests.bridge.nats import nats_server
+from tests.bridge.running import MARKETS, check, ended, exchange, sent_more
+from tests.deploy.containers import CONTAINERFILE, IMAGE, NATS_IMAGE, PATIENCE_S
+from tests.deploy.debian import needs, run
+from tests.deploy.kubernetes import KUBERNETES, bridged, manifests, of_kind, pod_of, probed
 from tests.support.ports import free_port
+from tests.support.processes import daemon, write_config
 
-KUBERNETES = ROOT / "deploy" / "kubernetes"
-CONTAINERFILE = ROOT / "deploy" / "Containerfile"
 TOOLS = Path(sys.executable).parent
-VERSIONS = ("1.29", "1.37")
-"""The first with native sidecars, and the newest that the validator knows."""
-
-PATIENCE_S = 30.0
-
-CGROUPS = "umount --recursive /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec "
-"""Gives the runtime the tree of control groups that it insists on, in a mount namespace of its own."""
-
 EXCHANGE = "ws://127.0.0.1:8765"
-
-
-def manifests() -> list[dict[str, Any]]:
-    """Return what kustomize makes of the folder."""
-    return list(yaml.safe_load_all(run("kubectl", "kustomize", KUBERNETES)))
-
-
-def pod() -> dict[str, Any]:
-    """Return the pod."""
-    (deployment,) = (one for one in manifests() if one["kind"] == "Deployment")
-    spec: dict[str, Any] = deployment["spec"]["template"]["spec"]
-    return spec
-
-
-needs_kubectl = pytest.mark.skipif(
-    shutil.which("kubectl") is None, reason="kubectl is not there (Debian: kubernetes-client)"
-)
-
-
-@needs_kubectl
-@pytest.mark.parametrize("version", VERSIONS)
-def test_kubernetes_takes_the_manifests(tmp_path, version):
-    """No property is unknown or of the wrong type; one that is would be found."""
-    known = [one for one in manifests() if one["kind"] != "PodMonitor"]
-    path = tmp_path / "manifests.yaml"
-    path.write_text(yaml.safe_dump_all(known))
-    run(TOOLS / "kubernetes-validate", "--strict", "--kubernetes-version", version, path)
-    path.write_text(yaml.safe_dump_all(known).replace("restartPolicy", "restartPolice"))
-    with pytest.raises(AssertionError, match="restartPolice"):
-        run(TOOLS / "kubernetes-validate", "--strict", "--kubernetes-version", version, path)
-
-
-@needs_kubectl
-def test_the_pod_monitor_fits():
-    """It asks the pods of the deployment, at a port that is there, under the job that the rules ask for."""
-    monitor = next(one for one in manifests() if one["kind"] == "PodMonitor")
-    deployment = next(one for one in manifests() if one["kind"] == "Deployment")
-    labels = deployment["spec"]["template"]["metadata"]["labels"]
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    assert labels[monitor["spec"]["jobLabel"]] == "feedhandler"
-    ports = [port["name"] for one in pod()["initContainers"] for port in one["ports"]]
-    assert [one["port"] for one in monitor["spec"]["podMetricsEndpoints"]] == ports
-
-
-@needs_kubectl
-def test_the_pod_is_closed():
-    """No container has rights, a writable root or a token of the cluster, and none is the same user as another."""
-    spec = pod()
-    assert spec["automountServiceAccountToken"] is False
-    shared = spec["securityContext"]
-    assert shared["runAsNonRoot"]
-    assert shared["seccompProfile"] == {"type": "RuntimeDefault"}
-    containers = [*spec["initContainers"], *spec["containers"]]
-    users = [one["securityContext"].get("runAsUser", shared["runAsUser"]) for one in containers]
-    assert len(set(users)) == len(users)
-    assert 0 not in users
-    for one in containers:
-        context = one["securityContext"]
-        assert context["readOnlyRootFilesystem"]
-        assert context["allowPrivilegeEscalation"] is False
-        assert context["capabilities"] == {"drop": ["ALL"]}
-        assert one["resources"]["limits"]["memory"]
-
-
-@needs_kubectl
-def test_the_sidecar_fits_the_daemon():
-    """Its probes ask where the daemon listens, its volumes are where the configuration looks, its time is enough."""
-    spec = pod()
-    (sidecar,) = spec["initContainers"]
-    (consumer,) = spec["containers"]
-    assert sidecar["restartPolicy"] == "Always"
-    config = load(KUBERNETES / "feedhandler.toml", ['exchange.token_url=""'], environ={})
-    host, port = config.observe.http_address
-    assert host == "0.0.0.0"
-    assert [one["containerPort"] for one in sidecar["ports"]] == [port]
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert sidecar[probe]["httpGet"]["port"] == "metrics"
-    mounts = {one["mountPath"]: one for one in sidecar["volumeMounts"]}
-    for path in (config.publish.socket, config.exchange.api_key_file, config.exchange.api_secret_file):
-        assert os.fspath(path.parent) in mounts
-    assert os.fspath(config.observe.incidents.parent) in mounts
-    volumes = {one["name"]: one for one in spec["volumes"]}
-    shared = volumes[mounts[os.fspath(config.publish.socket.parent)]["name"]]
-    assert shared["emptyDir"]["medium"] == "Memory"
-    assert shared["name"] in [one["name"] for one in consumer["volumeMounts"]]
-    assert spec["terminationGracePeriodSeconds"] > config.publish.drain_s + GOODBYE_S + 10
 
 
 def test_the_containerfile_is_clean():
     """The linter has nothing to say."""
     assert run(TOOLS / "hadolint", CONTAINERFILE) == ""
-
-
-class Containers:
-    """Containers of one image, run by podman with a storage of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        self._storage = (
-            "--root",
-            folder / "storage",
-            "--runroot",
-            folder / "run",
-            "--storage-driver",
-            "overlay",
-        )
-
-    def build(self, tag: str, context: Path, *more: object) -> None:
-        """Build an image, without a network."""
-        run(
-            "buildah",
-            *self._storage,
-            "build",
-            "--quiet",
-            "--isolation",
-            "chroot",
-            "--tag",
-            tag,
-            *more,
-            context,
-        )
-
-    def command(self, image: str, *words: object, user: str, options: tuple[object, ...] = ()) -> list[str]:
-        """Return the command that runs a container as the manifest says."""
-        podman = (
-            "podman",
-            *self._storage,
-            "--cgroup-manager",
-            "cgroupfs",
-            "--runtime",
-            "crun",
-            "run",
-            "--rm",
-        )
-        closed = (
-            "--read-only",
-            "--read-only-tmpfs=false",
-            "--cap-drop",
-            "all",
-            "--security-opt",
-            "no-new-privileges",
-        )
-        limits = ("--cgroups=disabled", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
-        here = ("--network", "host", "--user", user)
-        line = (*podman, *closed, *limits, *here, *options, image, *words)
-        return ["unshare", "--mount", "sh", "-c", f'{CGROUPS} "$@"', "sh", *map(str, line)]
-
-    @contextmanager
-    def started(self, log: Path, *arguments: object, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a container beside the body; end it by SIGTERM afterwards."""
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                self.command(*arguments, **more), stdout=file, stderr=subprocess.STDOUT
-            )
-            try:
-                yield process
-            finally:
-                process.terminate()
-                process.wait(PATIENCE_S)
 
 
 def until(condition: Callable[[], bool], *logs: Path) -> None:
@@ -206,41 +44,10 @@ def until(condition: Callable[[], bool], *logs: Path) -> None:
         time.sleep(0.1)
 
 
-@pytest.fixture
-def containers(fresh_debian: Path, wheel_folder: Path, tmp_path: Path) -> Iterator[Containers]:
-    """Give containers of the image, built on the fresh Debian."""
-    with tempfile.TemporaryDirectory() as folder:  # podman wants its paths short
-        made = Containers(Path(folder))
-        _build(made, fresh_debian, wheel_folder, tmp_path)
-        yield made
+needs_podman = needs("buildah", "podman", "crun", "mmdebstrap", "unshare")
 
 
-def _build(made: Containers, fresh_debian: Path, wheel_folder: Path, tmp_path: Path) -> None:
-    """Build the base and the image, with no network and no registry."""
-    base, pip = tmp_path / "Base", tmp_path / "pip.conf"
-    base.write_text("FROM scratch\nCOPY . /\n")
-    pip.write_text(PIP_CONFIG)
-    made.build("localhost/base", fresh_debian, "--file", base)
-    offline = ("--volume", f"{wheel_folder}:/wheels:ro", "--volume", f"{pip}:/etc/pip.conf:ro")
-    made.build(
-        "localhost/feedhandler", ROOT, "--build-arg", "BASE=localhost/base", *offline, "--file", CONTAINERFILE
-    )
-
-
-def probed(probe: dict[str, Any], port: int) -> int:
-    """Return the status that a probe of the manifest gets, asked as a kubelet asks; 0 where nobody listens."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=probe.get("timeoutSeconds", 1))
-    headers = {"User-Agent": "kube-probe/1.29", "Accept": "*/*", "Connection": "close"}
-    try:
-        connection.request("GET", probe["httpGet"]["path"], headers=headers)
-        return connection.getresponse().status
-    except (OSError, HTTPException):
-        return 0
-    finally:
-        connection.close()
-
-
-@needs("buildah", "podman", "crun", "mmdebstrap", "unshare")
+@needs_podman
 def test_two_containers_share_the_socket(containers, tmp_path):
     """The daemon and a consumer of another user, both without rights, meet; the probes hold; the end drains."""
     port = free_port()
@@ -248,14 +55,15 @@ def test_two_containers_share_the_socket(containers, tmp_path):
     settings = tmp_path / "config"
     for folder in (shared, settings):
         folder.mkdir()
-    text = (KUBERNETES / "feedhandler.toml").read_text()
+    text = (KUBERNETES / "common" / "feedhandler.toml").read_text()
     text = text.replace("wss://ws.trade.rails.xyz", EXCHANGE).replace("0.0.0.0:9464", f"127.0.0.1:{port}")
     kept = [line for line in text.splitlines() if not line.startswith(("token_url", "api_"))]
     (settings / "feedhandler.toml").write_text("\n".join(kept))
     settings.chmod(0o755)
-    group = pod()["securityContext"]["fsGroup"]
+    pod = pod_of(of_kind("Deployment", manifests("sidecar")))
+    group = pod["securityContext"]["fsGroup"]
     run("mount", "-t", "tmpfs", "-o", f"size=1m,mode=2775,gid={group}", "none", shared)
-    image = "localhost/feedhandler"
+    image = IMAGE
     logs = {name: tmp_path / f"{name}.log" for name in ("exchange", "daemon", "consumer", "stranger")}
     volume = f"{shared}:/run/feedhandler"
     in_group = ("--group-add", group)
@@ -281,12 +89,12 @@ def test_two_containers_share_the_socket(containers, tmp_path):
                 )
             )
             until((shared / "feed.sock").exists, logs["daemon"], logs["exchange"])
-            (sidecar,) = pod()["initContainers"]
+            (sidecar,) = pod["initContainers"]
             for name in ("startupProbe", "readinessProbe", "livenessProbe"):
                 until(lambda name=name: probed(sidecar[name], port) == HTTPStatus.OK, logs["daemon"])
             status = (shared / "feed.sock").stat()
             assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (10001, group, 0o660)
-            (consumer,) = pod()["containers"]
+            (consumer,) = pod["containers"]
             user = "10003:10003"
             stack.enter_context(
                 containers.started(
@@ -326,3 +134,75 @@ def test_two_containers_share_the_socket(containers, tmp_path):
         json.loads(line)["event"] for line in logs["daemon"].read_text().splitlines() if line.startswith("{")
     ]
     assert notes[-1] == "daemon_stopped"
+
+
+@needs_podman
+async def test_the_image_with_the_bridge(containers, tmp_path):
+    """With a file of credentials and an authority, as the manifest has them, it fills the stream of a real server."""
+    pod = pod_of(of_kind("Deployment", bridged("pair", tmp_path / "kubernetes")))
+    (container,) = pod["containers"]
+    identity = pod["securityContext"]
+    group = identity["fsGroup"]
+    secret, shared = tmp_path / "secret", tmp_path / "socket"
+    shared.mkdir()
+    os.chown(shared, 0, group)
+    shared.chmod(0o2750)
+    config, credentials = set_up(tmp_path)
+    certificates = certify(tmp_path, secret)
+    credentials.rename(secret / "feed.creds")
+    for file in secret.iterdir():
+        os.chown(file, 0, group)
+        file.chmod(0o440)
+    options = ("--volume", f"{shared}:/run/feedhandler:ro", "--volume", f"{secret}:/run/secrets/nats:ro")
+    access = {
+        "user_credentials": str(secret / "feed.creds"),
+        "tls": ssl.create_default_context(cafile=secret / "ca.crt"),
+    }
+    async with (
+        nats_server(tmp_path, "-c", config, "--tls", *certificates) as server,
+        exchange(tmp_path, "--wait", 3, "--rate", 300) as running,
+        daemon(
+            write_config(tmp_path, running.url, markets=MARKETS),
+            "--set",
+            f"publish.socket={shared}/feed.sock",
+        ),
+    ):
+        address = server.url.replace("nats:", "tls:")
+        words = [word.replace("tls://nats:4222", address) for word in container["args"]]
+        assert f"--server={address}" in words
+        async with containers.running(
+            "bridge",
+            NATS_IMAGE,
+            *words,
+            user=f"{identity['runAsUser']}:{identity['runAsGroup']}",
+            options=(*options, "--group-add", group),
+        ) as bridge:
+            await bridge.child.errors.wait_for('"bridge_led"')
+            await sent_more(tmp_path, 500)
+            sent, found = await ended(tmp_path, running, server, **access)
+            assert await bridge.child.stop() == 0
+    check(sent, found)
+
+
+@needs_podman
+async def test_the_plain_image_is_free_of_the_bridge(containers):
+    """It says what is missing, and ends as for any bad usage; the other one answers."""
+    words = ("bridge", "nats", "--socket", "x", "--server", "nats://127.0.0.1:1")
+    async with containers.running("bridge", IMAGE, *words, user="10003:10003") as plain:
+        assert await plain.child.wait() == 2
+        assert "nats-py is not installed" in plain.child.errors.lines[-1]
+    async with containers.running(
+        "help", NATS_IMAGE, "bridge", "nats", "--help", user="10003:10003"
+    ) as other:
+        assert await other.child.wait() == 0
+
+
+def certify(folder: Path, secret: Path) -> tuple[object, ...]:
+    """Write a certificate for the server, and its authority into the secret; return the server's options."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    secret.mkdir()
+    authority.cert_pem.write_to_path(secret / "ca.crt")
+    certificate.private_key_pem.write_to_path(folder / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    return ("--tlscert", folder / "cert.pem", "--tlskey", folder / "key.pem")

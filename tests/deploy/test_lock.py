@@ -1,21 +1,34 @@
-"""The lock file: it holds exactly what the project needs, each with its version and hashes, and they fit."""
+"""The lock files: they hold exactly what the project needs, each with its version and hashes, and they fit."""
 
 import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "deploy" / "requirements.lock"
+NATS_LOCK = ROOT / "deploy" / "requirements-nats.lock"
+"""The same, and what the bridge needs."""
+
+EXTRAS = {LOCK: (), NATS_LOCK: ("nats",)}
+both = pytest.mark.parametrize("lock", EXTRAS)
 
 
-def locked() -> dict[str, Version]:
+def blocks(lock: Path) -> list[str]:
+    """Return what a lock says of each package, in a line each."""
+    lines = [line for line in lock.read_text().splitlines() if not line.startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [block.strip() for block in joined.split("\n") if block]
+
+
+def locked(lock: Path) -> dict[str, Version]:
     """Return the locked version of each package."""
-    found = re.findall(r"^([\w.-]+)==([^\s;]+) \\$", LOCK.read_text(), re.MULTILINE)
+    found = re.findall(r"^([\w.-]+)==([^\s;]+) \\$", lock.read_text(), re.MULTILINE)
     return {canonicalize_name(name): Version(version) for name, version in found}
 
 
@@ -38,11 +51,13 @@ def needed(names: list[str]) -> dict[str, list[Requirement]]:
     return found
 
 
-def test_the_lock_is_what_the_project_needs():
+@both
+def test_the_lock_is_what_the_project_needs(lock):
     """Every requirement, of the project and of what it needs, is locked at a version that fits; nothing else is."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = needed(project["dependencies"])
-    versions = locked()
+    optional = [one for extra in EXTRAS[lock] for one in project["optional-dependencies"][extra]]
+    wanted = needed([*project["dependencies"], *optional])
+    versions = locked(lock)
     assert set(versions) == set(wanted)
     for name, requirements in wanted.items():
         for requirement in requirements:
@@ -51,14 +66,24 @@ def test_the_lock_is_what_the_project_needs():
             )
 
 
-def test_every_file_is_known_by_its_hash():
+def test_the_bridge_changes_no_version():
+    """Whoever adds the bridge to the daemon has the same files of all else."""
+    assert set(blocks(LOCK)) < set(blocks(NATS_LOCK))
+
+
+@both
+def test_every_file_is_known_by_its_hash(lock):
     """What was changed on its way is refused: each version has its hashes, and no line is without."""
-    lines = [line for line in LOCK.read_text().splitlines() if not line.startswith("#")]
-    blocks = "\n".join(lines).replace("\\\n", " ").split("\n")
-    for block in filter(None, blocks):
-        assert re.fullmatch(r"[\w.-]+==\S+(\s+--hash=sha256:[0-9a-f]{64})+", block.strip()), block
+    found = blocks(lock)
+    assert len(found) == len(locked(lock))
+    for block in found:
+        assert re.fullmatch(r"[\w.-]+==\S+(\s+--hash=sha256:[0-9a-f]{64})+", block), block
 
 
-def test_the_file_says_how_it_is_made():
+@both
+def test_the_file_says_how_it_is_made(lock):
     """The command that makes it stands in its head."""
-    assert "uv pip compile pyproject.toml" in "".join(LOCK.read_text().splitlines()[:3])
+    head = lock.read_text().splitlines()[1]
+    assert "uv pip compile pyproject.toml" in head
+    assert all(f"--extra {extra}" in head for extra in EXTRAS[lock])
+    assert head.endswith(f"-o deploy/{lock.name}")

@@ -11,12 +11,14 @@ from trio.testing import MockClock
 from feedhandler.client.core import Event, Gap, Reader, Record, Refused
 from feedhandler.client.position import Position
 from feedhandler.client.trio_client import Client
-from feedhandler.config import Feed, Standby
+from feedhandler.config import Feed, Observe, Standby
 from feedhandler.control.requests import Done
+from feedhandler.daemon import Daemon
 from feedhandler.observe.readiness import NOT_FOLLOWED, general_reasons
 from feedhandler.standby.service import YIELD_S
 from tests.standby.couple import Couple, coupled
 from tests.support.stage import BTC, ETH
+from tests.support.web import Browser
 
 
 async def replace(couple: Couple) -> None:
@@ -365,6 +367,37 @@ async def test_a_standby_says_why_it_is_not_ready(tmp_path: Path, autojump_clock
         assert standby.standby_reasons() == []
         await replace(couple)
         assert standby.standby_reasons() is None
+
+
+async def test_a_standby_takes_over_all_or_is_not_ready(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Where one of two feeds has no place, "any" is enough for the active daemon, and not for its standby.
+
+    So a supervisor that asks both the same question ends the active one only when all of it would go on.
+    """
+    section = Standby(http="127.0.0.1:0")
+    async with coupled(
+        tmp_path, standby_section=section, markets=(BTC, ETH), observe=Observe(http="127.0.0.1:0")
+    ) as couple:
+        assert couple.standby is not None
+        await couple.stage.talk_until(lambda: couple.standby.standby_reasons() == [])
+        couple.stage.strike("outage", "all", duration_s=20)
+        await couple.stage.talk(5)
+        answers = {
+            daemon: await _readyz(daemon, "?require=any") for daemon in (couple.stage.daemon, couple.standby)
+        }
+        assert answers == {
+            couple.stage.daemon: (200, []),
+            couple.standby: (503, [f"{BTC}: no line of the standby is aligned"]),
+        }
+        await couple.until_ready()
+        assert await _readyz(couple.standby, "?require=any") == (200, [])
+
+
+async def _readyz(daemon: Daemon, query: str) -> tuple[int, list[str]]:
+    """Ask a daemon whether it is ready."""
+    assert daemon.observation.server is not None
+    reply = await Browser(daemon.observation.server.addresses[0]).get(f"/readyz{query}")
+    return reply.status, reply.json()["reasons"]
 
 
 async def test_a_configuration_that_is_read_again_begins_it_anew(

@@ -114,8 +114,15 @@ class Child:
 @asynccontextmanager
 async def started(*arguments: object, within: Sequence[str] = (), **environ: str) -> AsyncIterator[Child]:
     """Run ``feedhandler ARGUMENTS`` beside the body, within another command where one is given."""
+    async with commanded([*within, *MODULE, *map(str, arguments)], str(arguments[0]), **environ) as child:
+        yield child
+
+
+@asynccontextmanager
+async def commanded(command: Sequence[str], name: str, **environ: str) -> AsyncIterator[Child]:
+    """Run any command beside the body; it is called by a name where it fails."""
     process = await trio.lowlevel.open_process(
-        [*within, *MODULE, *map(str, arguments)],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -130,13 +137,13 @@ async def started(*arguments: object, within: Sequence[str] = (), **environ: str
             yield child
         except BaseException as error:
             if process.poll() is not None:
-                error.add_note(f"{arguments[0]} had ended with {process.returncode}: {child.errors}")
+                error.add_note(f"{name} had ended with {process.returncode}: {child.errors}")
             raise
         finally:
             with trio.CancelScope(shield=True):
                 hung = await _end(process)
             nursery.cancel_scope.cancel()
-    assert not hung, f"{arguments[0]} did not end within {GRACE_S} s: {child.errors}"
+    assert not hung, f"{name} did not end within {GRACE_S} s: {child.errors}"
 
 
 async def _end(process: trio.Process) -> bool:
