@@ -1,6 +1,7 @@
 # ruff: noqa: ARG001 - the clock works by being asked for
 """Two daemons at one exchange that enforces its limits: a breach of one of them fails a test by itself (`staged`)."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ async def settled(couple: Couple) -> None:
     with trio.fail_after(10 * MINUTE_S):
         await couple.until_ready()
         await couple.stage.talk_until(couple.stage.all_up)
+
+
+def has_connected(couple: Couple, times: int) -> bool:
+    """Tell whether lines have connected so often in all."""
+    return len(couple.named("line_connected")) >= times
 
 
 @pytest.mark.parametrize(("lines", "standby_lines"), [(2, 1), (2, 2), (3, 1)])
@@ -87,8 +93,9 @@ async def test_a_replacement_of_the_active_daemon_leaves_the_standby_its_places(
             for daemon in (couple.stage.daemon, standby):
                 for line in daemon.feeds[BTC].lines:
                     daemon.feeds[BTC].replace(line, "by_hand")
-            began = len(couple.named("line_connected"))
-            await couple.stage.talk_until(lambda: len(couple.named("line_connected")) >= began + 3)
+            await couple.stage.talk_until(
+                partial(has_connected, couple, len(couple.named("line_connected")) + 3)
+            )
             await settled(couple)
             await couple.arrived()
             couple.assert_exact()
