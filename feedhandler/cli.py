@@ -17,7 +17,7 @@ import trio
 from feedhandler import __version__, daemon, demo
 from feedhandler.bridge import command as bridge
 from feedhandler.client import tail
-from feedhandler.config import Config, describe, load, render
+from feedhandler.config import Config, describe, describe_pair, load, pair_mistakes, render
 from feedhandler.control import client as control
 from feedhandler.errors import ConfigError, FeedHandlerError
 from feedhandler.observe import command as observation
@@ -115,13 +115,18 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(args: argparse.Namespace) -> Config:
-    return load(args.config, args.set, environ=os.environ)
+    """Read the configuration; one of two daemons' has to leave places for both."""
+    config = load(args.config, args.set, environ=os.environ)
+    mistakes = pair_mistakes(config) if getattr(args, "standby", False) else []
+    if mistakes:
+        raise ConfigError(mistakes)
+    return config
 
 
 def _check(args: argparse.Namespace) -> int:
     config = _load(args)
     _say(render(config))
-    for line in describe(config):
+    for line in (*describe(config), *describe_pair(config)):
         _say(f"# {line}")
     return DONE
 

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from feedhandler.config import Limits, Standby
 from feedhandler.core.budget import WINDOW_S
+from feedhandler.daemon import Daemon
 from feedhandler.ingest.gate import UNANSWERED_S
 from feedhandler.simulator.settings import Behaviour
 from tests.standby.couple import Couple, coupled
@@ -29,10 +30,17 @@ def limited(per_minute: int, per_market: int, **more: Any) -> dict[str, Any]:
     }
 
 
+def has_found_its_places(standby: Daemon | None) -> bool:
+    """Tell whether every line of a standby is aligned; it is ready where nothing was said, too."""
+    assert standby is not None
+    return all(line.up for feed in standby.feeds.values() for line in feed.arbiter.lines.values())
+
+
 async def settled(couple: Couple) -> None:
     """Wait until the active daemon has all its lines, and a standby that is ready."""
     with trio.fail_after(10 * MINUTE_S):
         await couple.until_ready()
+        await couple.stage.talk_until(partial(has_found_its_places, couple.standby))
         await couple.stage.talk_until(couple.stage.all_up)
 
 
