@@ -167,17 +167,22 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(args: argparse.Namespace) -> "Config":
-    from feedhandler.config import load
+    """Read the configuration; one of two daemons' has to leave places for both."""
+    from feedhandler.config import load, pair_mistakes
 
-    return load(args.config, args.set, environ=os.environ)
+    config = load(args.config, args.set, environ=os.environ)
+    mistakes = pair_mistakes(config) if getattr(args, "standby", False) else []
+    if mistakes:
+        raise ConfigError(mistakes)
+    return config
 
 
 def _check_config(args: argparse.Namespace) -> int:
-    from feedhandler.config import describe, render
+    from feedhandler.config import describe, describe_pair, render
 
     config = _load(args)
     _say(render(config))
-    for line in describe(config):
+    for line in (*describe(config), *describe_pair(config)):
         _say(f"# {line}")
     return DONE
 

@@ -64,7 +64,8 @@ from feedhandler.exchange.token import TokenSource
 from feedhandler.ingest.connect import tls_context
 from feedhandler.ingest.feed import Feed
 from feedhandler.ingest.feeds import Feeds
-from feedhandler.ingest.gate import Gate
+from feedhandler.ingest.gate import NOBODY, UNANSWERED_S, Gate, Other
+from feedhandler.ingest.ledger import Ledger
 from feedhandler.ingest.line import Means
 from feedhandler.ingest.surroundings import Surroundings
 from feedhandler.ingest.ticker import Ticker
@@ -80,6 +81,7 @@ from feedhandler.observe.status import StatusMaker
 from feedhandler.observe.systemd import Systemd, fan_out
 from feedhandler.publish.outlet import Outlet
 from feedhandler.publish.server import Publisher
+from feedhandler.standby import sharing
 from feedhandler.standby.mirror import Mirror
 from feedhandler.standby.service import Standby
 from feedhandler.standby.succession import Succession
@@ -140,7 +142,11 @@ class Daemon:
         )
         self._incidents = Incidents(config.observe.incidents, config.bounds.incident_files, notify)
         limits = config.limits
-        self._gate = Gate(limits.connections_per_minute, _caps(limits), notify)
+        self._in_pair = standby
+        self._ledger = Ledger(config.publish.socket, lambda: self.config.bounds.handshake_s, notify)
+        self._gate = Gate(
+            limits.connections_per_minute, _caps(limits), notify, ledger=self._ledger, other=self._other
+        )
         self._outlet = Outlet(self.publisher)
         self._around = self._surroundings()
         self.standby = self._make_standby() if standby else None
@@ -324,6 +330,21 @@ class Daemon:
 
     # The standby
 
+    def _other(self) -> Other:
+        """Return the other daemon at the socket, as far as the exchange's limits go."""
+        running, lines = self.fleet.running, self.config.standby.lines
+        if self.standby is not None:
+            return Other(sharing.active_places(running), is_first=True)
+        self._in_pair = self._in_pair or self.publisher.precedence.follower is not None
+        return Other(sharing.standby_places(running, lines), is_first=False) if self._in_pair else NOBODY
+
+    def _outlive(self, for_s: float) -> None:
+        """Count what the exchange may still count of daemons that have ended."""
+        running, lines = self.fleet.running, self.config.standby.lines
+        self._gate.outlive(sharing.active_places(running), for_s=for_s)
+        if self.standby is not None:
+            self._gate.outlive(sharing.standby_places(running, lines))
+
     def _make_standby(self) -> Standby:
         return Standby(
             self.config.publish.socket,
@@ -360,6 +381,8 @@ class Daemon:
     def _run_feeds(self) -> None:
         """Run the feeds, unless they do already; a standby that begins to follow anew halts them."""
         assert self._work is not None
+        if self.standby is not None:
+            self._outlive(UNANSWERED_S - self._ledger.since_takeover_s())
         self.feeds.begin(self._work)
 
     async def _stand_by(self, standby: Standby, nursery: trio.Nursery, controls: trio.Nursery) -> None:
@@ -367,6 +390,9 @@ class Daemon:
         whole = await standby.run()
         began = trio.current_time()
         self.standby = None
+        if standby.has_followed:
+            self._ledger.note_takeover()
+            self._outlive(UNANSWERED_S)
         if whole:
             self._succession.take_over()
         else:

@@ -35,7 +35,7 @@ from feedhandler.config.model import (
     Recovery,
     Standby,
 )
-from feedhandler.config.planning import Plan, describe, plan
+from feedhandler.config.planning import Plan, describe, describe_pair, pair_mistakes, plan
 from feedhandler.config.readers import is_market
 from feedhandler.config.rendering import render
 from feedhandler.config.rules import CONTROL, is_tight
@@ -64,10 +64,12 @@ __all__ = [
     "changes",
     "clashes",
     "describe",
+    "describe_pair",
     "have_files",
     "is_market",
     "is_tight",
     "load",
+    "pair_mistakes",
     "plan",
     "read_credentials",
     "render",

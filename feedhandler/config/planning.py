@@ -104,6 +104,44 @@ def plan(config: Config, markets: int | None = None) -> Plan:
     )
 
 
+def plan_pair(config: Config, markets: int | None = None) -> Plan:
+    """Count the connections of an active daemon and its standby together."""
+    standby = config.standby.lines
+    feeds = tuple(
+        msgspec.structs.replace(feed, lines=feed.lines + min(feed.lines, standby)) for feed in config.feeds
+    )
+    return plan(msgspec.structs.replace(config, feeds=feeds), markets)
+
+
+def pair_mistakes(config: Config) -> list[str]:
+    """Return one line for each limit that an active daemon and its standby are above together."""
+    return [
+        f"standby.lines: expected fewer than {config.standby.lines}, both daemons together are above {text}"
+        for text in plan_pair(config).above_limits
+    ]
+
+
+def describe_pair(config: Config, markets: int | None = None) -> list[str]:
+    """Say what two daemons with this configuration cost (`run --standby`)."""
+    both, limits = plan_pair(config, markets), config.limits
+    text = f"with a standby (run --standby): {_count(both.connections, 'line')}"
+    if both.per_market:
+        text += f"; one market: {both.per_market} of {limits.connections_per_market}"
+    if both.total and limits.connections_total:
+        text += f"; per-market feeds together: {both.total} of {limits.connections_total}"
+    if both.agnostic:
+        text += f"; over market=ALL: {both.agnostic} of {limits.connections_agnostic}"
+    scopes = [
+        (both.per_market, limits.connections_per_market),
+        (both.total, limits.connections_total),
+        (both.agnostic, limits.connections_agnostic),
+    ]
+    is_full = any(need >= limit > 0 for need, limit in scopes if need)
+    spare = "no place is left: a line ends before its replacement begins" if is_full else ""
+    wrong = [f"not with a standby: {mistake}" for mistake in pair_mistakes(config)]
+    return [text, *([f"  {spare}"] if spare and not wrong else []), *wrong]
+
+
 def describe(config: Config, markets: int | None = None) -> list[str]:
     """Say what `plan` found, one line for each thing, for people."""
     found = plan(config, markets)

@@ -8,6 +8,7 @@
   ``market=ALL``. Markets that only the exchange knows are counted once it has listed them
   (`feedhandler.config.planning`).
 - **Secrets travel encrypted**, except within this machine.
+- **Two daemons are observed at two addresses**: one is the active daemon's, whichever that is, the other the process's.
 - **A consumer can recover**: it may fall behind by more than the largest snapshot and a second of peak output,
   or it would be too late again as soon as it has its book; and by no more than the backlog holds. A limit that
   was derived from a small backlog is legal all the same, and said.
@@ -34,6 +35,8 @@ def broken_rules(config: Config) -> Iterator[str]:
     yield from _overlaps(config.feeds)
     yield from _lines(config)
     yield from _backoff(config.bounds)
+    if config.standby.http and config.standby.http == config.observe.http:
+        yield f'standby.http: expected another address than observe.http has, got "{config.standby.http}"'
     yield from _publish(config.publish, config.bounds)
 
 

@@ -19,6 +19,11 @@ over ``market=ALL``. A place is taken from the moment of the choice until the ex
 Every line **claims** a place for as long as there is such a line, connected or not. A replacement that overlaps its
 predecessor may claim one more only where all lines together leave one free, so that it never keeps a lost line out.
 
+**Another daemon at the same socket** has its places, too: an active daemon and its standby, by one configuration. The
+active one is first: its own lines have their places in any case, and it leaves the standby what that is to have, as far
+as the limits go. The standby takes no more than what all lines of the active one leave, and never one more than it has
+lines, so that a place that is left for a replacement is the active one's.
+
 **What is learnt.** The limits may be lower than the configuration says; browsers share them. A refusal for no other
 reason, while others of the market are connected, teaches a **cap**: as many as are connected. Who waits above it
 goes on waiting; one more is tried every `CAP_RETRY_S`, and a success raises the cap. A feed without any line is let
@@ -38,7 +43,7 @@ Time is handed in (monotonic, seconds).
 """
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from feedhandler.config import ALL
@@ -137,6 +142,8 @@ class Budget:
         self._taken: Counter[str] = Counter()
         self._open: Counter[str] = Counter()
         self._claims: Counter[str] = Counter()
+        self._left: Counter[str] = Counter()
+        self._is_first = True
         self._leaving: list[tuple[float, str]] = []
         self._learnt: dict[str, Learnt] = {}
         self._starving: dict[str, Starving] = {}
@@ -186,13 +193,16 @@ class Budget:
         """Forget a request that still waits."""
         self._waiting.remove(request)
 
-    def grant(self, now_s: float) -> list[Request]:
-        """Give the free slots to the most urgent requests, which are under way from now on."""
+    def grant(self, now_s: float, may_begin: Callable[[Request], bool] = lambda _: True) -> list[Request]:
+        """Give the free slots to the most urgent requests, which are under way from now on.
+
+        The last word on each has ``may_begin``, since others may use the same minute.
+        """
         granted: list[Request] = []
         self._free(now_s)
         while self.available(now_s) > 0:
             request = min(self._admissible(now_s), key=_priority, default=None)
-            if request is None:
+            if request is None or not may_begin(request):
                 break
             self._waiting.remove(request)
             self._under_way += 1
@@ -242,7 +252,31 @@ class Budget:
 
     def has_spare(self, market: str) -> bool:
         """Tell whether all lines together leave a place."""
-        return all(self._claims[scope] < self._most(scope) for scope in _scopes(market))
+        return self._is_first and all(
+            self._claims[scope] < self._most(scope)
+            and self._claims[scope] + self._left[scope] < self.caps.of(scope)
+            for scope in _scopes(market)
+        )
+
+    def leave(self, places: Mapping[str, int], *, is_first: bool) -> None:
+        """Leave places to another daemon, by market; with ``is_first`` what this one's own lines do not need."""
+        self._left.clear()
+        for market, count in places.items():
+            self._count(self._left, market, count)
+        self._is_first = is_first
+
+    def outlive(self, places: Mapping[str, int], now_s: float, hold_s: float) -> None:
+        """Count places of another daemon that has ended for so long."""
+        for market, count in places.items():
+            self._count(self._taken, market, count)
+            self._leaving += [(now_s + hold_s, market)] * count
+
+    def _own(self, scope: str) -> float:
+        """Return the most connections of a scope that are for this daemon."""
+        cap, left = self.caps.of(scope), float(self._left[scope])
+        if self._is_first:
+            left = min(left, max(0.0, cap - self._claims[scope]))
+        return max(0.0, cap - left)
 
     def unclaim(self, market: str) -> None:
         """Count a line out that is no more."""
@@ -342,7 +376,7 @@ class Budget:
         return min(self.caps.of(scope), learnt.connections if learnt else float("inf"))
 
     def _has_place(self, request: Request, now_s: float) -> bool:
-        if any(self._taken[scope] >= self.caps.of(scope) for scope in _scopes(request.market)):
+        if any(self._taken[scope] >= self._own(scope) for scope in _scopes(request.market)):
             return False
         is_full = any(self._is_full(scope, now_s) for scope in _scopes(request.market))
         return not is_full or request.priority() == NO_LINE

@@ -6,6 +6,10 @@
     …
     place.release(answered=…)                 after the goodbye
 
+**Two daemons at one socket share what the exchange allows**: the attempts of a minute over a file (`ingest.ledger`), of
+which a standby uses no more than half, so that the active one can always begin; the places by the configuration that
+they share (`core.budget`). Behind a takeover the lines of the daemon before count for `UNANSWERED_S` more.
+
 A feed that runs is a **holder** of places. Where one is left without any line for want of a place, the holder with most
 lines that it can do without is told to give one up (`Gate.starved`); the last aligned line of a feed never goes so.
 
@@ -13,10 +17,10 @@ There is no task behind the gate. Whoever waits sleeps until a slot can be free 
 wait, the most urgent first; so a cancelled waiter takes nothing with it. Who gives something back serves, too.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import trio
 
@@ -24,6 +28,7 @@ from feedhandler.config import ALL
 from feedhandler.core.budget import EVERY, Budget, Caps, Request
 from feedhandler.core.notes import Note, Notify, note
 from feedhandler.errors import HandshakeRefused
+from feedhandler.ingest.ledger import BUSY_S, UNCOUNTED, Ledger
 
 SETTLE_S: Final = 0.02
 """How long everyone waits at least, so that who asks at about the same time is weighed together."""
@@ -35,6 +40,16 @@ _FOR_ALL: Final = frozenset(
     {HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 )
 """Refusals whose ``Retry-After`` is meant for the client as a whole."""
+
+
+class Other(NamedTuple):
+    """The other daemon at the same socket: its places by market, and whether it takes them before this one does."""
+
+    places: Mapping[str, int]
+    is_first: bool
+
+
+NOBODY: Final = Other({}, is_first=False)
 
 
 def _ignore(_: Note) -> None:
@@ -83,9 +98,15 @@ class Gate:
         connections_per_minute: int,
         caps: Caps = Caps(),  # noqa: B008 it can't change
         notify: Notify = _ignore,
+        *,
+        ledger: Ledger | None = None,
+        other: Callable[[], Other] = lambda: NOBODY,
     ) -> None:
         self._budget = Budget(connections_per_minute, caps)
         self._notify = notify
+        self._ledger = ledger
+        self._other = other
+        self._entries: dict[Request, int] = {}
         self._granted: dict[Request, trio.Event] = {}
         self._holders: dict[Holder, None] = {}
 
@@ -94,7 +115,15 @@ class Gate:
 
     def available(self) -> int:
         """Return how many attempts may begin at once."""
-        return self._budget.available(trio.current_time())
+        available = self._budget.available(trio.current_time())
+        if self._ledger is None:
+            return available
+        return max(0, min(available, self._most() - self._ledger.counted()))
+
+    def _most(self) -> int:
+        """Return how many attempts of all daemons at the socket a minute may have when this one begins another."""
+        limit = self.limit
+        return max(1, limit // 2) if self._other().is_first else limit
 
     @property
     def waiting(self) -> int:
@@ -133,11 +162,24 @@ class Gate:
 
     def claim_spare(self, market: str) -> bool:
         """Likewise for a replacement that overlaps its predecessor; False where no place is left for one."""
+        self._share()
         return self._budget.claim_spare(market)
 
     def has_spare(self, market: str) -> bool:
         """Tell whether the lines leave a place for one more."""
+        self._share()
         return self._budget.has_spare(market)
+
+    def _share(self) -> None:
+        """Leave to the other daemon what is its."""
+        other = self._other()
+        self._budget.leave(other.places, is_first=not other.is_first)
+
+    def outlive(self, places: Mapping[str, int], *, for_s: float = UNANSWERED_S) -> None:
+        """Count places of a daemon that has ended, for as long as the exchange may go on counting them."""
+        if for_s > 0:
+            self._budget.outlive(places, trio.current_time(), for_s)
+            self._wake()
 
     def unclaim(self, market: str) -> None:
         """Hear that a line is no more."""
@@ -210,19 +252,36 @@ class Gate:
             self._obey(refusal)
             raise
         finally:
-            self._budget.finish(trio.current_time())
+            self._finish(request)
             if not kept:
                 place.release()
             self._serve(trio.current_time())
 
+    def _begin(self, request: Request) -> bool:
+        """Write an attempt down for all daemons at the socket; tell whether it may begin."""
+        entry = UNCOUNTED if self._ledger is None else self._ledger.begin(self._most())
+        if entry is None:
+            return False
+        self._entries[request] = entry
+        return True
+
+    def _finish(self, request: Request) -> None:
+        self._budget.finish(trio.current_time())
+        entry = self._entries.pop(request)
+        if self._ledger is not None:
+            self._ledger.finish(entry)
+
     def waits_for(self, request: Request) -> str:
         """Return what a request waits for, in a word of `feedhandler.core.budget`."""
+        self._share()
         return self._budget.waits_for(request, trio.current_time())
 
     def _obey(self, refusal: HandshakeRefused) -> None:
         """Let everyone wait for as long as the exchange asks for."""
         if refusal.retry_after and refusal.status in _FOR_ALL:
             self._budget.pause(trio.current_time(), refusal.retry_after)
+            if self._ledger is not None:
+                self._ledger.pause(self.paused_s())
             self._notify(note("attempts_paused", status=refusal.status, pause_s=round(self.paused_s(), 3)))
 
     def refused(self, market: str) -> None:
@@ -260,7 +319,7 @@ class Gate:
             while not request.granted:
                 now_s = trio.current_time()
                 self._serve(now_s)
-                with trio.move_on_at(self._budget.next_s(now_s)):
+                with trio.move_on_at(self._next_s(now_s)):
                     await self._granted[request].wait()
         except trio.Cancelled:
             self._forget(request)
@@ -268,8 +327,13 @@ class Gate:
         finally:
             del self._granted[request]
 
+    def _next_s(self, now_s: float) -> float:
+        retry_s = float("inf") if self._ledger is None else self._ledger.retry_s
+        return min(self._budget.next_s(now_s), max(retry_s, now_s + BUSY_S))
+
     def _serve(self, now_s: float) -> None:
-        for request in self._budget.grant(now_s):
+        self._share()
+        for request in self._budget.grant(now_s, self._begin):
             self._granted[request].set()
 
     def _forget(self, request: Request) -> None:
@@ -278,6 +342,6 @@ class Gate:
             self._budget.withdraw(request)
             return
         now_s = trio.current_time()
-        self._budget.finish(now_s)
+        self._finish(request)
         self._budget.release(request.market, now_s)
         self._serve(now_s)

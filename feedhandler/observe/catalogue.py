@@ -124,6 +124,9 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "attempts_paused": Kind(
         "warning", "the exchange has asked to be left alone for a while; nobody connects", ("status",)
     ),
+    "attempts_unshared": Kind(
+        "error", "there is no file beside the socket in which daemons count their attempts together"
+    ),
     "line_quarantined": Kind(
         "error",
         "a line disagreed with its peers too often and is kept away for a while",

@@ -1,6 +1,17 @@
 """Connections against the limits, and the time that they take."""
 
-from feedhandler.config import Config, Exchange, Feed, Limits, Publish, describe, plan
+from feedhandler.config import (
+    Config,
+    Exchange,
+    Feed,
+    Limits,
+    Publish,
+    Standby,
+    describe,
+    describe_pair,
+    pair_mistakes,
+    plan,
+)
 
 EXCHANGE = Exchange(websocket_url="wss://e", markets_url="https://m")
 TIME = "time to full coverage, at 20 connections a minute:"
@@ -110,3 +121,45 @@ def test_a_consumer_that_may_fall_behind_by_too_little_is_doubtful():
         )
     found = Config(exchange=EXCHANGE, feeds=(one,), publish=Publish(backlog_mib=17))
     assert describe(found)[-1].startswith(TIME)
+
+
+def pair(standby: int, *feeds: Feed, **limits: int) -> Config:
+    """Make a configuration of two daemons, of which one has so many lines of each feed."""
+    return Config(exchange=EXCHANGE, feeds=feeds, limits=Limits(**limits), standby=Standby(lines=standby))
+
+
+def test_a_pair_with_a_place_left():
+    """Lines of both daemons count together; a standby has no more of a feed than the feed has."""
+    found = pair(2, Feed(markets=("A", "B"), lines=2), Feed(name="all", markets=("ALL",), lines=1))
+    assert describe_pair(found) == [
+        "with a standby (run --standby): 10 lines; one market: 4 of 5; over market=ALL: 2 of 5"
+    ]
+    assert pair_mistakes(found) == []
+
+
+def test_a_pair_that_has_every_place():
+    """That is allowed, and said: nothing is left for a replacement beside its predecessor."""
+    found = pair(1, Feed(markets=("A",), lines=4), connections_total=5)
+    assert describe_pair(found) == [
+        "with a standby (run --standby): 5 lines; one market: 5 of 5; per-market feeds together: 5 of 5",
+        "  no place is left: a line ends before its replacement begins",
+    ]
+    assert pair_mistakes(found) == []
+
+
+def test_a_pair_above_the_limits():
+    """One daemon would be within them; two are refused, one line for each limit."""
+    found = pair(1, Feed(markets=("A", "B"), lines=5), connections_total=11)
+    mistakes = [
+        (
+            "standby.lines: expected fewer than 1, both daemons together are above limits.connections_per_market: "
+            "6 connections needed, 5 allowed"
+        ),
+        (
+            "standby.lines: expected fewer than 1, both daemons together are above limits.connections_total: "
+            "12 connections needed, 11 allowed"
+        ),
+    ]
+    assert pair_mistakes(found) == mistakes
+    assert describe_pair(found)[1:] == [f"not with a standby: {mistake}" for mistake in mistakes]
+    assert pair_mistakes(pair(0, Feed(markets=("A", "B"), lines=5), connections_total=11)) == []

@@ -495,3 +495,74 @@ class Places(RuleBasedStateMachine):
 
 Places.TestCase.settings = settings(steady, max_examples=150, stateful_step_count=50)
 TestPlaces = Places.TestCase
+
+
+def test_a_standby_takes_what_all_lines_of_the_active_daemon_leave() -> None:
+    """Five of a market, of which three are the active one's: two, and none of them for a replacement that overlaps."""
+    budget = Budget(100, Caps(per_market=5))
+    for _ in range(2):
+        budget.claim("M")
+    budget.leave({"M": 3}, is_first=False)
+    assert [connect(budget, "M") for _ in range(3)] == [True, True, False]
+    assert not budget.has_spare("M")
+    assert connect(budget, "N")
+
+
+def test_an_active_daemon_leaves_the_standby_its_places() -> None:
+    """A replacement overlaps only where a place is left beside those of the standby; own lines come in any case."""
+    budget = Budget(100, Caps(per_market=5))
+    for _ in range(3):
+        budget.claim("M")
+    budget.leave({"M": 2}, is_first=True)
+    assert not budget.claim_spare("M")
+    budget.leave({"M": 1}, is_first=True)
+    assert budget.claim_spare("M")
+    assert not budget.claim_spare("M")
+    budget.leave({"M": 4}, is_first=True)
+    assert [connect(budget, "M") for _ in range(5)] == [True] * 4 + [False]
+
+
+def test_places_of_a_daemon_that_has_ended_count_for_a_while() -> None:
+    """Its heir has the rest at once, and all of its own when the exchange must have seen the end."""
+    budget = Budget(100, Caps(per_market=4, total=6))
+    for _ in range(3):
+        budget.claim("M")
+    budget.leave({"M": 1}, is_first=True)
+    assert connect(budget, "M")
+    budget.outlive({"M": 2}, 0.0, 5.0)
+    assert not connect(budget, "M", 4.9)
+    assert budget.refused("M", 4.9) is None
+    assert connect(budget, "M", 5.0)
+    assert connect(budget, "M", 5.0)
+
+
+@given(
+    lines=st.lists(
+        st.tuples(st.sampled_from(["X", "Y", "ALL"]), st.integers(1, 4), st.integers(0, 4)), max_size=4
+    ),
+    caps=st.builds(Caps, st.integers(1, 6), st.integers(0, 10), st.integers(1, 6)),
+    steps=st.lists(st.tuples(st.booleans(), st.sampled_from(["X", "Y", "ALL"]), st.booleans()), max_size=60),
+)
+def test_two_daemons_together_stay_within_the_limits(
+    lines: list[tuple[str, int, int]], caps: Caps, steps: list[tuple[bool, str, bool]]
+) -> None:
+    """Whatever both of them try, of their lines and of replacements, and in whatever order."""
+    active, standby = Budget(10_000, caps), Budget(10_000, caps)
+    places: tuple[Counter[str], Counter[str]] = Counter(), Counter()
+    for market, own, other in lines:
+        for budget, count, its in zip((active, standby), (own, min(own, other)), places, strict=True):
+            its[market] += count
+            for _ in range(count):
+                budget.claim(market)
+    active.leave(places[1], is_first=True)
+    standby.leave(places[0], is_first=False)
+    open_now: Counter[tuple[bool, str]] = Counter()
+    for of_active, market, more in steps:
+        budget = active if of_active else standby
+        allowed = places[not of_active][market] + (budget.claim_spare(market) if more else 0)
+        if open_now[of_active, market] < allowed and connect(budget, market):
+            open_now[of_active, market] += 1
+        together = Counter({one: open_now[True, one] + open_now[False, one] for one in ("X", "Y", "ALL")})
+        assert max(together["X"], together["Y"]) <= caps.per_market
+        assert together["ALL"] <= caps.agnostic
+        assert not caps.total or together["X"] + together["Y"] <= caps.total
