@@ -78,7 +78,7 @@ from feedhandler.observe.counts import Counts
 from feedhandler.observe.history import History
 from feedhandler.observe.incidents import Incidents
 from feedhandler.observe.liveness import Liveness
-from feedhandler.observe.readiness import NOT_FOLLOWED, missing, reasons_of
+from feedhandler.observe.readiness import NOT_FOLLOWED, NOT_HEARD, missing, reasons_of
 from feedhandler.observe.service import Observation
 from feedhandler.observe.sight import Log, Sight
 from feedhandler.observe.status import StatusMaker
@@ -342,7 +342,9 @@ class Daemon:
         """Return why this daemon could not take over without a gap; None where it is the active one."""
         if self.standby is None:
             return None
-        return self._unready() if self.standby.is_level else [NOT_FOLLOWED]
+        if not self.standby.is_level:
+            return [NOT_FOLLOWED]
+        return self._unready() or ([] if self.standby.is_heard else [NOT_HEARD])
 
     def _unready(self) -> list[str]:
         reasons = [reason for feed in self.feeds.values() for reason in reasons_of(feed)]
