@@ -16,6 +16,8 @@ LOCK = ROOT / "deploy" / "requirements.lock"
 
 PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "python3-venv", "ca-certificates")
 BUILD_BACKEND = "hatchling"
+BRIDGE_NEEDS = "nats-py[nkeys]==2.16.0"
+"""As in deploy/nats.md."""
 
 PIP_CONFIG = "[global]\nno-index = true\nfind-links = /wheels\n"
 """Lets pip find what `wheels` has fetched, and nothing else."""
@@ -50,5 +52,5 @@ def wheels(folder: Path) -> Path:
     """Fetch what the lock names, and what builds the project."""
     download = (sys.executable, "-m", "pip", "download", "--quiet", "--dest", folder)
     run(*download, "--require-hashes", "--requirement", LOCK)
-    run(*download, BUILD_BACKEND)
+    run(*download, BUILD_BACKEND, BRIDGE_NEEDS)
     return folder

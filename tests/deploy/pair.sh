@@ -15,7 +15,8 @@ leads() { # UNIT: whether that one is the active daemon, and whole
 holder() { # who has the lock
     awk -v inode="$(stat --format %i $socket.lock)" '{ split($6, file, ":") } $2 == "FLOCK" && file[3] == inode { print $5 }' /proc/locks
 }
-takeovers() { journalctl --output cat --unit "$1" | grep --count '"took_over"'; }
+times() { journalctl --output cat --unit "$2" | grep --count "\"$1\""; }
+takeovers() { times took_over "$1"; }
 events() { grep --count '"type":"event"' /out/heard.jsonl; }
 flows() { local before; before=$(events); within 15 eval "[ \$(events) -gt $((before + 300)) ]"; }
 versions() { journalctl --output cat --unit "$1" | grep "\"$2\"" | tail -1 | grep --quiet --fixed-strings '99.1.0'; }
@@ -55,8 +56,10 @@ check new-version-is-followed versions $one following_began
 check one-takeover test "$(takeovers $one) $(takeovers $two)" = '0 1'
 check events-flow-after-the-upgrade flows
 
+before=$(times standby_ready $one)
 check change follow "Change the pair's configuration"
-check ready-after-the-change within 15 ready $one
+check ready-after-the-change within 20 eval '[ "$(times standby_ready $one)" -gt "$before" ]'
+check status-line-after-the-change within 15 ready $one
 check second-leads-on leads $two
 
 systemctl kill --kill-who main --signal KILL $two
