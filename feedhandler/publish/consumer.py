@@ -423,7 +423,7 @@ class Consumer:
             data += more
         self._end("closed")
 
-    def _hear(self, ready: bool) -> None:  # noqa: FBT001 - what it says
+    def _hear(self, ready: bool) -> None:
         """Take a follower's word, and confirm it."""
         if self._precedence.hear(self, ready):
             self.tell(records.heard(ready=ready))

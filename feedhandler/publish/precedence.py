@@ -142,7 +142,7 @@ class Precedence:
         self._open = trio.Event()
         self._opened()
 
-    def hear(self, follower: Follower, ready: bool) -> bool:  # noqa: FBT001 - what it says
+    def hear(self, follower: Follower, ready: bool) -> bool:
         """Hear whether a follower is ready; tell whether that was of interest."""
         if follower is not self._follower:
             return False

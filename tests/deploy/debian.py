@@ -52,5 +52,7 @@ def wheels(folder: Path) -> Path:
     """Fetch what the lock names, and what builds the project."""
     download = (sys.executable, "-m", "pip", "download", "--quiet", "--dest", folder)
     run(*download, "--require-hashes", "--requirement", LOCK)
-    run(*download, BUILD_BACKEND, BRIDGE_NEEDS)
+    run(*download, BUILD_BACKEND)
+    # what there is as source only is built here, where its tools are
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", folder, BRIDGE_NEEDS)
     return folder

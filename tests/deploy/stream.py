@@ -1,6 +1,6 @@
 """An ordinary consumer of NATS, for the machine: says how much is in the stream, or prints it.
 
-    python stream.py count|events|records
+python stream.py count|events|records
 """
 
 import asyncio

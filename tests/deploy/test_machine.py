@@ -124,7 +124,7 @@ def heard(lines: Sequence[bytes]) -> Heard:
 @needs("systemd-nspawn", "mmdebstrap", "nats-server")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_services_in_a_real_systemd(machine: Path, script: str) -> None:
-    """All is as the documents say: start, readiness, reload, watchdog, restart, drain; a pair; upgrades; the way back."""
+    """All is as the documents say: start, reload, watchdog, restart, drain; a pair, a bridge; upgrades."""
     log = machine / f"{script}.log"
     assert log.exists(), f"the script did not run: {(machine / 'console.log').read_text()[-4000:]}"
     text = log.read_text(errors="replace")

@@ -337,7 +337,7 @@ async def test_listed_markets(tmp_path: Path, autojump_clock: MockClock) -> None
 
 
 async def test_a_standby_says_why_it_is_not_ready(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """It calls itself ready when it follows and its line has its place, and that is known, and says before what is missing."""
+    """It calls itself ready when the active daemon knows that it is, and says before what is missing."""
     async with coupled(tmp_path, standby=False) as couple:
         standby = await couple.start(standby=True)
         sight = standby.observation.sight
