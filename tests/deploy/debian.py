@@ -16,8 +16,6 @@ LOCK = ROOT / "deploy" / "requirements.lock"
 
 PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "python3-venv", "ca-certificates")
 BUILD_BACKEND = "hatchling"
-BRIDGE_NEEDS = "nats-py[nkeys]==2.16.0"
-"""As in deploy/nats.md."""
 
 PIP_CONFIG = "[global]\nno-index = true\nfind-links = /wheels\n"
 """Lets pip find what `wheels` has fetched, and nothing else."""
@@ -53,6 +51,4 @@ def wheels(folder: Path) -> Path:
     download = (sys.executable, "-m", "pip", "download", "--quiet", "--dest", folder)
     run(*download, "--require-hashes", "--requirement", LOCK)
     run(*download, BUILD_BACKEND)
-    # what there is as source only is built here, where its tools are
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", folder, BRIDGE_NEEDS)
     return folder
