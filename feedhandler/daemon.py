@@ -74,7 +74,7 @@ from feedhandler.observe.history import History
 from feedhandler.observe.incidents import Incidents
 from feedhandler.observe.liveness import Liveness
 from feedhandler.observe.pair import in_words
-from feedhandler.observe.readiness import NOT_FOLLOWED, missing, reasons_of
+from feedhandler.observe.readiness import NOT_FOLLOWED, NOT_HEARD, missing, reasons_of
 from feedhandler.observe.service import Observation
 from feedhandler.observe.sight import Log, Sight
 from feedhandler.observe.status import StatusMaker
@@ -359,7 +359,9 @@ class Daemon:
         """Return why this daemon could not take over without a gap; None where it is the active one."""
         if self.standby is None:
             return None
-        return self._unready() if self.standby.is_level else [NOT_FOLLOWED]
+        if not self.standby.is_level:
+            return [NOT_FOLLOWED]
+        return self._unready() or ([] if self.standby.is_heard else [NOT_HEARD])
 
     def standby_in_words(self) -> str:
         """Return how the standby of the active daemon does; empty where there is none to be."""

@@ -416,12 +416,17 @@ class Consumer:
             *lines, data = data.split(b"\n")
             for said in map(parse_readiness, lines):
                 if said is not None:
-                    self._precedence.ready = said.ready
+                    self._hear(said.ready)
             more = await self._receive()
             if not more:
                 break
             data += more
         self._end("closed")
+
+    def _hear(self, ready: bool) -> None:
+        """Take a follower's word, and confirm it."""
+        if self._precedence.hear(self, ready):
+            self.tell(records.heard(ready=ready))
 
     async def _beat(self) -> None:
         while True:

@@ -12,6 +12,9 @@ While the follower is not level, consumers wait: this is the one case in which a
 After that the follower has to begin anew, and is not ready meanwhile. A process that reads all the time, as a standby
 does, is level again within a fraction of a millisecond.
 
+A follower says whether it is ready, and that is confirmed: it calls itself ready to others only when this daemon would
+hand over to it. Otherwise this one could be told to end a moment too early, and say goodbye to its consumers.
+
 What is opened while a follower cannot be told so in its place makes it begin anew, too.
 """
 
@@ -138,6 +141,13 @@ class Precedence:
         self._open.set()
         self._open = trio.Event()
         self._opened()
+
+    def hear(self, follower: Follower, ready: bool) -> bool:
+        """Hear whether a follower is ready; tell whether that was of interest."""
+        if follower is not self._follower:
+            return False
+        self.ready = ready
+        return True
 
     async def turn(self) -> None:
         """Wait until consumers may be sent to."""

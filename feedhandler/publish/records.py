@@ -14,7 +14,7 @@ from feedhandler.core.channels import Channel, Forgotten
 
 PROTOCOL = 1
 
-FOLLOW: Final = 1
+FOLLOW: Final = 2
 """The version of what a daemon that follows is told beside what every consumer is."""
 
 _json = msgspec.json.encode
@@ -95,3 +95,8 @@ def forgotten(name: str, gone: Forgotten) -> bytes:
 def level() -> bytes:
     """Say that from here on whoever reads this is sent everything before any consumer is."""
     return _line(type="level")
+
+
+def heard(*, ready: bool) -> bytes:
+    """Confirm what whoever reads this has said of itself: it is relied on from here on, or not any more."""
+    return _line(type="heard", ready=ready)

@@ -7,6 +7,7 @@ it; and to the feed that its channel belongs to (`ingest.heir`), which goes on w
     event, gap, snapshot    the next seq of their channel, or nothing here can be relied on any more
     state, retired          kept for later consumers
     snapshot (reason join)  the book of a channel after a seq: the feed has it as soon as it has come so far
+    heard                   the other daemon relies on this one, or does not any more
     level                   from here on all is known before any consumer knows it
 
 Ordinary events that follow one another in a feed go there as one.
@@ -56,6 +57,8 @@ class Mirror:
         self._recv = 0
         self.is_level = False
         """Whether all is known that any consumer knows."""
+        self.is_heard = False
+        """Whether the other daemon would hand over to this one."""
         self.wrong = ""
         """Why what is here cannot be relied on; empty while it can."""
         self.said: Head | None = None
@@ -69,6 +72,7 @@ class Mirror:
             "forgotten": self._forgotten,
             "retired": self._retired,
             "level": self._level,
+            "heard": self._heard,
             "error": self._last_word,
             "bye": self._last_word,
         }
@@ -223,6 +227,9 @@ class Mirror:
             if channel is not None:
                 self._publisher.inherit_end(channel, record.line, record.head.since)
         self._ended.clear()
+
+    def _heard(self, record: Record) -> None:
+        self.is_heard = record.head.ready
 
     def _last_word(self, record: Record) -> None:
         self.said = record.head

@@ -35,6 +35,7 @@ class Head(msgspec.Struct, frozen=True, gc=False, rename={"event_class": "class"
     server: str = ""
     code: str = ""
     detail: str = ""
+    ready: bool = False
 
 
 class Record(NamedTuple):

@@ -109,6 +109,11 @@ class Standby:
         """Whether this daemon knows all that any consumer knows, and is told more."""
         return self._mirror is not None and self._mirror.is_level
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether the active daemon knows that this one is ready, and would hand over to it."""
+        return self._mirror is not None and self._mirror.is_heard
+
     async def run(self) -> bool:
         """Follow until this daemon has the lock; tell whether what it knows is whole."""
         not_before = trio.current_time()

@@ -108,13 +108,17 @@ def test_the_pair_shares_what_it_has_to():
     assert [line for line in pair if line not in single] == [
         "Description=Exact market-data feed on a Unix socket, one of a pair (%i)",
         "Conflicts=feedhandler.service",
+        "After=feedhandler.service",
         f"ExecStart={INSTALLED} run --standby --config /etc/feedhandler/pair --set standby.http=127.0.0.1:947%i",
         "TimeoutStartSec=infinity",
+        "LimitCORE=0",
         "RuntimeDirectory=feedhandler/pair",
         "RuntimeDirectoryPreserve=yes",
         "StateDirectory=feedhandler-pair",
         "User=feedhandler-pair",
     ]
+    # of a dynamic user the folder that is preserved would be in /run/private, where no consumer gets in
+    assert "DynamicUser=yes" not in pair
 
 
 @pytest.mark.parametrize("name", UNITS)

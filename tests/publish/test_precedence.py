@@ -19,7 +19,7 @@ from feedhandler.publish.precedence import PATIENCE_S
 from tests.publish.house import ACCOUNT, BOOK, EVERYTHING, TRADES, House, Peer, connected, serving
 
 TOKEN = "0123456789abcdef" * 2
-FOLLOW = json.dumps({"op": "follow", "protocol": 1, "follow": 1, "token": TOKEN})
+FOLLOW = json.dumps({"op": "follow", "protocol": 1, "follow": 2, "token": TOKEN})
 LARGE = b'"%b"' % (b"x" * 300_000)
 
 
@@ -92,7 +92,7 @@ async def test_a_follower_is_told_everything(tmp_path: Path, autojump_clock: Moc
     ("request_", "code"),
     [
         (FOLLOW.replace('"protocol": 1', '"protocol": 2'), "protocol"),
-        (FOLLOW.replace('"follow": 1', '"follow": 7'), "protocol"),
+        (FOLLOW.replace('"follow": 2', '"follow": 7'), "protocol"),
         (FOLLOW.replace(TOKEN, "x"), "bad_request"),
         (FOLLOW.replace('"protocol": 1', '"protocol": "1"'), "bad_request"),
     ],
@@ -226,7 +226,7 @@ async def test_what_cannot_be_told_in_its_place_begins_anew(
 
 
 async def test_a_follower_says_whether_it_is_ready(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Its word holds until the next one, or until it is gone; what is no such word says nothing."""
+    """Its word holds until the next one, or until it is gone, and is confirmed; what is no such word says nothing."""
     async with serving(tmp_path, autojump_clock) as house:
         precedence = house.publisher.precedence
         async with following(house) as first:
@@ -240,6 +240,8 @@ async def test_a_follower_says_whether_it_is_ready(tmp_path: Path, autojump_cloc
                 await first.say(said)
                 await wait_all_tasks_blocked()
                 assert precedence.ready == ready
+            for ready in (True, False, True):
+                assert await first.next() == {"type": "heard", "ready": ready}
         await wait_all_tasks_blocked()
         assert not precedence.ready
 

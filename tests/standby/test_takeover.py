@@ -14,7 +14,7 @@ from feedhandler.client.trio_client import Client
 from feedhandler.config import Feed, Observe, Standby
 from feedhandler.control.requests import Done
 from feedhandler.daemon import Daemon
-from feedhandler.observe.readiness import NOT_FOLLOWED, general_reasons
+from feedhandler.observe.readiness import NOT_FOLLOWED, NOT_HEARD, general_reasons
 from feedhandler.standby.service import YIELD_S
 from tests.standby.couple import Couple, coupled
 from tests.support.stage import BTC, ETH
@@ -354,7 +354,7 @@ async def test_listed_markets(tmp_path: Path, autojump_clock: MockClock) -> None
 
 
 async def test_a_standby_says_why_it_is_not_ready(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """It calls itself ready when it follows and its line has its place, and says before what is missing."""
+    """It calls itself ready when the active daemon knows that it is, and says before what is missing."""
     async with coupled(tmp_path, standby=False) as couple:
         standby = await couple.start(standby=True)
         sight = standby.observation.sight
@@ -363,8 +363,9 @@ async def test_a_standby_says_why_it_is_not_ready(tmp_path: Path, autojump_clock
         await couple.stage.until(lambda: general_reasons(sight) == [])
         couple.stage.say(3)
         await couple.stage.until(lambda: standby.feeds[BTC].arbiter.window.head > 0)
-        await couple.until_ready()
-        assert standby.standby_reasons() == []
+        await couple.stage.talk_until(lambda: standby.standby_reasons() == [NOT_HEARD])
+        await couple.stage.until(lambda: standby.standby_reasons() == [])
+        assert couple.is_ready()
         await replace(couple)
         assert standby.standby_reasons() is None
 

@@ -1,36 +1,8 @@
 #!/bin/bash
-# Runs in the machine that test_machine.py boots: follows install.md, then does to the service what happens to services.
-# Prints "ok NAME" for each thing that is as it should be and "not ok NAME" for each that is not; the test reads that.
-set -uo pipefail
-cd /source
+# The service, as install.md says.
+. /source/tests/deploy/machine.sh
 
-unit=feedhandler
 socket=/run/feedhandler/feed.sock
-
-check() { # NAME COMMAND...: tell whether the command succeeds
-    if "${@:2}"; then echo "ok $1"; else echo "not ok $1"; fi
-}
-within() { # SECONDS COMMAND...: wait until the command succeeds
-    local deadline=$((SECONDS + $1))
-    until "${@:2}"; do
-        [ $SECONDS -lt $deadline ] || return 1
-        sleep 0.1
-    done
-}
-shown() { systemctl show --property "$1" --value "${2:-$unit}"; }
-status_says() { shown StatusText | grep --quiet --regexp "$1"; }
-is() { [ "$(shown "$1")" = "$2" ]; }
-logged() { journalctl --output cat --unit "$unit" | grep --quiet --regexp "$1"; }
-listens() { (: < "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }
-run_as_service() { systemd-run --quiet --pipe --wait --property DynamicUser=yes "$@"; }
-section() { # NAME: run the commands of a section of install.md
-    local commands
-    commands=$(sed -n "/^## $1\$/,/^## /p" deploy/install.md | sed -n '/^```sh$/,/^```$/p' | grep -v '^```')
-    # the exchange of this machine instead of the real one
-    commands=${commands//wss:\/\/ws.trade.rails.xyz/ws://127.0.0.1:8765}
-    commands=${commands//https:\/\/api-auth.trade.rails.xyz/http://127.0.0.1:8765}
-    bash -euo pipefail -c "$commands"
-}
 
 export API_KEY=key-of-the-machine API_SECRET=secret-of-the-machine
 check install section Install
@@ -40,8 +12,7 @@ mistakes=$(systemd-analyze verify /tmp/feedhandler.service 2>&1)
 check no-mistake-in-the-unit test -z "$mistakes"
 echo "$mistakes"
 
-systemd-run --quiet --unit exchange feedhandler simulate --port 8765 --rate 50 --market BTC-USD --market ETH-USD
-check exchange within 20 listens 8765
+check exchange exchange --rate 50
 
 check start section Start
 check ready is ActiveState active
@@ -68,7 +39,6 @@ check accepted within 10 status_says 'gaps$'
 
 before=$(readlink /opt/feedhandler)
 check upgrade section Upgrade
-runs() { tr '\0' ' ' < "/proc/$(shown MainPID)/cmdline" | grep --quiet --fixed-strings --regexp "$1/bin/"; }
 check upgraded test "$(readlink /opt/feedhandler)" != "$before"
 check new-release-runs runs "$(readlink /opt/feedhandler)"
 check whole-after-the-upgrade within 15 status_says '^2/2 feeds live, 4/4 lines up'
@@ -127,5 +97,4 @@ check comes-back within 15 eval '[ "$(shown ActiveState feedhandler@majors)" = a
 check watch section Watch
 check runbook-link grep --quiet 'runbook_url: https://wiki.example.org/feedhandler/RUNBOOK.md#feedhandlergap' \
     /etc/prometheus/rules/feedhandler.rules.yml
-journalctl --no-pager > /out/journal.log
 echo done
