@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from feedhandler.bridge.command import add_arguments
-from feedhandler.config import Config, load
+from feedhandler.config import Config, load, pair_mistakes
 from feedhandler.ingest.connect import GOODBYE_S
 from tests.deploy.debian import run
 from tests.deploy.kubernetes import (
@@ -174,17 +174,7 @@ def test_an_update_takes_one_of_a_pair_at_a_time(tmp_path):
     assert container["livenessProbe"]["terminationGracePeriodSeconds"] == 1
     config = configured(made, tmp_path)
     assert config.observe.http_address is None  # one address, whoever is active
-    defaults = load_defaults(tmp_path)
-    assert 2 * config.limits.connections_per_minute <= defaults.limits.connections_per_minute
-    rotating = 1
-    for feed in config.feeds:
-        assert feed.lines + config.standby.lines + 2 * rotating <= defaults.limits.connections_per_market
-
-
-def load_defaults(folder: Path) -> Config:
-    """Return the configuration without what a pair has of its own."""
-    (folder / "pair.toml").unlink()
-    return load(folder, ['exchange.token_url=""'], environ={})
+    assert pair_mistakes(config) == []
 
 
 @pytest.mark.parametrize("name", VARIANTS)
