@@ -1,4 +1,8 @@
-"""What all tests share."""
+"""What all tests share, and how they are shared out where several processes run them (`pytest -n`).
+
+The long ones that mostly wait begin first, so that the others have something to do beside them; and who needs the same
+fresh Debian is in one process, which makes it once.
+"""
 
 import os
 from collections.abc import Generator
@@ -23,6 +27,35 @@ def tapes_folder() -> Path | None:
     if "FEEDHANDLER_TAPES" in os.environ:
         places.insert(0, Path(os.environ["FEEDHANDLER_TAPES"]))
     return next((place for place in places if place.is_dir()), None)
+
+
+TOGETHER = ("debian", "test_alerts", "test_hosts")
+"""Lots that one process takes whole, in the order in which they begin."""
+
+
+def _lot(item: pytest.Item) -> str:
+    """Return which lot an item belongs to: it needs the fresh Debian, or is in a file of one story; "" for none."""
+    lot = "debian" if "fresh_debian" in getattr(item, "fixturenames", ()) else item.path.stem
+    return lot if lot in TOGETHER else ""
+
+
+def _place(item: pytest.Item) -> int:
+    """Return when an item has its turn: the lots first, then the tapes, then all others as they come."""
+    lot = _lot(item)
+    if lot:
+        return TOGETHER.index(lot)
+    return len(TOGETHER) + ("tapes" not in getattr(item, "fixturenames", ()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let the long ones begin where tests are shared out; one process takes them in their own order."""
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        if lot := _lot(item):
+            item.add_marker(pytest.mark.xdist_group(lot))
+    items.sort(key=_place)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ The consumer is nats-py's own ordered one, in a thread with a loop of its own: i
 """
 
 import asyncio
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ import nats
 import trio
 from nats.js.api import StreamConfig
 
+from tests.support.ports import free_port
 from tests.support.processes import GRACE_S, PATIENCE_S
 
 POLL_S = 0.05
@@ -113,13 +113,6 @@ async def nats_server(folder: Path, *arguments: object, host: str = "127.0.0.1")
     finally:
         with trio.CancelScope(shield=True):
             await server.stop()
-
-
-def free_port() -> int:
-    """Return a port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def _with_client(url: str, work: Callable[[nats.NATS], Any], options: dict[str, Any]) -> Any:

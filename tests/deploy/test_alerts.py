@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -34,6 +33,7 @@ import trio
 from feedhandler.simulator import exchange as simulated
 from feedhandler.simulator.server import serve
 from feedhandler.simulator.settings import Behaviour, Fault, FaultPlan, Settings
+from tests.support.ports import free_port
 from tests.support.processes import MODULE
 
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "feedhandler.rules.yml"
@@ -93,13 +93,6 @@ def hurried() -> str:
 def alerts() -> set[str]:
     """Return the names of all alerts."""
     return set(re.findall(r"- alert: (\w+)", RULES.read_text()))
-
-
-def free_port() -> int:
-    """Return a port that nobody uses."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 class Daemon:
@@ -590,13 +583,14 @@ PLAYS = (
 
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not there (Debian: prometheus)")
-async def test_each_alert_fires_at_its_fault_and_clears(tmp_path):
+async def test_each_alert_fires_at_its_fault_and_clears(tmp_path_factory):
     """All plays, a few at a time, before one Prometheus."""
+    folder = tmp_path_factory.mktemp("alerts")  # a socket's path has its bound
     ports = [free_port() for _ in PLAYS]
     stage = trio.CapacityLimiter(AT_ONCE)
-    async with prometheus(tmp_path, ports) as watch, trio.open_nursery() as nursery:
+    async with prometheus(folder, ports) as watch, trio.open_nursery() as nursery:
         for scene, port in zip(PLAYS, ports, strict=True):
-            nursery.start_soon(_perform, scene, port, tmp_path, watch, stage)
+            nursery.start_soon(_perform, scene, port, folder, watch, stage)
     assert watch.fired == watch.cleared == alerts()
 
 

@@ -7,7 +7,6 @@ are not root and not each other, no capabilities, the socket's folder in memory 
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import yaml
 from feedhandler.config import load
 from feedhandler.ingest.connect import GOODBYE_S
 from tests.deploy.debian import PIP_CONFIG, ROOT, needs, run
+from tests.support.ports import free_port
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 CONTAINERFILE = ROOT / "deploy" / "Containerfile"
@@ -238,13 +238,6 @@ def probed(probe: dict[str, Any], port: int) -> int:
         return 0
     finally:
         connection.close()
-
-
-def free_port() -> int:
-    """Return a port that nobody uses."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @needs("buildah", "podman", "crun", "mmdebstrap", "unshare")
