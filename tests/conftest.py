@@ -29,11 +29,22 @@ def tapes_folder() -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
+TOGETHER = ("debian", "test_alerts", "test_hosts")
+"""Lots that one process takes whole, in the order in which they begin."""
+
+
 def _lot(item: pytest.Item) -> str:
-    """Return what an item has to share a process with; "" for nothing."""
-    if "fresh_debian" in getattr(item, "fixturenames", ()):
-        return "debian"
-    return item.path.stem if item.path.stem in {"test_alerts", "test_hosts"} else ""
+    """Return which lot an item belongs to: it needs the fresh Debian, or is in a file of one story; "" for none."""
+    lot = "debian" if "fresh_debian" in getattr(item, "fixturenames", ()) else item.path.stem
+    return lot if lot in TOGETHER else ""
+
+
+def _place(item: pytest.Item) -> int:
+    """Return when an item has its turn: the lots first, then the tapes, then all others as they come."""
+    lot = _lot(item)
+    if lot:
+        return TOGETHER.index(lot)
+    return len(TOGETHER) + ("tapes" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -44,9 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if lot := _lot(item):
             item.add_marker(pytest.mark.xdist_group(lot))
-    first = {"debian": 0, "test_alerts": 1, "test_hosts": 2}
-    last = len(first) + 1
-    items.sort(key=lambda item: first.get(_lot(item), last - ("tapes" in getattr(item, "fixturenames", ()))))
+    items.sort(key=_place)
 
 
 @pytest.fixture(scope="session")

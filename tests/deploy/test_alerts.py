@@ -631,13 +631,14 @@ PLAYS = (
 
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not there (Debian: prometheus)")
-async def test_each_alert_fires_at_its_fault_and_clears(tmp_path):
+async def test_each_alert_fires_at_its_fault_and_clears(tmp_path_factory):
     """All plays, a few at a time, before one Prometheus."""
+    folder = tmp_path_factory.mktemp("alerts")  # a socket's path has its bound
     ports = [free_port() for _ in PLAYS]
     stage = trio.CapacityLimiter(AT_ONCE)
-    async with prometheus(tmp_path, ports) as watch, trio.open_nursery() as nursery:
+    async with prometheus(folder, ports) as watch, trio.open_nursery() as nursery:
         for scene, port in zip(PLAYS, ports, strict=True):
-            nursery.start_soon(_perform, scene, port, tmp_path, watch, stage)
+            nursery.start_soon(_perform, scene, port, folder, watch, stage)
     assert watch.fired == watch.cleared == alerts()
 
 

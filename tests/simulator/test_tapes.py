@@ -120,7 +120,7 @@ def test_one_order_where_the_first_copies_mislead(tape):
 
 
 @pytest.mark.parametrize(
-    "content", [b"no gzip", gzip.compress(b"no JSON\n"), gzip.compress(b'{"t":1}\n')[:-4]]
+    "content", [b"no gzip", gzip.compress(b"no JSON\n", mtime=0), gzip.compress(b'{"t":1}\n', mtime=0)[:-4]]
 )
 def test_what_is_no_tape_is_named(tmp_path, content):
     """A file that is no tape is a mistake of who named it."""
