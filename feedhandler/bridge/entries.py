@@ -4,9 +4,10 @@ A record is stored as it was on the socket, with two differences: `seq` counts w
 1, whichever host writes), and an event that stands behind its place says so (`"class":"late"`).
 
 **The key of an event is a digest of its channel and of the exchange's message**, so it is the same on every host. With
-the number of its occurrence behind it, it is the message's `Nats-Msg-Id`. The occurrence is counted by the stream (how
-many events of this key stand there before it, as far as the window goes), so every host counts alike, whenever it
-started. A gap or a snapshot is one host's own word: its key is a digest of where it stood on that host's socket.
+the number of its occurrence behind it, it is the message's `Nats-Msg-Id`. The occurrence is counted by the stream (the
+number of the newest event of this key there, and one, as far back as `window` says), so every host counts alike,
+whenever it started. A gap or a snapshot is one host's own word: its key is a digest of where it stood on that host's
+socket.
 """
 
 import hashlib

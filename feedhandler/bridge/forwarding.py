@@ -196,8 +196,12 @@ class Bridge:
             await link.follow(self._merge.sequence + 1, self._take_stored)
         elif due and now >= self._paused_until:
             await link.stop_reading()
-            self._batch += 1
-            self._merge.lead()
+            self._lead()
+
+    def _lead(self) -> None:
+        """Begin a turn: answers to messages of an earlier one do not count."""
+        self._batch += 1
+        self._merge.lead()
 
     def _take_stored(self, sequence: int, stored: Stored | None) -> None:
         self._merge.take(sequence, stored, _now())
@@ -238,7 +242,8 @@ class Bridge:
         if answer.code == 0 and not answer.known:
             self._merge.confirm(answer.sequence, now)
         elif answer.known:
-            self._merge.repeat(answer.sequence)
+            if self._merge.repeat(answer.sequence):
+                self._lead()
         elif answer.code in WRONG_LAST:
             self._merge.follow("another host was first")
         else:

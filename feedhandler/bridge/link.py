@@ -30,6 +30,7 @@ from feedhandler.bridge.entries import Stored, read_stored
 from feedhandler.bridge.merge import Flight
 from feedhandler.bridge.settings import Access, BridgeSettings, StreamSettings
 from feedhandler.bridge.subjects import channel_of, subject_of
+from feedhandler.bridge.window import COUNTED_MESSAGES
 from feedhandler.errors import ConfigError, OperationalError
 
 CONNECT_S: Final = 5
@@ -41,7 +42,7 @@ CONFIRM_S: Final = 5.0
 REQUEST_S: Final = 5.0
 CLOSE_S: Final = 2.0
 
-READ_BACK_MESSAGES: Final = 50_000
+READ_BACK_MESSAGES: Final = COUNTED_MESSAGES
 """How far back in the stream the first reading begins, all channels together; of others the newest message is read."""
 
 INACTIVE_S: Final = 30.0

@@ -77,7 +77,10 @@ class Merge:
         self._queue: deque[Entry] = deque()
         self._flights: deque[Flight] = deque()
         self._flying: Counter[str] = Counter()
-        self._flying_keys: Counter[tuple[str, str]] = Counter()
+        self._flying_keys: dict[tuple[str, str], deque[int]] = {}  # of each key: the numbers on their way
+        self._known: dict[
+            tuple[str, str], int
+        ] = {}  # numbers that the server knows, and nobody counts any more
 
     @property
     def pending_bytes(self) -> int:
@@ -151,9 +154,11 @@ class Merge:
         entry = flight.entry
         self.flying_bytes -= len(flight.data)
         self._flying[entry.channel] -= 1
-        self._flying_keys[entry.channel, entry.key] -= 1
-        if not self._flying_keys[entry.channel, entry.key]:
-            del self._flying_keys[entry.channel, entry.key]
+        key = entry.channel, entry.key
+        self._flying_keys[key].popleft()
+        if not self._flying_keys[key]:
+            del self._flying_keys[key]
+        self._known.pop(key, None)
         self.sent += 1
 
     # Leading and following.
@@ -188,16 +193,24 @@ class Merge:
         self.flying_bytes = 0
         self._flying.clear()
         self._flying_keys.clear()
+        self._known.clear()
 
-    def repeat(self, sequence: int) -> None:
-        """Take note that the server knows the id of the first on its way, from the message at ``sequence``."""
+    def repeat(self, sequence: int) -> bool:
+        """Take note that the server knows the id of the first on its way, from the message at ``sequence``.
+
+        Return whether that is an older event of the same content, whose number is not counted any more: what was on
+        its way may then be sent again at once, and gets a number behind it.
+        """
         if not self._flights:
-            return
+            return False
         flight = self._flights[0]
-        if sequence <= self.sequence:  # read already, so it is another event with the same id
-            key, occurrence = flight.stored.key, flight.stored.occurrence
-            self.channels[flight.entry.channel].window.count_on(key, occurrence)
+        is_older = sequence <= self.sequence
+        known = dict(self._known)
         self.follow("an id was known to the server")
+        if is_older:
+            known[flight.entry.channel, flight.entry.key] = flight.stored.occurrence
+            self._known = known
+        return is_older
 
     # What is sent.
 
@@ -234,10 +247,10 @@ class Merge:
 
     def _fly(self, channel: Channel, entry: Entry, seq: int, data: bytes) -> Flight:
         name = channel.name
-        occurrence = channel.window.occurrences(entry.key) + self._flying_keys[name, entry.key] + 1
-        headers = headers_of(entry, seq, occurrence)
         last = self._flights[-1] if self._flights else None
         before = last.sequence if last else self.sequence
+        occurrence = self._occurrences(channel, entry.key, before + 1, seq) + 1
+        headers = headers_of(entry, seq, occurrence)
         stored = read_stored(before + 1, name, headers, data)
         assert stored is not None
         headers[EXPECTED_SEQUENCE] = str(before)
@@ -247,8 +260,15 @@ class Merge:
         self._flights.append(flight)
         self.flying_bytes += len(data)
         self._flying[name] += 1
-        self._flying_keys[name, entry.key] += 1
+        self._flying_keys.setdefault((name, entry.key), deque()).append(occurrence)
         return flight
+
+    def _occurrences(self, channel: Channel, key: str, sequence: int, seq: int) -> int:
+        """Return how often a key has come when what is on its way is there; that is less than a window holds."""
+        flying = self._flying_keys.get((channel.name, key))
+        if flying:
+            return flying[-1]
+        return max(channel.window.occurrences(key, sequence, seq), self._known.get((channel.name, key), 0))
 
     def wanted_books(self) -> Iterable[str]:
         """Return the channels that need a snapshot of their book, and none is on its way."""
