@@ -82,6 +82,11 @@ class Channel:
         self._unconfirmed = False  # we began by decree, and nothing of that is in the stream yet
         self._recovered: dict[RowKey, None] = {}
 
+    @property
+    def held(self) -> int:
+        """How many records are held while the place is not known."""
+        return len(self._held)
+
     # What the host brings.
 
     def bring(self, entry: Entry, now: float) -> None:

@@ -65,13 +65,13 @@ class Merge:
         self, notify: Notify, *, max_bytes: int = 1024 * 1024, pending_bytes: int = 64 * MIB
     ) -> None:
         self.max_bytes = max_bytes
-        self._pending_bytes_max = (
-            pending_bytes  # beyond it the socket is not read, and the backlog is the reserve
-        )
+        self.pending_limit_bytes = pending_bytes
+        """Beyond it the socket is not read, and the backlog is the reserve."""
         self.channels: dict[str, Channel] = {}
         self.sequence = 0
         self.leads = False
-        self.sent = self.read = 0
+        self.stored: Counter[str] = Counter()  # messages of our own, by their kind
+        self.read = 0
         self.flying_bytes = 0
         self._notify = notify
         self._queue: deque[Entry] = deque()
@@ -90,7 +90,12 @@ class Merge:
     @property
     def is_full(self) -> bool:
         """Whether no more records should be brought for now."""
-        return self.pending_bytes > self._pending_bytes_max
+        return self.pending_bytes > self.pending_limit_bytes
+
+    @property
+    def sent(self) -> int:
+        """How many messages of our own are in the stream."""
+        return self.stored.total()
 
     @property
     def flights(self) -> int:
@@ -101,6 +106,11 @@ class Merge:
     def waiting(self) -> int:
         """How many entries wait to be sent; some of them are in the stream already."""
         return len(self._queue)
+
+    def lag_s(self, now: float) -> float:
+        """Return how long the oldest record waits that should be in the stream; 0 where none does (s)."""
+        firsts = (next(iter(channel.pending), None) for channel in self.channels.values())
+        return max((now - one.arrived for one in firsts if one is not None), default=0.0)
 
     # The two sides.
 
@@ -159,7 +169,7 @@ class Merge:
         if not self._flying_keys[key]:
             del self._flying_keys[key]
         self._known.pop(key, None)
-        self.sent += 1
+        self.stored[flight.stored.kind] += 1
 
     # Leading and following.
 

@@ -83,6 +83,7 @@ class BridgeSettings(NamedTuple):
     takeover_s: float = 1.0
     drain_s: float = 5.0
     pending_bytes: int = 64 * MIB
+    http: tuple[str, int] | None = None
 
     @property
     def patience_s(self) -> float:

@@ -43,6 +43,9 @@ MARGIN: Final = 8
 ROOM_S: Final = 0.05
 """How often it is looked whether there is room again."""
 
+SILENCE_S: Final = 3.0
+"""A daemon says something every second; after so long it is not there."""
+
 IN_STREAM: Final = frozenset({"start", "gap", "late", "audit"})
 
 
@@ -69,6 +72,19 @@ class Source:
         self._session = ""
         self._seqs: dict[str, int] = {}
         self._books: dict[str, Snapshot] = {}
+        self._client: Client | None = None
+        self._heard_at = float("-inf")
+        self.taken = 0
+        """Records that were taken."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the daemon is there and its stream is read, or was until there was no room."""
+        return self._merge.is_full or _now() - self._heard_at < SILENCE_S
+
+    def waits(self) -> bool:
+        """Tell whether there is something to read, and room for it."""
+        return self._client is not None and not self._merge.is_full and self._client.unread_bytes() > 0
 
     async def run(self) -> None:
         """Read for ever; a fault of the daemon is raised."""
@@ -130,6 +146,7 @@ class Source:
         reader = Reader(self._channels, name=NAME, resume=start)
         self._seqs = dict(start.seq)
         async with Client(self._path, reader, report=self._report) as client:
+            self._client = client
             while True:
                 for _ in range(TURN_RECORDS):
                     received = client.receive_nowait()
@@ -144,6 +161,8 @@ class Source:
                     await asyncio.sleep(ROOM_S)
 
     def _take(self, record: Record) -> None:
+        self.taken += 1
+        self._heard_at = _now()
         match record:
             case Event() | Gap():
                 self._advance(record.channel, record.seq)

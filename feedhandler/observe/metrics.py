@@ -120,6 +120,15 @@ RESUMES_REFUSED: Final = counter(
 REQUESTS_REFUSED: Final = counter(
     "requests_refused", "Requests of consumers that were refused, by code.", "code"
 )
+BRIDGE_GAPS: Final = counter(
+    "bridge_gaps", "Gaps that a bridge has put into the stream of NATS, by reason.", "channel", "reason"
+)
+BRIDGE_REFUSALS: Final = counter(
+    "bridge_refusals", "Messages that NATS has refused to store, by its error code.", "code"
+)
+BRIDGE_LINKS_LOST: Final = counter(
+    "bridge_links_lost", "Connections to NATS that have ended, and attempts that have failed."
+)
 INCIDENTS: Final = counter("incidents", "Incident files, by what became of them.", "result")
 
 COUNTERS: Final = tuple(
