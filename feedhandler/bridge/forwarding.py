@@ -162,10 +162,10 @@ class Bridge:
                     await self._use(link, backoff)
             except LinkLost as error:
                 self._notify(note("bridge_link_lost", reason=error.reason))
-            except AccessRefused:
+            except AccessRefused as error:
                 if not self._ever_linked:
                     raise
-                self._notify(note("bridge_access_refused"))
+                self._notify(note("bridge_access_refused", reason=str(error)))
             finally:
                 self._linked = False
                 self._merge.follow("the bridge ends" if self._ending.is_set() else "the link is lost")

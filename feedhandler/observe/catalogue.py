@@ -338,7 +338,10 @@ CATALOGUE: Final[dict[str, Kind]] = {
         metric=metrics.BRIDGE_LINKS_LOST,
     ),
     "bridge_access_refused": Kind(
-        "error", "NATS refuses the bridge's credentials; it reads the files again and tries on", ()
+        "error",
+        "NATS refuses the bridge's credentials, or has no certificate that it trusts; it tries on with the files as "
+        "they are then",
+        ("reason",),
     ),
     "bridge_refused": Kind(
         "error",
