@@ -47,6 +47,9 @@ HELD_EVENTS: Final = 65_536
 
 HELD_BYTES: Final = 32 * 1024 * 1024
 
+QUIET_TIMES: Final = 60
+"""A book in which nothing has changed is given again so many times more rarely."""
+
 RECOVERED_ROWS: Final = 65_536
 """Rows of trades that the stream has as backfilled; beyond it the oldest are forgotten."""
 
@@ -61,7 +64,7 @@ class Channel:
         self.name = name
         self._send = send
         market, _, stream = name.rpartition("/")
-        self._is_book = stream == BOOK
+        self.is_book = stream == BOOK
         self._promises = stream != OTHER
         self._identify = Dialect(market).identify
         self._market = market
@@ -75,6 +78,9 @@ class Channel:
         self.begun = False
         self.progressed = float("-inf")
         self.needs_book = False
+        self.book_at = 0  # the sequence of its newest snapshot
+        self._book_seq = 0
+        self._book_given = float("-inf")
         self.dropped = 0
         self._held: deque[Entry] = deque()
         self._held_keys: Counter[str] = Counter()
@@ -131,7 +137,9 @@ class Channel:
             if stored.kind == BACKFILLED:
                 self._recover(stored.data)
         elif stored.kind == SNAPSHOT:
-            self.needs_book = False
+            self.needs_book, self._book_seq = False, stored.seq
+        if stored.book_at > self.book_at:
+            self.book_at, self._book_given = stored.book_at, now
         if self._strike(stored, now) or not stored.is_event:
             return
         if self._unconfirmed:
@@ -195,6 +203,13 @@ class Channel:
             if not entry.is_snapshot:
                 return (entry.late_since or max(entry.arrived, self.progressed)) + takeover_s
         return float("inf")
+
+    def is_stale(self, now: float, every_s: float) -> bool:
+        """Tell whether the book should be given again, for those who begin later, and this host's is the stream's."""
+        if not (self.is_book and self.begun and self.aligned) or len(self.owed):
+            return False
+        every_s *= 1 if self.seq != self._book_seq else QUIET_TIMES
+        return now - self._book_given >= every_s
 
     # Holding, joining, and beginning by decree.
 
@@ -281,7 +296,7 @@ class Channel:
             held.pop(0)
         elif self.begun:
             held = [one for one in held if one.recv > self.recv or not one.is_event]
-        if self._is_book:
+        if self.is_book:
             held = list(dropwhile(lambda one: not one.is_snapshot, held))
         return held if any(one.kind != GAP for one in held) else []
 

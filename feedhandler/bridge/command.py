@@ -53,6 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="another host goes on where nobody has written for so long what it has (default: 1)",
     )
     nats.add_argument(
+        "--snapshot-every-s",
+        type=_not_negative,
+        default=60.0,
+        metavar="S",
+        help="a book that has changed is put into the stream again so often, for consumers that begin later "
+        "(default: 60; 0: never)",
+    )
+    nats.add_argument(
         "--pending-mib",
         type=_positive,
         default=64.0,
@@ -168,6 +176,7 @@ def _settings(args: argparse.Namespace) -> BridgeSettings:
         takeover_s=args.takeover_s,
         pending_bytes=round(args.pending_mib * MIB),
         http=split_address(args.http),
+        snapshot_every_s=args.snapshot_every_s,
     )
 
 

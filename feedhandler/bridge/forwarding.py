@@ -1,7 +1,7 @@
 """A bridge that runs: the socket on one side, a link to NATS on the other, the merge between them.
 
     run ── source          reads the socket, from the first reading of the stream on
-        ├─ books           asks for those that the stream needs
+        ├─ books           asks for those that the stream needs, and from time to time for each
         ├─ links           one link after the other; each reads the stream, then sends when it is our turn
         ├─ progress        a line in the log from time to time
         ├─ systemd         what it is told
@@ -143,7 +143,9 @@ class Bridge:
         await self._loaded.wait()
         while True:
             await asyncio.sleep(BOOKS_S)
-            await self._source.ask_for_books()
+            await self._source.ask_for_books(self._merge.wanted_books())
+            if every_s := self._settings.snapshot_every_s:
+                await self._source.ask_for_books(self._merge.stale_books(_now(), every_s, BOOKS_S))
 
     def _report_source(self, line: str) -> None:
         self._notify(note("bridge_socket_reported", detail=line))

@@ -17,11 +17,12 @@ Pure: the messages of the stream come in by `take` in their order, the records o
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from itertools import islice
+from math import ceil
 from typing import Final, NamedTuple
 
 from feedhandler.bridge.channel import Channel
 from feedhandler.bridge.entries import (
-    BOOK,
     EXPECTED_ID,
     EXPECTED_SEQUENCE,
     GAP,
@@ -78,6 +79,7 @@ class Merge:
         self._flights: deque[Flight] = deque()
         self._flying: Counter[str] = Counter()
         self._flying_keys: dict[tuple[str, str], deque[int]] = {}  # of each key: the numbers on their way
+        self._flying_books: dict[str, int] = {}  # of each channel: the newest snapshot that is on its way
         self._known: dict[
             tuple[str, str], int
         ] = {}  # numbers that the server knows, and nobody counts any more
@@ -156,7 +158,7 @@ class Merge:
         if channel is None or stored is None:
             return
         channel.take(stored, now)
-        if own and stored.kind == LATE and stored.channel.endswith(f"/{BOOK}"):
+        if own and stored.kind == LATE and channel.is_book:
             channel.needs_book = True
 
     def _land(self) -> None:
@@ -203,6 +205,7 @@ class Merge:
         self.flying_bytes = 0
         self._flying.clear()
         self._flying_keys.clear()
+        self._flying_books.clear()
         self._known.clear()
 
     def repeat(self, sequence: int) -> bool:
@@ -246,7 +249,7 @@ class Merge:
         data = encode(entry, seq)
         if len(data) + HEADER_BYTES > self.max_bytes:
             self._note("bridge_record_too_large", channel=channel.name, size_bytes=len(data))
-            channel.needs_book = entry.is_event and channel.name.endswith(f"/{BOOK}")
+            channel.needs_book = entry.is_event and channel.is_book
             if entry.is_snapshot:
                 channel.leave_out(entry)
                 return None
@@ -260,7 +263,9 @@ class Merge:
         last = self._flights[-1] if self._flights else None
         before = last.sequence if last else self.sequence
         occurrence = self._occurrences(channel, entry.key, before + 1, seq) + 1
-        headers = headers_of(entry, seq, occurrence)
+        if entry.is_snapshot:
+            self._flying_books[name] = before + 1
+        headers = headers_of(entry, seq, occurrence, self._flying_books.get(name, channel.book_at))
         stored = read_stored(before + 1, name, headers, data)
         assert stored is not None
         headers[EXPECTED_SEQUENCE] = str(before)
@@ -283,8 +288,19 @@ class Merge:
     def wanted_books(self) -> Iterable[str]:
         """Return the channels that need a snapshot of their book, and none is on its way."""
         for channel in self.channels.values():
-            if channel.needs_book and not any(entry.is_snapshot for entry in channel.pending):
+            if channel.needs_book and not _has_book(channel):
                 yield channel.name
+
+    def stale_books(self, now: float, every_s: float, tick_s: float) -> list[str]:
+        """Return some channels whose book is to be given again for consumers that begin later; only who leads does.
+
+        A few in each tick, so that they are spread over the time; else all that began together would stay together.
+        """
+        if not self.leads:
+            return []
+        books = [channel for channel in self.channels.values() if channel.is_book]
+        stale = (one.name for one in books if one.is_stale(now, every_s) and not _has_book(one))
+        return list(islice(stale, ceil(len(books) * tick_s / every_s)))
 
     def _channel(self, name: str) -> Channel | None:
         channel = self.channels.get(name)
@@ -296,6 +312,10 @@ class Merge:
 
     def _note(self, name: str, **fields: Value) -> None:
         self._notify(Note(name, fields))
+
+
+def _has_book(channel: Channel) -> bool:
+    return any(entry.is_snapshot for entry in channel.pending)
 
 
 def _is_flight(flight: Flight, sequence: int, stored: Stored | None) -> bool:

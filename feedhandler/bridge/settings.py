@@ -84,6 +84,7 @@ class BridgeSettings(NamedTuple):
     drain_s: float = 5.0
     pending_bytes: int = 64 * MIB
     http: tuple[str, int] | None = None
+    snapshot_every_s: float = 60.0
 
     @property
     def patience_s(self) -> float:

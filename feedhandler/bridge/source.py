@@ -6,14 +6,16 @@ once for the oldest record that is kept of each channel (`refused` tells it). Th
 later, since the oldest are about to go.
 
 The snapshots that were sent to it alone are put where they belong: behind the event whose seq they name. One that is
-asked for later, since the stream needs a book, is put there too; one that comes too late for that is asked for again.
+asked for later, since the stream needs a book, is put there too. While it is on its way the stream is not read, for
+`PAUSE_S` at most, so that it does not come too late for its place; one that does is asked for again.
 
 Where the socket can't go on exactly (`refused`), the channel's place is lost, which is the merge's to deal with. A
 daemon with another session is begun with anew.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +48,9 @@ ROOM_S: Final = 0.05
 SILENCE_S: Final = 3.0
 """A daemon says something every second; after so long it is not there."""
 
+PAUSE_S: Final = 0.25
+"""How long nothing is read for the sake of a book."""
+
 IN_STREAM: Final = frozenset({"start", "gap", "late", "audit"})
 
 
@@ -73,6 +78,8 @@ class Source:
         self._seqs: dict[str, int] = {}
         self._books: dict[str, Snapshot] = {}
         self._client: Client | None = None
+        self._may_read = asyncio.Event()
+        self._may_read.set()
         self._heard_at = float("-inf")
         self.taken = 0
         """Records that were taken."""
@@ -157,8 +164,15 @@ class Source:
                     self._take(received.record)
                 self._wake()
                 await asyncio.sleep(0)
+                await self._rest_for_books()
                 while self._merge.is_full:
                     await asyncio.sleep(ROOM_S)
+
+    async def _rest_for_books(self) -> None:
+        if not self._may_read.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PAUSE_S):
+                    await self._may_read.wait()
 
     def _take(self, record: Record) -> None:
         self.taken += 1
@@ -209,11 +223,15 @@ class Source:
 
     # Books that the stream needs.
 
-    async def ask_for_books(self) -> None:
-        """Ask for the books that the stream needs; each is put in its place once that has been read."""
-        for channel in list(self._merge.wanted_books()):
+    async def ask_for_books(self, channels: Iterable[str]) -> None:
+        """Ask for the books of some channels; each is put in its place once that has been read."""
+        for channel in list(channels):
             if channel in self._seqs and channel not in self._books and channel.endswith(f"/{BOOK}"):
-                await self._ask_for_book(channel)
+                self._may_read.clear()
+                try:
+                    await self._ask_for_book(channel)
+                finally:
+                    self._may_read.set()
 
     async def _ask_for_book(self, channel: str) -> None:
         session = ""
@@ -225,6 +243,7 @@ class Source:
             if isinstance(record, Snapshot) and record.reason not in IN_STREAM and session == self._session:
                 self._books[channel] = record
                 self._place_book(channel)
+                self._may_read.set()
 
         await self._ask(look, (channel,), snapshot=True)
 
