@@ -22,17 +22,18 @@ The rooms, as data flows through them; what a room calls upward are callables th
 
     core        pure: arbitration, window, line health, books and recovery, channels and their seqs, connection budget
     exchange    what is special to this exchange: requests, messages; token and markets
-    ingest      the bytes of a line, the life of a line, a feed: its crew of lines, its channels, streams and pace
+    ingest      the bytes of a line, the life of a line, a feed: its crew of lines, its channels, streams and pace; the
+                ticker that tells all feeds the time
     control     what changes a daemon that runs: the configuration, the listed markets, `ctl` and its socket
     publish     the backlog, the Unix socket, its consumers
-    standby     the second daemon on a host: it follows the active one, and takes over
+    standby     the second daemon on a host: it follows the active one, and takes over; what becomes of its feeds then
     client      reads the socket; knows nothing of the daemon
     bridge      the socket's stream in NATS JetStream, from one host or several; a program of its own
     observe     what operators see: metrics, health and state over HTTP, the page, `status` and `top`; the catalogue
                 of notes, logs, incident files
     simulator   the exchange that everything is tried against
     demo        all of it on one machine, in front of people
-    config, errors; daemon, the nursery tree; cycles, when memory is searched for them; cli, the commands
+    config, errors; daemon, the nursery tree and the wiring; cycles, when memory is searched for them; cli, the commands
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The daemon's nursery tree.
+"""The daemon's nursery tree, and how its rooms are joined.
 
     run
     ├── signals                   SIGTERM and SIGINT end the service, a second one the process; SIGHUP reloads
@@ -9,8 +9,7 @@
     └── the service
         ├── incidents             written in a thread
         ├── the token             renewed before anyone has to wait for it
-        ├── the ticker            tells every feed the time
-        ├── the books             follow what was published, a little at a time, where anything moves
+        ├── the ticker            tells every feed the time; the books follow
         ├── the markets           that the exchange lists, asked for again and again
         └── the feeds
             └── a feed each       they come and go
@@ -18,17 +17,15 @@
 
 **A standby** (`standby`) runs the service alone at first: it follows the active daemon, and its feeds publish nothing.
 When the lock is its own, the feeds take over, and the publisher and the control socket are opened as at any start. What
-it knows is whole where it was told all that any consumer was: then the session goes on; else it begins as any daemon.
+it knows is whole where it was told all that any consumer was: then the session goes on (`standby.succession`); else it
+begins as any daemon.
 
 The feeds share one publisher, one gate for connection attempts and one token. At the end the service is cancelled
 first, so nothing new comes; then the consumers are let go with what is pending. Both together have
 ``publish.drain_s``; only an exchange that does not answer the lines' goodbye can take longer, by its bound.
 
-**A changed configuration** takes effect as far as it can (`config.difference`), key by key: what is fixed while the
-daemon runs keeps its old value, and is named. One with a mistake changes nothing. Feeds that are the same as before are
-not touched.
-
-Nothing here reads a file in the event loop: the configuration is read again in a thread, one reading at a time.
+**A changed configuration** (`control.configuration`) takes effect key by key, here where all who go by one are known.
+Feeds that are the same as before are not touched.
 """
 
 import signal
@@ -44,36 +41,33 @@ import trio
 from feedhandler import __version__
 from feedhandler.config import (
     ACCOUNT_STREAMS,
-    LISTED,
     Config,
     Limits,
     Wanted,
-    adopt,
     have_files,
     read_credentials,
 )
 from feedhandler.control import server as control
 from feedhandler.control.commands import Commands
+from feedhandler.control.configuration import Configuration
 from feedhandler.control.fleet import Fleet
-from feedhandler.control.requests import Answer, Done, Refusal
-from feedhandler.core.arbiter import DOWN
+from feedhandler.control.markets import Markets
+from feedhandler.control.requests import Answer
 from feedhandler.core.budget import Caps
 from feedhandler.core.motion import Part
 from feedhandler.core.notes import Notify, note
 from feedhandler.cycles import sweep
-from feedhandler.errors import ConfigError, ConnectionFailed, OperationalError
-from feedhandler.exchange.markets import MARKETS_MAX, Listing, fetch_markets
+from feedhandler.errors import ConfigError
 from feedhandler.exchange.messages import OTHER
 from feedhandler.exchange.requests import ping
 from feedhandler.exchange.token import TokenSource
-from feedhandler.ingest.beat import sleep_in_step
 from feedhandler.ingest.connect import tls_context
 from feedhandler.ingest.feed import Feed
 from feedhandler.ingest.feeds import Feeds
 from feedhandler.ingest.gate import Gate
 from feedhandler.ingest.line import Means
-from feedhandler.ingest.pace import TICK_S
 from feedhandler.ingest.surroundings import Surroundings
+from feedhandler.ingest.ticker import Ticker
 from feedhandler.observe.counts import Counts
 from feedhandler.observe.history import History
 from feedhandler.observe.incidents import Incidents
@@ -87,15 +81,10 @@ from feedhandler.publish.outlet import Outlet
 from feedhandler.publish.server import Publisher
 from feedhandler.standby.mirror import Mirror
 from feedhandler.standby.service import Standby
-
-MARKETS_RETRY_S: Final = 5.0
-"""Between two attempts to learn the markets at the start."""
+from feedhandler.standby.succession import Succession
 
 CONTROL_PATIENCE_S: Final = 5.0
 """Beyond its time for the consumers a daemon that is leaving is given so long to free the control socket."""
-
-BOOKS_DELTAS: Final = 64
-"""Deltas that a book follows at a time; then all other tasks have their turn."""
 
 
 def _nothing_to_load() -> Config:
@@ -127,10 +116,16 @@ class Daemon:
         self._counts = Counts(time.time_ns)
         self._liveness = Liveness()
         notify = self._counts.before(notify)
-        self.config = config
+        self._service = trio.CancelScope()
+        self._configuration = Configuration(
+            config,
+            load,
+            effect=self._take_effect,
+            is_ending=lambda: self._service.cancel_called,
+            notify=notify,
+        )
         self._environ = environ
         self._notify = notify
-        self._load = load
         self._set_level = set_level
         self._ssl = tls_context(config.exchange.ca_file)
         self.publisher = Publisher(
@@ -147,24 +142,18 @@ class Daemon:
         self._gate = Gate(limits.connections_per_minute, _caps(limits), notify)
         self._outlet = Outlet(self.publisher)
         self._around = self._surroundings()
-        self._listing = Listing()
-        self._surplus = 0
-        self._relist = trio.Event()
         self.standby = self._make_standby() if standby else None
-        self._feeds_run = False
         self._work: trio.Nursery | None = None
         self.fleet = Fleet(config, self._make_feed, notify)
-        self._service = trio.CancelScope()
+        self._succession = Succession(self.publisher, self._outlet, self.fleet, lambda: self.config)
+        self._markets = Markets(lambda: self.config, self._ssl, self.fleet, self._follow_anew, notify)
+        self._ticker = Ticker(self.feeds, self._liveness.beat)
         self._stopped_s = 0.0
         self._hands_over = False
         self._left = trio.Event()
         self._outer: trio.Nursery | None = None
-        self._reloading = self._reload_again = False
         address = config.standby.http_address if standby else config.observe.http_address
         self.observation = Observation(self._sight(log), address, notify)
-        self._moving: dict[Feed, None] = {}
-        self._movement = trio.Event()
-        self._moved_s = 0.0
 
     def _sight(self, log: Log | None) -> Sight:
         """Return what operators may look at."""
@@ -181,9 +170,7 @@ class Daemon:
             liveness=self._liveness,
             log=log,
             draining=lambda: self._service.cancel_called,
-            pending=lambda: (
-                not self._listing.markets and any(LISTED in feed.markets for feed in self.config.feeds)
-            ),
+            pending=lambda: self._markets.pending,
             standby=self.standby_reasons,
             followed=lambda: self.standby is not None and self.standby.is_level,
             wall_ns=time.time_ns,
@@ -193,7 +180,12 @@ class Daemon:
 
     def moved_s(self) -> float:
         """Return when anything was released last, to a tick."""
-        return self._moved_s
+        return self._ticker.moved_s
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._configuration.now
 
     @property
     def feeds(self) -> Feeds:
@@ -332,7 +324,7 @@ class Daemon:
         return Standby(
             self.config.publish.socket,
             self.publisher.lock,
-            begin=self._begin_to_follow,
+            begin=self._follow,
             level=self._run_feeds,
             missing=self._unready,
             notify=self._notify,
@@ -348,25 +340,19 @@ class Daemon:
         reasons = [reason for feed in self.feeds.values() for reason in reasons_of(feed)]
         return [*missing(self.observation.sight), *reasons]
 
-    def _begin_to_follow(self, session: str) -> Mirror:
-        """Begin anew with nothing known; the feeds run when all is known that there is."""
-        self._begin_session(session)
-        return Mirror(self.publisher, self._outlet, self.feeds, trio.current_time)
+    def _follow(self, session: str) -> Mirror:
+        """Begin anew with a session of the active daemon; the feeds run when all is known that there is."""
+        return self._succession.follow(session)
 
-    def _begin_session(self, session: str) -> None:
-        """Begin with nothing known, and with feeds that do not run yet."""
-        self.feeds.halt()
-        self._feeds_run = False
-        self.publisher.begin(session)
-        self._outlet.begin()
-        self.fleet.renew(self.config)
+    def _follow_anew(self) -> None:
+        """Let a standby follow anew, with the feeds of now."""
+        if self.standby is not None:
+            self.standby.start_over()
 
     def _run_feeds(self) -> None:
         """Run the feeds, unless they do already; a standby that begins to follow anew halts them."""
         assert self._work is not None
-        if not self._feeds_run:
-            self._feeds_run = True
-            self._work.start_soon(self.feeds.run)
+        self.feeds.begin(self._work)
 
     async def _stand_by(self, standby: Standby, nursery: trio.Nursery, controls: trio.Nursery) -> None:
         """Follow until the lock is this daemon's, and be the active one then."""
@@ -374,9 +360,9 @@ class Daemon:
         began = trio.current_time()
         self.standby = None
         if whole:
-            self._take_over()
+            self._succession.take_over()
         else:
-            self._begin_session(str(uuid.uuid4()))
+            self._succession.begin(str(uuid.uuid4()))
         self._run_feeds()
         await nursery.start(self.publisher.serve)
         session = self.publisher.session
@@ -387,20 +373,6 @@ class Daemon:
         self.observation.open(self.config.observe.http_address)
         await controls.start(self._control(self.config.publish.drain_s + CONTROL_PATIENCE_S))
 
-    def _take_over(self) -> None:
-        """Let the feeds publish, with all their lines; what no feed here publishes is given up."""
-        wall_ns = time.time_ns()
-        for channel in self.publisher.channels():
-            if not channel.retired and channel.feed not in self.feeds:
-                self._outlet.state(channel, DOWN, wall_ns)
-                self._outlet.retire(channel, wall_ns)
-        for label, wanted in self.fleet.running.items():
-            if self.feeds[label].heir.is_whole:
-                self.feeds[label].take_over()
-                self.feeds[label].change(wanted.streams, wanted.lines)
-            else:
-                self.fleet.replace(label)
-
     async def status(self) -> msgspec.Raw:
         """Return the state of everything, for operators: what ``/status`` answers."""
         return msgspec.Raw(await StatusMaker(self.observation.sight).document())
@@ -408,42 +380,11 @@ class Daemon:
     # The configuration
 
     async def reload(self) -> Answer:
-        """Read the configuration again, and let it take effect unless it has a mistake.
+        """Read the configuration again, and let it take effect unless it has a mistake."""
+        return await self._configuration.reload()
 
-        One reading is under way at a time; who asks meanwhile has it read once more.
-        """
-        if self._reloading:
-            self._reload_again = True
-            return Refusal("busy", "the configuration is being read already; it will be read once more")
-        self._reloading = True
-        try:
-            while True:
-                self._reload_again = False
-                answer = await self._read_again()
-                if not self._reload_again:
-                    return answer
-        finally:
-            self._reloading = False
-
-    async def _read_again(self) -> Answer:
-        try:
-            config = await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
-        except ConfigError as error:
-            for mistake in error.mistakes:
-                self._notify(note("config_refused", mistake=mistake))
-            return Refusal("bad_config", "; ".join(error.mistakes))
-        if self._service.cancel_called:
-            return Refusal("draining", "the daemon is about to end")
-        fixed = self._adopt(config)
-        text = f"; at the next start: {', '.join(fixed)}" if fixed else ""
-        return Done(f"the configuration is in force{text}")
-
-    def _adopt(self, config: Config) -> tuple[str, ...]:
-        """Let a configuration take effect; return the changed keys that cannot."""
-        before, (self.config, fixed) = self.config, adopt(self.config, config)
-        now = self.config
-        for key in fixed:
-            self._notify(note("config_needs_restart", key=key))
+    def _take_effect(self, before: Config, now: Config) -> None:
+        """Let everything go by a changed configuration that does not ask for it by itself."""
         if now.limits != before.limits:
             self._gate.set_limit(now.limits.connections_per_minute, _caps(now.limits))
         files = [(one.exchange.api_key_file, one.exchange.api_secret_file) for one in (before, now)]
@@ -458,9 +399,8 @@ class Daemon:
         if (now.health, now.recovery) != (before.health, before.recovery):
             for feed in self.feeds.values():
                 feed.retune(now.health, now.recovery)
-        self._relist.set()
+        self._markets.ask_again()
         self._notify(note("config_reloaded", feeds=len(self.feeds)))
-        return fixed
 
     def _change_keys(self) -> None:
         """Let key and secret be read from where the configuration says by now."""
@@ -490,88 +430,14 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             self._work = nursery
             nursery.start_soon(self._incidents.run)
-            nursery.start_soon(self._tick)
-            nursery.start_soon(self._follow_books)
+            nursery.start_soon(self._ticker.run)
             if self._around.means.tokens is not None:
                 nursery.start_soon(self._around.means.tokens.run)
-            nursery.start_soon(self._follow_markets)
+            nursery.start_soon(self._markets.run)
             if self.standby is None:
                 self._run_feeds()
             else:
                 nursery.start_soon(self._stand_by, self.standby, outer, controls)
-
-    async def _tick(self) -> None:
-        while True:
-            await sleep_in_step(TICK_S)
-            now = trio.current_time()
-            for feed in [feed for feed in self.feeds.values() if feed.is_due(now)]:
-                if feed.tick():
-                    self._moved_s = now
-                self._moving[feed] = None
-                self._movement.set()
-            self._liveness.beat()
-
-    async def _follow_books(self) -> None:
-        """Keep the books near the head, so that who needs one does not wait for it."""
-        while True:
-            await self._movement.wait()
-            self._movement = trio.Event()
-            moving, self._moving = self._moving, {}
-            for track in [track for feed in moving for track in feed.recovery.behind()]:
-                waiting = track.waiting
-                while waiting:
-                    waiting = track.catch_up(BOOKS_DELTAS)
-                    await trio.lowlevel.checkpoint()
-
-    async def _follow_markets(self) -> None:
-        """Ask the exchange for its markets, again and again, as long as there are feeds for all that it lists."""
-        while True:
-            wait_s = float("inf")
-            if any(LISTED in feed.markets for feed in self.config.feeds):
-                wait_s = self.config.exchange.markets_refresh_s or float("inf")
-                if not await self._ask_for_markets():
-                    wait_s = min(wait_s, MARKETS_RETRY_S) if not self._listing.markets else wait_s
-            with trio.move_on_after(wait_s):
-                await self._relist.wait()
-            self._relist = trio.Event()
-
-    def _note_surplus(self, listed: int) -> None:
-        """Say that an answer names more markets than are taken, where that was not said of the last one."""
-        surplus = max(0, listed - MARKETS_MAX)
-        if surplus and surplus != self._surplus:
-            self._notify(
-                note("markets_left_out", markets=surplus, limit=f"{listed} listed, {MARKETS_MAX} are taken")
-            )
-        self._surplus = surplus
-
-    async def _ask_for_markets(self) -> bool:
-        """Ask once, and take what is answered; tell whether it was of use."""
-        try:
-            answer = await fetch_markets(self.config.exchange.markets_url, self._ssl)
-        except OperationalError as failure:
-            reason = failure.reason if isinstance(failure, ConnectionFailed) else "answer"
-            self._notify(note("markets_failed", reason=reason, detail=str(failure)))
-            return False
-        self._note_surplus(len(answer))
-        change = self._listing.take(answer)
-        if change.doubtful:
-            listed = len(self._listing.markets)
-            self._notify(note("markets_doubted", markets=len(answer), listed=listed))
-            return False
-        if change.appeared or change.vanished:
-            self._notify(
-                note(
-                    "markets_listed",
-                    markets=len(self._listing.markets),
-                    appeared=len(change.appeared),
-                    vanished=len(change.vanished),
-                )
-            )
-        before = set(self.feeds)
-        self.fleet.list_markets(self._listing.markets)
-        if self.standby is not None and before != set(self.feeds):
-            self.standby.start_over()
-        return True
 
 
 async def run(

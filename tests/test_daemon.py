@@ -351,7 +351,7 @@ async def test_a_token_opens_the_lines_and_shows_nowhere(tmp_path: Path, autojum
         await stage.arrived()
         stage.assert_exact()
         assert stage.exchange.gate.compliance.token_requests == 1
-        text = repr(stage.notes) + repr(stage.daemon.feeds) + repr(stage.daemon._around)
+        text = repr(stage.notes) + repr(stage.daemon.feeds) + repr(stage.daemon.observation.sight)
         assert not any(secret in text for secret in (*KEYS.values(), "simulated.token"))
 
 
@@ -462,7 +462,7 @@ async def test_blocked_consumers_disk_and_log_cost_no_line(
         async with staged(tmp_path, behaviour=behaviour, log=logs, **sections) as stage:
             async with raw_consumer(tmp_path / "feed.sock"):
                 for _ in range(2 * incidents.WAITING):
-                    stage.daemon._incidents.take({"line": "a"})
+                    stage.daemon.observation.sight.incidents.take({"line": "a"})
                 await stage.talk(60, every_s=0.01)
                 await stage.arrived()
             stage.assert_exact()

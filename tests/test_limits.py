@@ -142,7 +142,7 @@ async def test_a_lower_limit_is_learnt_and_kept_to(
         for market in (BTC, ETH):
             feed = stage.daemon.feeds[market]
             assert sorted(line.doing for line in feed.lines.values()) == ["capped", "up", "up"]
-        gate = stage.daemon._around.means.gate
+        gate = stage.daemon.observation.sight.gate
         assert gate.learnt_caps() == {BTC: 2, ETH: 2}
         assert {(one["market"], one["connections"]) for one in stage.named("cap_learnt")} == {
             (BTC, 2),
@@ -223,7 +223,7 @@ async def test_redundancy_gives_way_to_a_feed_without_any_line(
         (given,) = stage.named("place_given_up")
         assert given["feed"] in {BTC, ETH}
         assert given["to"] == SOL
-        assert stage.daemon._gate.learnt_caps() == {"*": 4}
+        assert stage.daemon.observation.sight.gate.learnt_caps() == {"*": 4}
         assert {"market": "*", "connections": 4} in stage.named("cap_learnt")
         feed = stage.daemon.feeds[given["feed"]]
         assert sorted(line.doing for line in feed.lines.values()) == ["capped", "up"]
@@ -234,7 +234,7 @@ async def test_redundancy_gives_way_to_a_feed_without_any_line(
         stage.exchange.behaviour = Behaviour()
         await stage.talk(2 * CAP_RETRY_S + 40, every_s=0.5)
         assert stage.all_connected()
-        assert stage.daemon._gate.learnt_caps() == {}
+        assert stage.daemon.observation.sight.gate.learnt_caps() == {}
         assert take_breaches(stage) == {"one more connection of all, 4 are allowed"}
         assert len(stage.named("place_given_up")) == 1
         for market in (BTC, ETH):
@@ -295,7 +295,7 @@ async def test_a_refusal_for_another_reason_costs_one_line_for_a_moment(
         stage.daemon.fleet.set_by_hand(SOL, Wanted(SOL, ("publicTrades",), 1))
         await stage.talk_until(lambda: bool(stage.named("place_given_up")))
         await stage.talk(10)
-        assert stage.daemon._gate.learnt_caps() == {}
+        assert stage.daemon.observation.sight.gate.learnt_caps() == {}
         assert len(stage.exchange.connections(BTC)) == len(stage.exchange.connections(ETH)) == 2
         await stage.talk(DISBELIEF_S - 20, every_s=0.5)
         assert len(stage.named("place_given_up")) == 1
@@ -324,7 +324,7 @@ async def test_feeds_of_one_market_count_together(tmp_path: Path, autojump_clock
         assert [(one["feed"], one["to"]) for one in stage.named("place_given_up")] == [
             (f"t/{BTC}", f"b/{BTC}")
         ]
-        assert stage.daemon._gate.learnt_caps() == {BTC: 2}
+        assert stage.daemon.observation.sight.gate.learnt_caps() == {BTC: 2}
         name = f"{BTC}/publicTrades"
         assert stage.reading.sequences[name] == stage.truth[name]
         assert take_breaches(stage) == {f"one more connection of {BTC}, 2 are allowed"}

@@ -29,7 +29,7 @@ ETH_BOOK, ETH_TRADES = ETH_CHANNELS = (f"{ETH}/publicOrderBook", f"{ETH}/publicT
 async def reload(stage: Stage, **sections: Any) -> Done | Refusal:
     """Change the file of the daemon, and have it read."""
     config = msgspec.structs.replace(stage.config, **sections)
-    stage.daemon._load = lambda: config
+    stage.load = lambda: config
     return await stage.daemon.reload()
 
 
@@ -378,9 +378,7 @@ async def test_lines_are_added_and_let_go(tmp_path: Path, autojump_clock: MockCl
 
 async def test_settings_take_effect_where_they_can(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Limits, health and recovery of feeds that run are others from then on; what is fixed is named and stays."""
-    levels: list[str] = []
     async with staged(tmp_path) as stage:
-        stage.daemon._set_level = levels.append
         first = stage.daemon.feeds[BTC]
         answer = await reload(
             stage,
@@ -395,9 +393,9 @@ async def test_settings_take_effect_where_they_can(tmp_path: Path, autojump_cloc
             "publish.socket",
             "log.format",
         ]
-        assert levels == ["debug"]
+        assert stage.levels == ["debug"]
         assert stage.daemon.feeds[BTC] is first
-        assert stage.daemon._gate.available() <= 7
+        assert stage.daemon.observation.sight.gate.available() <= 7
         audits = len(stage.named("book_audited"))
         await stage.talk(6)
         assert len(stage.named("book_audited")) - audits >= 2
@@ -428,7 +426,7 @@ async def test_where_the_exchange_is_takes_effect_or_is_named(
         await stage.talk(5)
         assert stage.exchange.gate.compliance.token_requests == requests
         files = msgspec.structs.replace(stage.config.exchange, api_key_file=key, api_secret_file=secret)
-        stage.daemon._load = lambda: msgspec.structs.replace(stage.config, exchange=files)
+        stage.load = lambda: msgspec.structs.replace(stage.config, exchange=files)
         assert await stage.daemon.reload() == Done("the configuration is in force")
         await stage.until(lambda: stage.exchange.gate.compliance.token_requests == requests + 1)
         await stage.talk(1)
@@ -446,7 +444,7 @@ async def test_a_configuration_with_mistakes_changes_nothing(
         raise ConfigError(["feed[0].lines: expected 1..8, got 0"])
 
     async with staged(tmp_path) as stage:
-        stage.daemon._load = broken
+        stage.load = broken
         assert await stage.daemon.reload() == Refusal("bad_config", "feed[0].lines: expected 1..8, got 0")
         assert stage.named("config_refused") == [{"mistake": "feed[0].lines: expected 1..8, got 0"}]
         await stage.talk(1)
@@ -470,7 +468,7 @@ async def test_readings_of_the_configuration_never_overlap(
             assert go.wait(10)
             return stage.config
 
-        stage.daemon._load = load
+        stage.load = load
         nursery.start_soon(stage.daemon.reload)
         await trio.sleep(0.1)
         for _ in range(5):
@@ -588,7 +586,7 @@ async def test_markets_beyond_the_bound_are_named_once(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More markets than are taken: that is said once for each change of their number, and the first ones have feeds."""
-    for module in ("feedhandler.exchange.markets", "feedhandler.daemon"):
+    for module in ("feedhandler.exchange.markets", "feedhandler.control.markets"):
         monkeypatch.setattr(f"{module}.MARKETS_MAX", 2)
     listings = Listings((BTC, ETH, SOL), (BTC, ETH, SOL), (BTC, ETH, SOL, "X-USD"), (BTC, ETH))
     async with trio.open_nursery() as nursery:

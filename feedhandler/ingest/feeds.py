@@ -24,6 +24,7 @@ class Feeds(Mapping[str, Feed]):
         self._parting: dict[str, trio.Event] = {}
         self._nursery: trio.Nursery | None = None
         self._scope = trio.CancelScope()
+        self._begun = False
 
     def __getitem__(self, label: str) -> Feed:
         return self._feeds[label]
@@ -48,8 +49,14 @@ class Feeds(Mapping[str, Feed]):
         if feed in self._scopes:
             self._scopes[feed].cancel()
 
+    def begin(self, nursery: trio.Nursery) -> None:
+        """Let them `run`, unless they do already."""
+        if not self._begun:
+            self._begun = True
+            nursery.start_soon(self.run)
+
     async def run(self) -> None:
-        """Run what is open, and what will be, until cancelled."""
+        """Run what is open, and what will be, until cancelled or halted."""
         with trio.CancelScope() as self._scope:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -59,6 +66,7 @@ class Feeds(Mapping[str, Feed]):
 
     def halt(self) -> None:
         """End `run`: what runs says goodbye, and what is open then waits for the next one."""
+        self._begun = False
         self._nursery = None
         self._scope.cancel()
 

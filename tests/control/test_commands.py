@@ -94,7 +94,7 @@ async def test_streams_and_markets_are_added_and_dropped(tmp_path: Path, autojum
         assert streams == {BTC: ["publicOrderBook"], ETH: ["publicTrades"]}
         assert (await ask(stage, "drop-market", market=ETH))["ok"]
         assert set(stage.daemon.feeds) == {BTC}
-        stage.daemon._load = lambda: stage.config
+        stage.load = lambda: stage.config
         assert (await ask(stage, "reload"))["result"] == "the configuration is in force"
         assert stage.daemon.feeds[BTC].streams == ("publicTrades",)
         assert set(stage.daemon.feeds) == {BTC}
@@ -203,7 +203,7 @@ async def test_a_file_with_a_mistake_is_refused_with_it(tmp_path: Path, autojump
         raise ConfigError(["feed[0].lines: expected 1..8, got 0", "log.level: expected info"])
 
     async with staged(tmp_path) as stage:
-        stage.daemon._load = broken
+        stage.load = broken
         answer = await ask(stage, "reload")
         assert answer["code"] == "bad_config"
         assert answer["error"] == "feed[0].lines: expected 1..8, got 0; log.level: expected info"

@@ -10,8 +10,8 @@ import sys
 
 import trio
 
-from feedhandler import daemon
 from feedhandler.cli import main
+from feedhandler.ingest import ticker
 from feedhandler.ingest.tcp import TcpStream
 
 FOR_EVER_S = 1e6
@@ -27,7 +27,7 @@ def _stop_reading(*_: object) -> None:
 
 
 def _stop_ticking(*_: object) -> None:
-    daemon.TICK_S = FOR_EVER_S
+    ticker.TICK_S = FOR_EVER_S
 
 
 if __name__ == "__main__":

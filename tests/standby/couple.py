@@ -126,7 +126,7 @@ class Couple:
     async def start(self, *, standby: bool = False) -> Daemon:
         """Start a daemon."""
         config = self.stage.config
-        daemon = Daemon(config, {}, self._note, standby=standby)
+        daemon = Daemon(config, {}, self._note, standby=standby, load=self.stage.read)
         scope = self._scopes[daemon] = trio.CancelScope()
         await self._nursery.start(self._run, daemon, scope)
         if standby:

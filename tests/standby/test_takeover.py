@@ -359,7 +359,6 @@ async def test_a_configuration_that_is_read_again_begins_it_anew(
     async with coupled(tmp_path) as couple:
         standby = couple.standby
         assert standby is not None
-        standby._load = lambda: couple.stage.config
         before = standby.feeds[BTC]
         assert isinstance(await standby.reload(), Done)
         await couple.stage.talk_until(lambda: standby.feeds[BTC] is not before)

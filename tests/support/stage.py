@@ -89,7 +89,11 @@ class Stage:
         self.exchange = exchange
         self.notes: list[tuple[float, Note]] = []
         self.config = config
-        self.daemon = Daemon(config, environ, self._note)
+        self.load: Callable[[], Config] = lambda: config
+        """What the daemon finds when it reads its configuration again."""
+        self.levels: list[str] = []
+        """The levels that the log was set to."""
+        self.daemon = Daemon(config, environ, self._note, load=self.read, set_level=self.levels.append)
         self.reading = Reading(config.publish.socket)
         self.openings = {name: dict(_opening(market)) for name, market in exchange.markets.items()}
         self._truth = truth
@@ -99,6 +103,10 @@ class Stage:
     def _note(self, one: Note) -> None:
         self.notes.append((trio.current_time(), one))
         self._log(one)
+
+    def read(self) -> Config:
+        """Read the configuration again, as a daemon does."""
+        return self.load()
 
     # What is to happen
 
