@@ -35,7 +35,7 @@ from feedhandler.bridge.link import (
     linked,
 )
 from feedhandler.bridge.merge import Merge
-from feedhandler.bridge.serving import serve
+from feedhandler.bridge.serving import start
 from feedhandler.bridge.settings import BridgeSettings
 from feedhandler.bridge.source import Source
 from feedhandler.bridge.supervised import Supervised
@@ -99,7 +99,7 @@ class Bridge:
                 self._keep_linked(),
                 self._tell_progress(),
                 self._systemd.run(),
-                *([serve(self._settings.http, self._pages, self._notify)] if self._settings.http else []),
+                *([self._serve(self._settings.http)] if self._settings.http else []),
             )
         ]
         try:
@@ -276,6 +276,14 @@ class Bridge:
         self._wake()
 
     # Those who look.
+
+    async def _serve(self, address: tuple[str, int]) -> None:
+        ended, stop = start(address, self._pages, self._notify)
+        try:
+            await asyncio.shield(ended)
+        finally:
+            stop()
+            (await ended).unwrap()
 
     def state(self) -> BridgeState:
         """Return how it is."""

@@ -5,6 +5,7 @@ whoever asks can cost a bridge no more than a daemon.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -13,11 +14,13 @@ from outcome import Outcome
 from feedhandler.core.notes import Notify
 from feedhandler.observe.http import Handle, HttpServer
 
+Ended = asyncio.Future[Outcome[Any]]
 
-async def serve(address: tuple[str, int], handle: Handle, notify: Notify) -> None:
-    """Serve at an address (host, port) until cancelled; raise ``OperationalError`` where it cannot be had."""
+
+def start(address: tuple[str, int], handle: Handle, notify: Notify) -> tuple[Ended, Callable[[], None]]:
+    """Serve at an address (host, port); return its end, with ``OperationalError`` in it, and what brings it about."""
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[Outcome[Any]] = loop.create_future()
+    ended: Ended = loop.create_future()
     scope = trio.CancelScope()
 
     async def run() -> None:
@@ -30,8 +33,4 @@ async def serve(address: tuple[str, int], handle: Handle, notify: Notify) -> Non
         done_callback=ended.set_result,
         host_uses_signal_set_wakeup_fd=True,
     )
-    try:
-        await asyncio.shield(ended)
-    finally:
-        scope.cancel()
-        (await ended).unwrap()  # noqa: ASYNC102 - asyncio waits here, for a guest that ends at once
+    return ended, scope.cancel
