@@ -135,10 +135,9 @@ class Channel:
     def _is_from_before(self, entry: Entry) -> bool:
         """Tell whether a late event is one that the stream had before this host joined it."""
         number = self.window.find(entry.key) if entry.kind == LATE else None
-        return number is not None and number <= self._joined and self.is_distinct(entry)
+        return number is not None and number <= self._joined and self._is_distinct(entry)
 
-    def is_distinct(self, entry: Entry) -> bool:
-        """Tell whether it is an event whose content can't recur by accident."""
+    def _is_distinct(self, entry: Entry) -> bool:
         return isinstance(entry.record, Event) and self._identify(bytes(entry.record.msg)).distinct
 
     def _append(self, entry: Entry) -> None:
@@ -278,7 +277,7 @@ class Channel:
             or self.window.is_late(number)
         ):
             return None
-        return number if self.is_distinct(entry) else None
+        return number if self._is_distinct(entry) else None
 
     def _join(self, entry: Entry, number: int | None, now: float) -> None:
         """Be aligned: an entry is the one at a place of the window; None for the stream's newest record."""

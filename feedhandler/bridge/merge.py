@@ -201,16 +201,10 @@ class Merge:
         if not self._flights:
             return
         flight = self._flights[0]
+        if sequence <= self.sequence:  # read already, so it is another event with the same id
+            key, occurrence = flight.stored.key, flight.stored.occurrence
+            self.channels[flight.entry.channel].window.count_on(key, occurrence)
         self.follow("an id was known to the server")
-        if sequence > self.sequence:
-            return
-        channel = self.channels[flight.entry.channel]
-        if channel.is_distinct(
-            flight.entry
-        ):  # it stands where this host has not read, or what it has forgotten
-            channel.leave_out(flight.entry)
-        else:  # it is another event with the same id
-            channel.window.count_on(flight.stored.key, flight.stored.occurrence)
 
     # What is sent.
 

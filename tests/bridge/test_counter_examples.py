@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from feedhandler.client import Event
-from tests.bridge.model import PATIENCE_S, TAKEOVER_S, Host, event, timeless
+from tests.bridge.model import PATIENCE_S, TAKEOVER_S, Host, timeless
 from tests.bridge.test_channel import BOOK, TRADES, Stage, book, events, gap
 
 
@@ -169,18 +169,3 @@ def test_what_stands_before_an_event_of_the_stream_is_late(stage: Stage) -> None
     stage.bring(stage.b, *events(TRADES, 66))
     stage.let(2 * TAKEOVER_S)
     assert stage.shown(TRADES) == ["1", "66", "63 late", "64 late"]
-
-
-def test_an_event_that_the_server_knows_is_not_sent_under_another_id(stage: Stage) -> None:
-    """A host that has not read so far back begins with an event of the stream: what can't recur is the same one."""
-    stage.bring(stage.a, *events(TRADES, 1, 2))
-    stage.let()
-    host = newcomer(stage)
-    host.merge.channels.clear()
-    stored = stage.server.read(2)
-    assert stored is not None
-    host.merge.recall(stored, stage.now)
-    stage.a.unlink()
-    stage.bring(host, event(TRADES, 1, 1, recv=1009), *events(TRADES, 12))
-    stage.let(2 * PATIENCE_S)
-    assert stage.shown(TRADES) == ["1", "2", "gap unforwarded", "12"]
