@@ -305,6 +305,8 @@ class Daemon:
         self._service.cancel()
         self._hands_over = self.publisher.precedence.ready and self._outer is not None
         if self._hands_over and self._outer is not None:
+            for feed in self.feeds.values():
+                feed.hush()  # a line may be about to deliver what it has read
             self._outer.start_soon(self._leave)
 
     def hand_over(self) -> str:

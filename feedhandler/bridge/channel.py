@@ -5,18 +5,23 @@ host is *aligned* in a channel when it knows its place there. Then what the stre
 is *owed*; what the host has and the stream has not is *pending*. Both are counted by occurrence, so real repeats come
 out as often as they came in. An event of ours that the stream has gone past is *late*.
 
-A host is a *witness* where its place is not known: at its start, and behind a gap of its own daemon. It holds what it
-gets, and joins with the first event that stands once on both sides and whose content can't recur by accident, or that
-is the very record that is in the stream already. What it held before that has been dealt with by the stream: it is
-dropped, a gap of its own included, since the stream went on without.
+A host is a *witness* where its place is not known: at its start, behind a gap of its own daemon, and where messages of
+the stream were deleted before it has read them. It holds what it gets, and joins with the first event that stands once
+on both sides and whose content can't recur by accident, or with a record that is the very one that is in the stream
+already. What it held before that has been dealt with by the stream: it is dropped, a gap of its own included, since the
+stream went on without. An event that came late proves no place.
 
 Where no join comes, and the stream of the channel stands still (`decree`), the host begins by decree: in an empty
-channel at once, otherwise behind a gap record, which is its daemon's own if there is one. A book begins with a
-snapshot. **Whoever else writes to the channel before the decree has reached the stream makes it void**, and the
-host is a witness again.
+channel at once, otherwise behind a gap record, which is its daemon's own if there is one, and with what arrived later
+than all that the stream has: a backlog begins with what is there already. A book begins with a snapshot. **Whoever
+else writes to the channel before the decree has reached the stream makes it void**, and the host is a witness again.
 
 A message of unknown type has no content that proves a place; on such a channel a host is always aligned, and promises
 nothing.
+
+Residue: what arrived later is told by the hosts' wall clocks. Where they differ, a decree may leave out what is newer,
+under its gap, or double contents that have no identity. Where limits have deleted all that the stream had of a channel,
+its seqs begin anew.
 """
 
 from collections import Counter, deque
@@ -30,6 +35,7 @@ from feedhandler.bridge.entries import (
     BACKFILLED,
     BOOK,
     GAP,
+    LATE,
     OTHER,
     SNAPSHOT,
     Entry,
@@ -75,6 +81,7 @@ class Channel:
         self.aligned = not self._promises
         self.seq = 0
         self.recv = 0
+        self.sent_recv = 0
         self.begun = False
         self.progressed = float("-inf")
         self.needs_book = False
@@ -85,6 +92,9 @@ class Channel:
         self._held: deque[Entry] = deque()
         self._held_keys: Counter[str] = Counter()
         self._held_bytes = 0
+        self._newest_origin = ""
+        self._joined = -1
+        self._is_torn = False  # what comes next does not follow what is held
         self._unconfirmed = False  # we began by decree, and nothing of that is in the stream yet
         self._recovered: dict[RowKey, None] = {}
 
@@ -97,8 +107,13 @@ class Channel:
 
     def bring(self, entry: Entry, now: float) -> None:
         """Take a record of the own socket."""
+        if self._is_torn:
+            self._is_torn = False
+            if entry.kind != GAP:
+                last = self._held[-1].recv if self._held else self.recv
+                self.bring(gap_entry(entry, UNFORWARDED, last, max(entry.recv, last)), now)
         if self.aligned and entry.kind == GAP and self._promises:
-            self.lose_place()
+            self._step_back()
         if self.aligned:
             self._offer(entry, now)
         else:
@@ -106,20 +121,35 @@ class Channel:
             self._join_with(entry, now)
 
     def lose_place(self) -> None:
-        """Be a witness from the next record on."""
+        """Be a witness from the next record on, which does not follow what was brought before."""
         if self._promises:
-            self.aligned = False
-            self.owed = Ledger()
+            self._is_torn = bool(self._held or len(self.pending))
+            self._step_back()
+
+    def _step_back(self) -> None:
+        self.aligned = False
+        self.owed = Ledger()
 
     def _offer(self, entry: Entry, now: float) -> None:
         """Strike an entry out where it is owed, else let it be sent."""
+        if entry.is_event and self._is_from_before(entry):
+            return
         if entry.is_event and self.owed.take(entry.key):
+            self._pass(self.pending.pass_all(), now)  # the stream is past what this host has brought before
             return
         if self.owed.goes_on:
             if entry.is_snapshot:
                 return  # the stream is ahead of this book
             entry.late_since = now
         self._append(entry)
+
+    def _is_from_before(self, entry: Entry) -> bool:
+        """Tell whether a late event is one that the stream had before this host joined it."""
+        number = self.window.find(entry.key) if entry.kind == LATE else None
+        return number is not None and number <= self._joined and self._is_distinct(entry)
+
+    def _is_distinct(self, entry: Entry) -> bool:
+        return isinstance(entry.record, Event) and self._identify(bytes(entry.record.msg)).distinct
 
     def _append(self, entry: Entry) -> None:
         self.pending.add(entry)
@@ -128,11 +158,14 @@ class Channel:
 
     # What the stream brings.
 
-    def take(self, stored: Stored, now: float) -> None:
-        """Take what has come to stand in the stream, from whichever host."""
+    def take(self, stored: Stored, now: float, *, own: bool = False) -> None:
+        """Take what has come to stand in the stream, from whichever host; ``own`` is what was on its way from here."""
         self.seq, self.begun, self.progressed = stored.seq, True, now
+        self._newest_origin = stored.origin
+        self.recv = max(
+            self.recv, stored.recv - (stored.kind == GAP)
+        )  # a gap ends with what is not there yet
         if stored.is_event:
-            self.recv = max(self.recv, stored.recv)
             self.window.add(stored)
             if stored.kind == BACKFILLED:
                 self._recover(stored.data)
@@ -140,21 +173,26 @@ class Channel:
             self.needs_book, self._book_seq = False, stored.seq
         if stored.book_at > self.book_at:
             self.book_at, self._book_given = stored.book_at, now
+        if self._unconfirmed and not own and not self._is_first(stored):
+            self.revoke()
+        self._unconfirmed = False
         if self._strike(stored, now) or not stored.is_event:
             return
-        if self._unconfirmed:
-            self._revoke()
         if self.aligned:
             self._owe(Place(stored.key))
         else:
             self._join_at(stored, now)
+
+    def _is_first(self, stored: Stored) -> bool:
+        """Tell whether this is the first record of our own that is pending."""
+        first = next(iter(self.pending), None)
+        return first is not None and (first.key, first.origin) == (stored.key, stored.origin)
 
     def _strike(self, stored: Stored, now: float) -> bool:
         """Strike out what the stream has now; tell whether it was pending here."""
         struck = self.pending.take(stored.key)
         if struck is None:
             return False
-        self._unconfirmed = False
         self._finish(struck.item)
         self._pass(struck.passed, now)
         return True
@@ -174,7 +212,7 @@ class Channel:
         if self.owed.passed or not self._promises:
             self.owed.drop(next(iter(self.owed)))
         else:
-            self.lose_place()
+            self._step_back()
 
     # What is sent.
 
@@ -235,6 +273,8 @@ class Channel:
         number = self._proof(entry)
         if number is not None:
             self._join(entry, number, now)
+        elif entry.origin and entry.origin == self._newest_origin:
+            self._join(entry, None, now)
 
     def _join_at(self, stored: Stored, now: float) -> None:
         """Join if what has just come to the stream proves this host's place."""
@@ -250,18 +290,23 @@ class Channel:
         if number is not None:
             return number
         number = self.window.find(entry.key)
-        if number is None or self._held_keys[entry.key] > 1:
+        if (
+            number is None
+            or self._held_keys[entry.key] > 1
+            or entry.kind == LATE
+            or self.window.is_late(number)
+        ):
             return None
-        assert isinstance(entry.record, Event)
-        return number if self._identify(bytes(entry.record.msg)).distinct else None
+        return number if self._is_distinct(entry) else None
 
-    def _join(self, entry: Entry, number: int, now: float) -> None:
-        """Be aligned: an entry is the one at a place of the window."""
+    def _join(self, entry: Entry, number: int | None, now: float) -> None:
+        """Be aligned: an entry is the one at a place of the window; None for the stream's newest record."""
         while self._unhold() is not entry:
             pass
         self.aligned = True
+        self._joined = self.window.last if number is None else number
         self.owed = Ledger()
-        for place in self.window.after(number):
+        for place in () if number is None else self.window.after(number):
             self.owed.add(place)
         self._pass(self.pending.pass_all(), now)
         rest = [self._unhold() for _ in range(len(self._held))]
@@ -270,12 +315,15 @@ class Channel:
 
     def decree(self, now: float, patience_s: float) -> str:
         """Begin without a proof where none will come; return the reason of the gap, "" where there is none."""
-        if self.aligned or not self._held or not self._may_begin(now, patience_s):
+        news = [] if self.aligned else self._news()
+        if not news or not self._may_begin(news[0], now, patience_s):
             return ""
-        entries = self._beginning()
-        if not entries:
+        own, entries = (news[0], news[1:]) if news[0].kind == GAP else (None, news)
+        if self.is_book:
+            entries = list(dropwhile(lambda one: not one.is_snapshot, entries))
+        if all(one.kind == GAP for one in entries):
             return ""
-        gap = self._gap_before(entries[0])
+        gap = (own or self._gap_before(entries)) if self.begun else None
         for _ in range(len(self._held)):
             self._unhold()
         self.aligned, self.owed, self._unconfirmed = True, Ledger(), True
@@ -283,41 +331,46 @@ class Channel:
             self._append(entry)
         return gap.record.reason if gap and isinstance(gap.record, Gap) else ""
 
-    def _may_begin(self, now: float, patience_s: float) -> bool:
+    def _may_begin(self, first: Entry, now: float, patience_s: float) -> bool:
         """Tell whether nobody else will go on here."""
         if len(self.pending):
             return False
-        return not self.begun or now - max(self._held[0].arrived, self.progressed) >= patience_s
+        return not self.begun or now - max(first.arrived, self.progressed) >= patience_s
 
-    def _beginning(self) -> list[Entry]:
-        """Return what is held and may be sent: nothing that may be in the stream, a book from its snapshot on."""
+    def _news(self) -> list[Entry]:
+        """Return what is held and not in the stream: from the first event on that is newer than all there is.
+
+        What is older may be in the stream, gaps and books before that are about what is.
+        """
         held = list(self._held)
-        if held[0].kind == GAP:
-            held.pop(0)
-        elif self.begun:
-            held = [one for one in held if one.recv > self.recv or not one.is_event]
-        if self.is_book:
-            held = list(dropwhile(lambda one: not one.is_snapshot, held))
-        return held if any(one.kind != GAP for one in held) else []
+        if not held or not self.begun or (held[0].kind == GAP and held[0].recv > self.recv):
+            return held
+        first = next((i for i, one in enumerate(held) if one.is_event and one.recv > self.recv), len(held))
+        if first == len(held):
+            return []
+        while first and not held[first - 1].is_event:
+            first -= 1
+        return [one for one in held[first:] if one.recv > self.recv or not one.is_event]
 
-    def _gap_before(self, first: Entry) -> Entry | None:
-        """Return the gap record that the beginning needs; the beginning of all is no gap."""
-        if not self.begun:
-            return None
-        if self._held[0].kind == GAP:
-            return self._held[0]
-        until = next((one.recv for one in self._held if one.recv > self.recv), self.recv)
-        return gap_entry(first, UNFORWARDED, self.recv, until)
+    def _gap_before(self, entries: list[Entry]) -> Entry:
+        """Return the gap record that a beginning needs, unless it is the beginning of all or has one of its own."""
+        until = next((one.recv for one in entries if one.recv > self.recv), self.recv)
+        return gap_entry(entries[0], UNFORWARDED, self.recv, until)
 
-    def _revoke(self) -> None:
-        """Be a witness again: another host was there before our decree."""
+    def revoke(self) -> None:
+        """Be a witness again, with all that is pending: another host was there before our decree, or may have been."""
+        if not self._promises:
+            return
         self._unconfirmed = False
-        self.lose_place()
+        self._step_back()
+        later = [self._unhold() for _ in range(len(self._held))]
         entries = list(self.pending)
-        for entry in entries:
+        for number, entry in enumerate(entries):
             self.leave_out(entry)
-            if entry.origin:
+            if entry.origin or number:  # the gap of a decree stands first
                 self._hold(msgspec.structs.replace(entry, done=False, late_since=0.0))
+        for entry in later:
+            self._hold(entry)
 
     # Trades that the stream has as backfilled rows.
 

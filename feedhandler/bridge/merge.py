@@ -12,6 +12,10 @@ Who reads a message of another host **follows**: what stands there is struck out
 for a while, with nobody else going on with that channel, **leads** (`due`). Two who both want to lead cost each other a
 round trip, no more.
 
+Residue: ids tell the event and not the writer. Where two hosts send at once, in slightly different orders over all
+channels, one's message may fit behind the other's with the id that it expects, although one before it was refused. The
+stream then has the refused one later, called late, and of its channel one seq is left out.
+
 Pure: the messages of the stream come in by `take` in their order, the records of the own socket by `bring`.
 """
 
@@ -135,6 +139,9 @@ class Merge:
         own = bool(self._flights) and _is_flight(self._flights[0], sequence, stored)
         if not own and (self.leads or self._flights):
             self.follow("another host writes" if stored else "somebody else writes")
+        if sequence > self.sequence + 1:  # what stood between is gone: limits, or somebody, have deleted it
+            for channel in self.channels.values():
+                channel.revoke()
         self._settle(sequence, stored, now, own=own)
 
     def recall(self, stored: Stored, now: float) -> None:
@@ -157,7 +164,7 @@ class Merge:
         channel = self._channel(stored.channel) if stored else None
         if channel is None or stored is None:
             return
-        channel.take(stored, now)
+        channel.take(stored, now, own=own)
         if own and stored.kind == LATE and channel.is_book:
             channel.needs_book = True
 
@@ -245,6 +252,9 @@ class Merge:
     def _prepare(self, channel: Channel, entry: Entry) -> Flight | None:
         if channel.is_late(entry) and entry.kind in {ORDINARY, LATE}:
             entry.kind = LATE
+        if entry.is_snapshot:
+            entry.recv = max(channel.recv, channel.sent_recv)
+        channel.sent_recv = max(channel.sent_recv, entry.recv - (entry.kind == GAP))
         seq = channel.seq + self._flying[channel.name] + 1
         data = encode(entry, seq)
         if len(data) + HEADER_BYTES > self.max_bytes:

@@ -12,7 +12,7 @@ from collections import deque
 from itertools import islice
 from typing import Final
 
-from feedhandler.bridge.entries import Stored
+from feedhandler.bridge.entries import LATE, Stored
 
 WINDOW_EVENTS: Final = 8192
 
@@ -39,6 +39,7 @@ class Window:
         self._at: dict[str, deque[int]] = {}
         self._origins: dict[str, int] = {}
         self._newest: dict[str, Stored] = {}
+        self._late: set[int] = set()
 
     def add(self, stored: Stored) -> None:
         """Put an event at the end."""
@@ -47,6 +48,8 @@ class Window:
         self._at.setdefault(stored.key, deque()).append(number)
         self._origins[stored.origin] = number
         self._newest[stored.key] = stored._replace(data=b"")
+        if stored.kind == LATE:
+            self._late.add(number)
         if len(self._events) > WINDOW_EVENTS:
             self._forget()
 
@@ -55,9 +58,18 @@ class Window:
         numbers = self._at.get(key)
         return numbers[0] if numbers is not None and len(numbers) == 1 else None
 
+    def is_late(self, number: int) -> bool:
+        """Tell whether what stands at a place came late, so that the place tells nothing."""
+        return number in self._late
+
     def find_origin(self, origin: str) -> int | None:
         """Return where the record of this origin stands."""
         return self._origins.get(origin)
+
+    @property
+    def last(self) -> int:
+        """Where the newest stands."""
+        return self._first + len(self._events) - 1
 
     def after(self, number: int) -> list[Place]:
         """Return what stands behind a place, in order."""
@@ -83,4 +95,5 @@ class Window:
         if not numbers:
             del self._at[key]
             del self._newest[key]
+        self._late.discard(self._first)
         self._first += 1

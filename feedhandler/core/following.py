@@ -20,9 +20,16 @@ Exceptions
 - What the output has passed in a channel, since a line has brought it before what the output has released there, the
   active daemon has missed, or a snapshot or a backfilled row stands for it. It is kept apart for ``bounds.hold_s``,
   should it come late, and is not released here, not at a takeover either: what is published is not for us to correct.
+  So is what a line that joins brings from before something that is out.
 - What is put aside is bounded as what a witness holds is. A line beyond that is a witness again.
-- A gap of the output that says that something may be missing is a gap in the window. So is a book that replaces
-  another: what it stands for was released by nobody, and a line may be about to bring it.
+- A gap of the output that says that something may be missing is a gap in the window, for dead lines, too. So is a book
+  that replaces another: what it stands for was released by nobody, and a line may be about to bring it.
+
+Residue
+-------
+- What the active daemon had read and not released when it was killed, and the own lines were not sent, goes with it.
+- Content without identity from a gap of the output, in a channel in which the line that brings it was not pinned, may
+  be taken for what came behind the gap; that may double it, or call others late. The gap is there.
 """
 
 from collections.abc import Sequence
@@ -113,7 +120,7 @@ class Following(Streams):
             return
         if window.head not in window.gaps[-1:]:
             window.gaps.append(window.head)
-        for line in self.lines.values():
+        for line in (*self.lines.values(), *self.ghosts):
             if line.name != OUTPUT and line.owing is not None and line.owing.fence is None:
                 line.owing.fence = window.head
         self._settle(now)
@@ -156,11 +163,15 @@ class Following(Streams):
         *,
         before: int | None = None,
     ) -> None:
-        """Admit a new event; one that is another daemon's to release is put aside."""
+        """Admit a new event; one that is another daemon's to release is put aside, unless the output has passed it."""
         if not self.follows:
             super()._release(line, owing, payload, event, now, recv, before=before)
             return
-        line.aside.append(self._held(payload, event, now, recv, line.floor))
+        held = self._held(payload, event, now, recv, line.floor)
+        if before is not None and self._is_late(event.channel, payload, before):
+            self._missed.setdefault(line, []).append((held, now))
+        else:
+            line.aside.append(held)
         line.moved = now
 
     def _resolve_aside(self, line: Line, now: float) -> bool:

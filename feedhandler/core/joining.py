@@ -122,7 +122,7 @@ class Joining(Admission):
             found = window.find_from(one.payload, line.floor) if one.identity.distinct else ()
             is_new = one.identity.distinct and not found
             known = known or (bool(found) and found[0] >= start) or (is_new and self._is_past(one, start))
-            if place_ == OPEN or one.event.channel in waiting:
+            if place_ == OPEN or (place_ == MISSING and one.event.channel in waiting):
                 self._rejudge(line, [one], now)
                 if line.aside:
                     waiting.add(one.event.channel)

@@ -177,6 +177,10 @@ class Feed:
             self._streams.close(self._channels.names())
         self._retired = True
 
+    def hush(self) -> None:
+        """Publish nothing any more, and say nothing of it: another daemon goes on from here."""
+        self._retired = True
+
     # Time
 
     def is_due(self, now: float) -> bool:

@@ -213,12 +213,16 @@ class Mirror:
     # The course of the following
 
     def _level(self, _: Record) -> None:
+        self.finish()
+        self.is_level = True
+
+    def finish(self) -> None:
+        """End what was retired before: all that is kept of it has come, be it that the other daemon died just then."""
         for name, record in self._ended.items():
             channel = self._publisher.find(name)
             if channel is not None:
                 self._publisher.inherit_end(channel, record.line, record.head.since)
         self._ended.clear()
-        self.is_level = True
 
     def _last_word(self, record: Record) -> None:
         self.said = record.head

@@ -111,7 +111,10 @@ class Standby:
                     not_before = trio.current_time() + self._pause(began)
                     continue  # the lock first
             await trio.sleep(LOOK_S)
-        return self._is_whole()
+        is_whole = self._is_whole()
+        if is_whole and self._mirror is not None:
+            self._mirror.finish()
+        return is_whole
 
     def _has_lock(self) -> bool:
         """Try to have the lock; leave it for a while to whoever knows more."""

@@ -308,3 +308,24 @@ def test_an_event_older_than_one_that_was_displaced_is_late() -> None:
         << b8!late b10
         """,
     )
+
+
+def test_what_a_joining_line_shares_is_not_judged_again() -> None:
+    """Its hold has an event of an unproven channel, and then one that came late: that one is known already."""
+    world = World(3)
+    world.connect("a", "c")
+    for number in (1, 2):
+        world.emit(b"b%d" % number, b"t%d" % number)
+        world.deliver_all()
+    world.connect("b")
+    world.emit(b"t4", lost_on="ac")
+    world.emit(b"t9", lost_on="a")
+    world.emit(b"b5", b"tx", b"b6")
+    world.deliver("a")
+    world.deliver("c")
+    world.deliver("b", 3)
+    world.kill("a")
+    world.kill("c")
+    world.wait(6)
+    assert world.output.count(b"t9") == 1
+    assert world.output.count(b"t4") == 1

@@ -155,3 +155,17 @@ def test_reading_never_raises(text: bytes) -> None:
     """A line is a record or it is none."""
     record = read(text)
     assert record is None or record.line == text + b"\n"
+
+
+def test_what_was_retired_has_ended_also_without_the_last_word() -> None:
+    """The active daemon may die between the last record that is kept and the word that all is told."""
+    made, mirror = mirrored(
+        opened(TRADES, first=2, retired=True),
+        line(type="retired", channel=TRADES, next=3, since=9),
+        event(TRADES, 2),
+    )
+    mirror.finish()
+    channel = made.find(TRADES)
+    assert channel is not None
+    assert channel.retired
+    assert channel.next == 3

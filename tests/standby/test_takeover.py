@@ -173,6 +173,21 @@ async def test_a_handover_says_so(tmp_path: Path, autojump_clock: MockClock) -> 
         assert "daemon_stopped" in [one.name for _, one in couple.notes]
 
 
+async def test_behind_a_handover_nothing_is_published(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What a line has read just then is the standby's to publish: no number is given twice."""
+    async with coupled(tmp_path) as couple:
+        active = couple.stage.daemon
+        feed = active.feeds[BTC]
+        assert active.hand_over() == ""
+        before = [channel.next for channel in active.publisher.channels()]
+        feed.received("a", [b'{"resultType":"publicOrderBookDelta","data":{"ts":1,"orders":[]}}'])
+        assert [channel.next for channel in active.publisher.channels()] == before
+        couple.promote()
+        await couple.stage.talk(1)
+        await couple.arrived()
+        couple.assert_exact()
+
+
 async def test_without_a_standby_there_is_no_handover(tmp_path: Path, autojump_clock: MockClock) -> None:
     """It is refused, and the daemon stays; one that follows and is not ready is no help either."""
     async with coupled(tmp_path, standby=False) as couple:

@@ -224,17 +224,17 @@ class World:
         assert not self.gaps
         assert not self.late
 
-    def assert_exact_or_marked(self) -> None:
+    def assert_exact_or_marked(self, channels: Sequence[bytes] = ()) -> None:
         """Check that the output is the source or says where it is not, where all lines keep one common order.
 
-        Nothing is doubled, out of order, or silently missing.
+        Nothing is doubled, out of order, or silently missing; with ``channels`` within each of them.
         """
         doubled = Counter(self.output) - Counter(self.source)
         if self.blind:
             doubled = Counter({p: n for p, n in doubled.items() if Words().identify(p).distinct})
         assert not doubled, f"doubled {doubled}: {self.output} of {self.source}"
         if not self.blind:
-            for channel in [b"b", b"t"] if self.gaps or self.late else [b""]:
+            for channel in channels or ([b"b", b"t"] if self.gaps or self.late else [b""]):
                 self._assert_runs(channel)
         if self.released:
             assert self.source[-1] in self.output, f"the end is missing: {self.output} of {self.source}"
