@@ -45,6 +45,9 @@ BUSY_S: Final = 0.05
 LOOK_S: Final = 1.0
 """The longest between two looks at a full one: attempts of other processes may be over earlier than it seemed."""
 
+MARGIN_S: Final = 0.001
+"""Added to what is written down: the file's clock and the exchange's do not agree to the last digit."""
+
 UNCOUNTED: Final = -1
 """The entry of an attempt that is not written down."""
 
@@ -101,14 +104,14 @@ class Ledger:
             )
             return None
         entry = next(index for index in range(_ENTRIES, len(times)) if not _counts(times[index], now_s))
-        self._write(entry, now_s + self._longest_s() + WINDOW_S)
+        self._write(entry, now_s + self._longest_s() + WINDOW_S + MARGIN_S)
         return entry
 
     def finish(self, entry: int) -> None:
         """Hear that an attempt is over: it counts for a minute more."""
         if entry != UNCOUNTED and not self._is_lost:
             try:
-                self._write(entry, host_s() + WINDOW_S)
+                self._write(entry, host_s() + WINDOW_S + MARGIN_S)
             except OSError as error:
                 self._lose(error)
 
@@ -123,7 +126,7 @@ class Ledger:
 
     def pause(self, pause_s: float) -> None:
         """Write down that nobody is to begin an attempt for so long."""
-        self._note_time(_PAUSE, host_s() + min(pause_s, HORIZON_S))
+        self._note_time(_PAUSE, host_s() + min(pause_s + MARGIN_S, HORIZON_S))
 
     def _note_time(self, index: int, time_s: float) -> None:
         try:

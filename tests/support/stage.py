@@ -276,7 +276,7 @@ async def staged(
             await stage.until(stage.all_synchronised)
             await stage.talk_until(stage.all_up)
         yield stage
-        assert exchange.gate.compliance.breaches == []
+        assert not exchange.gate.compliance.breaches, exchange.gate.compliance.breaches
         nursery.cancel_scope.cancel()
 
 
