@@ -9,8 +9,9 @@ socket=/run/feedhandler/pair/feed.sock
 
 follow() { section "$1" standby.md; }
 ready() { status_says 'standby, ready$' "$1"; }
-leads() { # UNIT: whether that one is the active daemon, and whole
-    status_says '^2/2 feeds live, 4/4 lines up, [0-9]* consumers*, 0 gaps$' "$1" && [ "$(holder)" = "$(shown MainPID "$1")" ]
+leads() { # UNIT [STANDBY]: whether that one is the active daemon, and whole, and what it says of its standby
+    status_says "^2/2 feeds live, 4/4 lines up, [0-9]* consumers*, 0 gaps, ${2:-standby ready}\$" "$1" \
+        && [ "$(holder)" = "$(shown MainPID "$1")" ]
 }
 holder() { # who has the lock
     awk -v inode="$(stat --format %i $socket.lock)" '{ split($6, file, ":") } $2 == "FLOCK" && file[3] == inode { print $5 }' /proc/locks
@@ -108,7 +109,7 @@ check single-leads within 15 status_says '^2/2 feeds live, 4/4 lines up' feedhan
 check pair-is-gone test "$(shown ActiveState $one) $(shown ActiveState $two)" = 'inactive inactive'
 systemctl start $one
 check they-exclude-each-other is ActiveState inactive feedhandler
-check its-socket-is-there within 15 leads $one
+check its-socket-is-there within 15 leads $one 'NO STANDBY'
 systemctl start feedhandler
 check the-other-way-round test "$(shown ActiveState feedhandler) $(shown ActiveState $one)" = 'active inactive'
 echo done
