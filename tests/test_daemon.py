@@ -640,6 +640,7 @@ class Host:
             exchange=Exchange(websocket_url="ws://127.0.0.1:9"),
             feeds=(Feed(markets=(BTC,)),),
             publish=Publish(socket=folder / "feed.sock", drain_s=1.0),
+            observe=Observe(http=""),
         )
         self.notes: list[Note] = []
         self.exits: list[str] = []

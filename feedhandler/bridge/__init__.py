@@ -18,6 +18,7 @@ has that nobody writes it writes itself. So the stream has every event once, as 
     settings    what is wanted of the stream and of the server
     link        a connection to NATS; nothing else imports its library
     source      the daemon's socket
+    serving     HTTP for operators; supervised, what systemd hears
     forwarding  the program that runs; command, its options
 
 What a bridge keeps it keeps in memory: the stream itself is its position.

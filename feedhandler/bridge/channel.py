@@ -53,6 +53,9 @@ HELD_EVENTS: Final = 65_536
 
 HELD_BYTES: Final = 32 * 1024 * 1024
 
+QUIET_TIMES: Final = 60
+"""A book in which nothing has changed is given again so many times more rarely."""
+
 RECOVERED_ROWS: Final = 65_536
 """Rows of trades that the stream has as backfilled; beyond it the oldest are forgotten."""
 
@@ -67,7 +70,7 @@ class Channel:
         self.name = name
         self._send = send
         market, _, stream = name.rpartition("/")
-        self._is_book = stream == BOOK
+        self.is_book = stream == BOOK
         self._promises = stream != OTHER
         self._identify = Dialect(market).identify
         self._market = market
@@ -82,6 +85,9 @@ class Channel:
         self.begun = False
         self.progressed = float("-inf")
         self.needs_book = False
+        self.book_at = 0  # the sequence of its newest snapshot
+        self._book_seq = 0
+        self._book_given = float("-inf")
         self.dropped = 0
         self._held: deque[Entry] = deque()
         self._held_keys: Counter[str] = Counter()
@@ -91,6 +97,11 @@ class Channel:
         self._is_torn = False  # what comes next does not follow what is held
         self._unconfirmed = False  # we began by decree, and nothing of that is in the stream yet
         self._recovered: dict[RowKey, None] = {}
+
+    @property
+    def held(self) -> int:
+        """How many records are held while the place is not known."""
+        return len(self._held)
 
     # What the host brings.
 
@@ -159,7 +170,9 @@ class Channel:
             if stored.kind == BACKFILLED:
                 self._recover(stored.data)
         elif stored.kind == SNAPSHOT:
-            self.needs_book = False
+            self.needs_book, self._book_seq = False, stored.seq
+        if stored.book_at > self.book_at:
+            self.book_at, self._book_given = stored.book_at, now
         if self._unconfirmed and not own and not self._is_first(stored):
             self.revoke()
         self._unconfirmed = False
@@ -228,6 +241,13 @@ class Channel:
             if not entry.is_snapshot:
                 return (entry.late_since or max(entry.arrived, self.progressed)) + takeover_s
         return float("inf")
+
+    def is_stale(self, now: float, every_s: float) -> bool:
+        """Tell whether the book should be given again, for those who begin later, and this host's is the stream's."""
+        if not (self.is_book and self.begun and self.aligned) or len(self.owed):
+            return False
+        every_s *= 1 if self.seq != self._book_seq else QUIET_TIMES
+        return now - self._book_given >= every_s
 
     # Holding, joining, and beginning by decree.
 
@@ -299,7 +319,7 @@ class Channel:
         if not news or not self._may_begin(news[0], now, patience_s):
             return ""
         own, entries = (news[0], news[1:]) if news[0].kind == GAP else (None, news)
-        if self._is_book:
+        if self.is_book:
             entries = list(dropwhile(lambda one: not one.is_snapshot, entries))
         if all(one.kind == GAP for one in entries):
             return ""

@@ -15,6 +15,7 @@ from typing import Final
 from feedhandler.bridge.settings import GIB, MIB, UNLIMITED, Access, BridgeSettings, StreamSettings
 from feedhandler.bridge.subjects import is_prefix
 from feedhandler.config import Log
+from feedhandler.config.readers import is_address, split_address
 from feedhandler.errors import ConfigError
 from feedhandler.observe.logs import Logs
 
@@ -52,11 +53,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="another host goes on where nobody has written for so long what it has (default: 1)",
     )
     nats.add_argument(
+        "--snapshot-every-s",
+        type=_not_negative,
+        default=60.0,
+        metavar="S",
+        help="a book that has changed is put into the stream again so often, for consumers that begin later "
+        "(default: 60; 0: never)",
+    )
+    nats.add_argument(
         "--pending-mib",
         type=_positive,
         default=64.0,
         metavar="N",
         help="what waits in memory while NATS is away; then the daemon's backlog is the reserve (default: 64)",
+    )
+    nats.add_argument(
+        "--http",
+        default="",
+        metavar="HOST:PORT",
+        help="serve /metrics, /healthz, /readyz and /status there (default: nowhere)",
     )
     nats.add_argument(
         "--log-format", choices=("json", "console", ""), default="", help="default: by terminal"
@@ -119,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     from feedhandler.bridge.forwarding import Bridge  # noqa: PLC0415 - the only part that needs nats-py
 
     with Logs(Log(format=args.log_format, level=args.log_level), time.monotonic) as logs:
-        asyncio.run(Bridge(settings, logs).run())
+        asyncio.run(Bridge(settings, logs, lambda: logs.lost).run())
     return 0
 
 
@@ -136,6 +151,8 @@ def _settings(args: argparse.Namespace) -> BridgeSettings:
         mistakes.append("--stream: expected letters, digits, - and _")
     if bool(args.user) != bool(args.password_file):
         mistakes.append("--user: goes with --password-file")
+    if not is_address(args.http):
+        mistakes.append(f"--http: expected HOST:PORT, got {args.http}")
     if 0 < args.max_age_h * 3600 < args.duplicate_window_s:
         mistakes.append("--duplicate-window-s: longer than --max-age-h")
     if mistakes:
@@ -158,6 +175,8 @@ def _settings(args: argparse.Namespace) -> BridgeSettings:
         channels=tuple(args.channel) or ("*",),
         takeover_s=args.takeover_s,
         pending_bytes=round(args.pending_mib * MIB),
+        http=split_address(args.http),
+        snapshot_every_s=args.snapshot_every_s,
     )
 
 

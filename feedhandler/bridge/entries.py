@@ -4,9 +4,10 @@ A record is stored as it was on the socket, with two differences: `seq` counts w
 1, whichever host writes), and an event that stands behind its place says so (`"class":"late"`).
 
 **The key of an event is a digest of its channel and of the exchange's message**, so it is the same on every host. With
-the number of its occurrence behind it, it is the message's `Nats-Msg-Id`. The occurrence is counted by the stream (how
-many events of this key stand there before it, as far as the window goes), so every host counts alike, whenever it
-started. A gap or a snapshot is one host's own word: its key is a digest of where it stood on that host's socket.
+the number of its occurrence behind it, it is the message's `Nats-Msg-Id`. The occurrence is counted by the stream (the
+number of the newest event of this key there, and one, as far back as `window` says), so every host counts alike,
+whenever it started. A gap or a snapshot is one host's own word: its key is a digest of where it stood on that host's
+socket.
 """
 
 import hashlib
@@ -31,6 +32,8 @@ KIND: Final = "Feed-Kind"
 SEQ: Final = "Feed-Seq"
 RECV: Final = "Feed-Recv"
 ORIGIN: Final = "Feed-Origin"
+BOOK_AT: Final = "Feed-Snapshot"
+"""In a book's channel: the sequence of the newest snapshot in the stream, from where a consumer may begin."""
 
 
 class Entry(msgspec.Struct, gc=False, eq=False):
@@ -109,6 +112,8 @@ class Stored(NamedTuple):
     recv: int
     origin: str
     data: bytes
+    book_at: int = 0
+    """The sequence of the channel's newest snapshot, this one included; 0 where there is none."""
 
     @property
     def is_event(self) -> bool:
@@ -155,15 +160,16 @@ def encode(entry: Entry, seq: int) -> bytes:
             return msgspec.json.encode(_Snapshot("snapshot", book.channel, seq, reason, book.msg))
 
 
-def headers_of(entry: Entry, seq: int, occurrence: int) -> dict[str, str]:
+def headers_of(entry: Entry, seq: int, occurrence: int, book_at: int = 0) -> dict[str, str]:
     """Return what tells a stored entry without its being read."""
-    return {
+    headers = {
         ID: f"{entry.key}-{occurrence}",
         KIND: entry.kind,
         SEQ: str(seq),
         RECV: str(entry.recv),
         ORIGIN: entry.origin,
     }
+    return headers | {BOOK_AT: str(book_at)} if book_at else headers
 
 
 def read_stored(
@@ -172,13 +178,15 @@ def read_stored(
     """Return what a message of the stream is; None where no bridge wrote it."""
     headers = headers or {}
     key, _, occurrence = headers.get(ID, "").rpartition("-")
-    numbers = occurrence, headers.get(SEQ, ""), headers.get(RECV, "")
+    numbers = occurrence, headers.get(SEQ, ""), headers.get(RECV, ""), headers.get(BOOK_AT, "0")
     if not key or KIND not in headers or not all(one.isascii() and one.isdigit() for one in numbers):
         return None
     if channel is None:
         channel = _channel_in(data)
-    count, seq, recv = map(int, numbers)
-    return Stored(sequence, channel, headers[KIND], key, count, seq, recv, headers.get(ORIGIN, ""), data)
+    count, seq, recv, book_at = map(int, numbers)
+    return Stored(
+        sequence, channel, headers[KIND], key, count, seq, recv, headers.get(ORIGIN, ""), data, book_at
+    )
 
 
 class _Named(msgspec.Struct, gc=False):

@@ -1,9 +1,11 @@
 """A bridge that runs: the socket on one side, a link to NATS on the other, the merge between them.
 
     run ── source          reads the socket, from the first reading of the stream on
-        ├─ books           asks for those that the stream needs
+        ├─ books           asks for those that the stream needs, and from time to time for each
         ├─ links           one link after the other; each reads the stream, then sends when it is our turn
-        └─ progress        a line in the log from time to time
+        ├─ progress        a line in the log from time to time
+        ├─ systemd         what it is told
+        └─ http            for operators, where it is asked for
 
 All of it runs in one thread, and what decides is the merge, which never waits. A link that is lost takes nothing with
 it: what was on its way is pending again, and the next link begins by reading what came to stand in the stream.
@@ -13,9 +15,11 @@ SIGTERM ends the reading of the socket; whoever leads sends what is pending, wai
 """
 
 import asyncio
+import os
 import random
 import signal
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -31,11 +35,16 @@ from feedhandler.bridge.link import (
     linked,
 )
 from feedhandler.bridge.merge import Merge
+from feedhandler.bridge.serving import start
 from feedhandler.bridge.settings import BridgeSettings
 from feedhandler.bridge.source import Source
+from feedhandler.bridge.supervised import Supervised
 from feedhandler.core.backoff import Backoff
+from feedhandler.core.motion import Part
 from feedhandler.core.notes import Notify, note
 from feedhandler.errors import OperationalError
+from feedhandler.observe.bridging import BridgePages, BridgeState
+from feedhandler.observe.counts import Counts
 
 FLIGHTS: Final = 1024
 """Messages on their way at a time; further ones wait."""
@@ -56,9 +65,10 @@ BOOKS_S: Final = 0.5
 class Bridge:
     """One run of ``feedhandler bridge nats``."""
 
-    def __init__(self, settings: BridgeSettings, notify: Notify) -> None:
+    def __init__(self, settings: BridgeSettings, notify: Notify, lost_lines: Callable[[], int]) -> None:
         self._settings = settings
-        self._notify = notify
+        counts = Counts(time.time_ns)
+        self._notify = notify = counts.before(notify)
         self._merge = Merge(notify, pending_bytes=settings.pending_bytes)
         self._source = Source(
             settings.socket, settings.channels, self._merge, self._wake, self._report_source
@@ -70,7 +80,10 @@ class Bridge:
         self._batch = 0
         self._paused_until = 0.0
         self._confirmed_at = 0.0
-        self._ever_linked = False
+        self._ever_linked = self._linked = False
+        self._turns = 0
+        self._systemd = Supervised(os.environ, notify, self._parts, self.state)
+        self._pages = BridgePages(self.state, counts, lost_lines)
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT."""
@@ -85,6 +98,8 @@ class Bridge:
                 self._ask_for_books(),
                 self._keep_linked(),
                 self._tell_progress(),
+                self._systemd.run(),
+                *([self._serve(self._settings.http)] if self._settings.http else []),
             )
         ]
         try:
@@ -106,6 +121,7 @@ class Bridge:
         for task in tasks:
             if task.done():
                 task.result()
+        self._systemd.stop()
         await _cancel(tasks[:2])
         await self._drain()
 
@@ -127,7 +143,9 @@ class Bridge:
         await self._loaded.wait()
         while True:
             await asyncio.sleep(BOOKS_S)
-            await self._source.ask_for_books()
+            await self._source.ask_for_books(self._merge.wanted_books())
+            if every_s := self._settings.snapshot_every_s:
+                await self._source.ask_for_books(self._merge.stale_books(_now(), every_s, BOOKS_S))
 
     def _report_source(self, line: str) -> None:
         self._notify(note("bridge_socket_reported", detail=line))
@@ -140,20 +158,23 @@ class Bridge:
     async def _keep_linked(self) -> None:
         backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S)
         while True:
+            self._turns += 1
             try:
                 async with linked(self._settings) as link:
                     await self._use(link, backoff)
             except LinkLost as error:
                 self._notify(note("bridge_link_lost", reason=error.reason))
-            except AccessRefused:
+            except AccessRefused as error:
                 if not self._ever_linked:
                     raise
-                self._notify(note("bridge_access_refused"))
+                self._notify(note("bridge_access_refused", reason=str(error)))
             finally:
+                self._linked = False
                 self._merge.follow("the bridge ends" if self._ending.is_set() else "the link is lost")
             await asyncio.sleep(backoff.failed(random.uniform(0.5, 1.0)))  # noqa: S311 - spreads attempts
 
     async def _use(self, link: Link, backoff: Backoff) -> None:
+        self._turns += 1
         last = await link.open_stream()
         if last < self._merge.sequence:
             raise OperationalError(
@@ -163,7 +184,7 @@ class Bridge:
         await link.listen(self._take_answer)
         self._merge.max_bytes = link.max_bytes
         await self._catch_up(link, last)
-        self._ever_linked = True
+        self._ever_linked = self._linked = True
         backoff.reset()
         self._notify(note("bridge_linked", sequence=self._merge.sequence))
         self._loaded.set()
@@ -188,6 +209,7 @@ class Bridge:
 
     async def _take_turn(self, link: Link) -> None:
         """Lead or follow; who leads knows what stands in the stream, and need not read it."""
+        self._turns += 1
         now = _now()
         due = self._merge.due(now, self._takeover_s, self._patience_s)
         if self._merge.leads:
@@ -196,10 +218,15 @@ class Bridge:
             await link.follow(self._merge.sequence + 1, self._take_stored)
         elif due and now >= self._paused_until:
             await link.stop_reading()
-            self._batch += 1
-            self._merge.lead()
+            self._lead()
+
+    def _lead(self) -> None:
+        """Begin a turn: answers to messages of an earlier one do not count."""
+        self._batch += 1
+        self._merge.lead()
 
     def _take_stored(self, sequence: int, stored: Stored | None) -> None:
+        self._turns += 1
         self._merge.take(sequence, stored, _now())
         self._wake()
 
@@ -238,7 +265,8 @@ class Bridge:
         if answer.code == 0 and not answer.known:
             self._merge.confirm(answer.sequence, now)
         elif answer.known:
-            self._merge.repeat(answer.sequence)
+            if self._merge.repeat(answer.sequence):
+                self._lead()
         elif answer.code in WRONG_LAST:
             self._merge.follow("another host was first")
         else:
@@ -246,6 +274,42 @@ class Bridge:
             self._notify(note("bridge_refused", code=answer.code, reason=answer.detail))
             self._merge.follow("the server refused a message")
         self._wake()
+
+    # Those who look.
+
+    async def _serve(self, address: tuple[str, int]) -> None:
+        ended, stop = start(address, self._pages, self._notify)
+        try:
+            await asyncio.shield(ended)
+        finally:
+            stop()
+            (await ended).unwrap()
+
+    def state(self) -> BridgeState:
+        """Return how it is."""
+        merge = self._merge
+        return BridgeState(
+            stream=self._settings.stream.name,
+            linked=self._linked,
+            connected=self._source.connected,
+            leads=merge.leads,
+            sequence=merge.sequence,
+            stored=dict(merge.stored),
+            read=merge.read,
+            flights=merge.flights,
+            flying_bytes=merge.flying_bytes,
+            pending_bytes=merge.pending_bytes,
+            pending_limit_bytes=merge.pending_limit_bytes,
+            held=sum(channel.held for channel in merge.channels.values()),
+            channels=len(merge.channels),
+            unplaced=sum(not channel.aligned for channel in merge.channels.values()),
+            lag_s=merge.lag_s(_now()),
+            still=self._systemd.still(),
+        )
+
+    def _parts(self) -> Iterator[Part]:
+        yield Part("link", "the link to NATS", self._turns, lambda: True)
+        yield Part("socket", "the reading of the socket", self._source.taken, self._source.waits)
 
     async def _tell_progress(self) -> None:
         sent = read = 0

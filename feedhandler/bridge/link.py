@@ -6,20 +6,24 @@ pings for `PING_S` times `PINGS`, when nothing is heard of the stream's reading 
 waited for its confirmation for `CONFIRM_S`.
 
 **Secrets show nowhere**: what nats-py says of a failure may quote an address with a password in it, so only the words
-of `_reason` are passed on.
+of `_reason` are passed on. And **where TLS is asked for, nothing is said without**: nats-py would go on in the clear
+with a server that does not ask for it.
 """
 
 import asyncio
 import json
+import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import nats
 import nats.errors
-from nats.aio.client import Client
+from nats.aio.client import Client, RawCredentials
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import api
@@ -30,6 +34,7 @@ from feedhandler.bridge.entries import Stored, read_stored
 from feedhandler.bridge.merge import Flight
 from feedhandler.bridge.settings import Access, BridgeSettings, StreamSettings
 from feedhandler.bridge.subjects import channel_of, subject_of
+from feedhandler.bridge.window import COUNTED_MESSAGES
 from feedhandler.errors import ConfigError, OperationalError
 
 CONNECT_S: Final = 5
@@ -41,11 +46,14 @@ CONFIRM_S: Final = 5.0
 REQUEST_S: Final = 5.0
 CLOSE_S: Final = 2.0
 
-READ_BACK_MESSAGES: Final = 50_000
+READ_BACK_MESSAGES: Final = COUNTED_MESSAGES
 """How far back in the stream the first reading begins, all channels together; of others the newest message is read."""
 
 INACTIVE_S: Final = 30.0
 """A reading that nobody reads is forgotten by the server after so long."""
+
+FORBIDDEN: Final = "permissions violation"
+"""What a server says of a subject that we may not use."""
 
 WRONG_LAST: Final = frozenset({10070, 10071})
 """The server's codes for a condition that does not hold: another id, another sequence."""
@@ -60,7 +68,20 @@ class LinkLost(OperationalError):
 
 
 class AccessRefused(OperationalError):
-    """The server does not let us in."""
+    """The server does not let us in, or we do not trust it."""
+
+
+class _NoTls(nats.errors.Error):
+    """A server that offers no TLS."""
+
+
+class _TlsClient(Client):
+    """A client that says nothing to a server without TLS: this is called before anything is sent."""
+
+    def _connect_command(self) -> bytes:
+        if not self._server_info.get("tls_required"):
+            raise _NoTls
+        return super()._connect_command()
 
 
 class Answer(NamedTuple):
@@ -241,14 +262,10 @@ class Link:
 async def linked(settings: BridgeSettings) -> AsyncIterator[Link]:
     """Connect, and take care that the connection is closed."""
     access = _access(settings.access, settings.servers)
-    client = Client()
+    client = _TlsClient() if "tls" in access else Client()
     link = Link(client, settings.stream)
-
-    async def closed() -> None:  # noqa: ASYNC124 - nats-py wants it so
-        link.lost.set()
-
     try:
-        await _connect(client, settings.servers, access, closed)
+        await _connect(client, settings.servers, access, link)
         yield link
     except (nats.errors.Error, JetStreamError, TimeoutError, OSError) as error:
         raise LinkLost(link.reason or _reason(error)) from None
@@ -256,13 +273,16 @@ async def linked(settings: BridgeSettings) -> AsyncIterator[Link]:
         await _close(client)
 
 
-async def _connect(
-    client: Client, servers: tuple[str, ...], access: dict[str, Any], closed: Callable[[], Awaitable[None]]
-) -> None:
+async def _connect(client: Client, servers: tuple[str, ...], access: dict[str, Any], link: Link) -> None:
     """Connect once, to any of the servers."""
 
-    async def failed(_: Exception) -> None:
-        """Say nothing: what ends the connection is told by its end."""
+    async def closed() -> None:  # noqa: ASYNC124 - nats-py wants it so
+        link.lost.set()
+
+    async def failed(error: Exception) -> None:  # noqa: ASYNC124 - nats-py wants it so
+        """Take what the server forbids, which gets no other answer; what ends the connection is told by its end."""
+        if FORBIDDEN in str(error).lower():
+            link.lose(str(error).removeprefix("nats: "))
 
     try:
         async with asyncio.timeout(CONNECT_S * len(servers) + CONNECT_S):
@@ -291,14 +311,29 @@ def _access(access: Access, servers: tuple[str, ...]) -> dict[str, Any]:
     """Return what lets us in, read anew; a file that can't be read is a mistake of its own."""
     given: dict[str, Any] = {}
     if access.credentials_file:
-        _read_file("--credentials", access.credentials_file)
-        given["user_credentials"] = str(access.credentials_file)
+        given["user_credentials"] = RawCredentials(_read_credentials(access.credentials_file))
     if access.password_file:
         given["user"] = access.user
         given["password"] = _read_file("--password-file", access.password_file)
     if access.ca_file or any(urlsplit(server).scheme == "tls" for server in servers):
         given["tls"] = _tls(access)
     return given
+
+
+_CREDENTIALS: Final = re.compile(
+    r"-BEGIN NATS USER JWT-+\n[\w-]+\.[\w-]+\.[\w-]+\n-.*-BEGIN USER NKEY SEED-+\nSU[A-Z2-7]{56}\n-",
+    re.DOTALL,
+)
+
+
+def _read_credentials(path: Path) -> str:
+    """Return a .creds file; nats-py waits for ever for the end of what is none."""
+    text = "".join(f"{line.strip()}\n" for line in _read_file("--credentials", path).splitlines())
+    if find_spec("nkeys") is None:
+        raise ConfigError(["--credentials: nkeys is not installed: pip install 'feedhandler[nats]'"])
+    if _CREDENTIALS.search(text) is None:
+        raise ConfigError([f"--credentials: {path}: expected a user's JWT and its seed, as in a .creds file"])
+    return text
 
 
 def _tls(access: Access) -> ssl.SSLContext:
@@ -310,7 +345,7 @@ def _tls(access: Access) -> ssl.SSLContext:
         raise ConfigError([f"--tls-ca: {access.ca_file}: {_words(error)}"]) from None
 
 
-def _read_file(option: str, path: Any) -> str:
+def _read_file(option: str, path: Path) -> str:
     try:
         return str(path.read_text().strip())
     except (OSError, UnicodeDecodeError) as error:
@@ -355,6 +390,10 @@ def _fault(error: Exception, last: Exception | None) -> OperationalError:
     """Return our exception for a failure to connect."""
     for one in (error, last):
         words = str(one).lower()
+        if isinstance(one, _NoTls):
+            return AccessRefused("the server does not offer TLS")
+        if isinstance(one, ssl.SSLCertVerificationError):
+            return AccessRefused(f"the server's certificate is not accepted: {one.verify_message}")
         if isinstance(one, nats.errors.AuthorizationError) or "authoriz" in words or "authentic" in words:
             return AccessRefused("the server refuses the credentials")
     return LinkLost(_reason(last or error))
@@ -363,7 +402,7 @@ def _fault(error: Exception, last: Exception | None) -> OperationalError:
 def _reason(error: BaseException | None) -> str:
     """Return a failure in words that hold nothing secret."""
     if isinstance(error, APIError):
-        return f"JetStream: {error.description or error.code}"
+        return f"JetStream: {error.description or 'nobody answers for it; is it enabled there?'}"
     if isinstance(error, nats.errors.StaleConnectionError):
         return "the server does not answer"
     if isinstance(error, ssl.SSLError):

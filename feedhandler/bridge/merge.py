@@ -21,11 +21,12 @@ Pure: the messages of the stream come in by `take` in their order, the records o
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from itertools import islice
+from math import ceil
 from typing import Final, NamedTuple
 
 from feedhandler.bridge.channel import Channel
 from feedhandler.bridge.entries import (
-    BOOK,
     EXPECTED_ID,
     EXPECTED_SEQUENCE,
     GAP,
@@ -69,19 +70,23 @@ class Merge:
         self, notify: Notify, *, max_bytes: int = 1024 * 1024, pending_bytes: int = 64 * MIB
     ) -> None:
         self.max_bytes = max_bytes
-        self._pending_bytes_max = (
-            pending_bytes  # beyond it the socket is not read, and the backlog is the reserve
-        )
+        self.pending_limit_bytes = pending_bytes
+        """Beyond it the socket is not read, and the backlog is the reserve."""
         self.channels: dict[str, Channel] = {}
         self.sequence = 0
         self.leads = False
-        self.sent = self.read = 0
+        self.stored: Counter[str] = Counter()  # messages of our own, by their kind
+        self.read = 0
         self.flying_bytes = 0
         self._notify = notify
         self._queue: deque[Entry] = deque()
         self._flights: deque[Flight] = deque()
         self._flying: Counter[str] = Counter()
-        self._flying_keys: Counter[tuple[str, str]] = Counter()
+        self._flying_keys: dict[tuple[str, str], deque[int]] = {}  # of each key: the numbers on their way
+        self._flying_books: dict[str, int] = {}  # of each channel: the newest snapshot that is on its way
+        self._known: dict[
+            tuple[str, str], int
+        ] = {}  # numbers that the server knows, and nobody counts any more
 
     @property
     def pending_bytes(self) -> int:
@@ -91,7 +96,12 @@ class Merge:
     @property
     def is_full(self) -> bool:
         """Whether no more records should be brought for now."""
-        return self.pending_bytes > self._pending_bytes_max
+        return self.pending_bytes > self.pending_limit_bytes
+
+    @property
+    def sent(self) -> int:
+        """How many messages of our own are in the stream."""
+        return self.stored.total()
 
     @property
     def flights(self) -> int:
@@ -102,6 +112,11 @@ class Merge:
     def waiting(self) -> int:
         """How many entries wait to be sent; some of them are in the stream already."""
         return len(self._queue)
+
+    def lag_s(self, now: float) -> float:
+        """Return how long the oldest record waits that should be in the stream; 0 where none does (s)."""
+        firsts = (next(iter(channel.pending), None) for channel in self.channels.values())
+        return max((now - one.arrived for one in firsts if one is not None), default=0.0)
 
     # The two sides.
 
@@ -150,7 +165,7 @@ class Merge:
         if channel is None or stored is None:
             return
         channel.take(stored, now, own=own)
-        if own and stored.kind == LATE and stored.channel.endswith(f"/{BOOK}"):
+        if own and stored.kind == LATE and channel.is_book:
             channel.needs_book = True
 
     def _land(self) -> None:
@@ -158,10 +173,12 @@ class Merge:
         entry = flight.entry
         self.flying_bytes -= len(flight.data)
         self._flying[entry.channel] -= 1
-        self._flying_keys[entry.channel, entry.key] -= 1
-        if not self._flying_keys[entry.channel, entry.key]:
-            del self._flying_keys[entry.channel, entry.key]
-        self.sent += 1
+        key = entry.channel, entry.key
+        self._flying_keys[key].popleft()
+        if not self._flying_keys[key]:
+            del self._flying_keys[key]
+        self._known.pop(key, None)
+        self.stored[flight.stored.kind] += 1
 
     # Leading and following.
 
@@ -195,16 +212,25 @@ class Merge:
         self.flying_bytes = 0
         self._flying.clear()
         self._flying_keys.clear()
+        self._flying_books.clear()
+        self._known.clear()
 
-    def repeat(self, sequence: int) -> None:
-        """Take note that the server knows the id of the first on its way, from the message at ``sequence``."""
+    def repeat(self, sequence: int) -> bool:
+        """Take note that the server knows the id of the first on its way, from the message at ``sequence``.
+
+        Return whether that is an older event of the same content, whose number is not counted any more: what was on
+        its way may then be sent again at once, and gets a number behind it.
+        """
         if not self._flights:
-            return
+            return False
         flight = self._flights[0]
-        if sequence <= self.sequence:  # read already, so it is another event with the same id
-            key, occurrence = flight.stored.key, flight.stored.occurrence
-            self.channels[flight.entry.channel].window.count_on(key, occurrence)
+        is_older = sequence <= self.sequence
+        known = dict(self._known)
         self.follow("an id was known to the server")
+        if is_older:
+            known[flight.entry.channel, flight.entry.key] = flight.stored.occurrence
+            self._known = known
+        return is_older
 
     # What is sent.
 
@@ -233,7 +259,7 @@ class Merge:
         data = encode(entry, seq)
         if len(data) + HEADER_BYTES > self.max_bytes:
             self._note("bridge_record_too_large", channel=channel.name, size_bytes=len(data))
-            channel.needs_book = entry.is_event and channel.name.endswith(f"/{BOOK}")
+            channel.needs_book = entry.is_event and channel.is_book
             if entry.is_snapshot:
                 channel.leave_out(entry)
                 return None
@@ -244,10 +270,12 @@ class Merge:
 
     def _fly(self, channel: Channel, entry: Entry, seq: int, data: bytes) -> Flight:
         name = channel.name
-        occurrence = channel.window.occurrences(entry.key) + self._flying_keys[name, entry.key] + 1
-        headers = headers_of(entry, seq, occurrence)
         last = self._flights[-1] if self._flights else None
         before = last.sequence if last else self.sequence
+        occurrence = self._occurrences(channel, entry.key, before + 1, seq) + 1
+        if entry.is_snapshot:
+            self._flying_books[name] = before + 1
+        headers = headers_of(entry, seq, occurrence, self._flying_books.get(name, channel.book_at))
         stored = read_stored(before + 1, name, headers, data)
         assert stored is not None
         headers[EXPECTED_SEQUENCE] = str(before)
@@ -257,14 +285,32 @@ class Merge:
         self._flights.append(flight)
         self.flying_bytes += len(data)
         self._flying[name] += 1
-        self._flying_keys[name, entry.key] += 1
+        self._flying_keys.setdefault((name, entry.key), deque()).append(occurrence)
         return flight
+
+    def _occurrences(self, channel: Channel, key: str, sequence: int, seq: int) -> int:
+        """Return how often a key has come when what is on its way is there; that is less than a window holds."""
+        flying = self._flying_keys.get((channel.name, key))
+        if flying:
+            return flying[-1]
+        return max(channel.window.occurrences(key, sequence, seq), self._known.get((channel.name, key), 0))
 
     def wanted_books(self) -> Iterable[str]:
         """Return the channels that need a snapshot of their book, and none is on its way."""
         for channel in self.channels.values():
-            if channel.needs_book and not any(entry.is_snapshot for entry in channel.pending):
+            if channel.needs_book and not _has_book(channel):
                 yield channel.name
+
+    def stale_books(self, now: float, every_s: float, tick_s: float) -> list[str]:
+        """Return some channels whose book is to be given again for consumers that begin later; only who leads does.
+
+        A few in each tick, so that they are spread over the time; else all that began together would stay together.
+        """
+        if not self.leads:
+            return []
+        books = [channel for channel in self.channels.values() if channel.is_book]
+        stale = (one.name for one in books if one.is_stale(now, every_s) and not _has_book(one))
+        return list(islice(stale, ceil(len(books) * tick_s / every_s)))
 
     def _channel(self, name: str) -> Channel | None:
         channel = self.channels.get(name)
@@ -276,6 +322,10 @@ class Merge:
 
     def _note(self, name: str, **fields: Value) -> None:
         self._notify(Note(name, fields))
+
+
+def _has_book(channel: Channel) -> bool:
+    return any(entry.is_snapshot for entry in channel.pending)
 
 
 def _is_flight(flight: Flight, sequence: int, stored: Stored | None) -> bool:

@@ -83,6 +83,8 @@ class BridgeSettings(NamedTuple):
     takeover_s: float = 1.0
     drain_s: float = 5.0
     pending_bytes: int = 64 * MIB
+    http: tuple[str, int] | None = None
+    snapshot_every_s: float = 60.0
 
     @property
     def patience_s(self) -> float:

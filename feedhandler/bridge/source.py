@@ -6,14 +6,16 @@ once for the oldest record that is kept of each channel (`refused` tells it). Th
 later, since the oldest are about to go.
 
 The snapshots that were sent to it alone are put where they belong: behind the event whose seq they name. One that is
-asked for later, since the stream needs a book, is put there too; one that comes too late for that is asked for again.
+asked for later, since the stream needs a book, is put there too. While it is on its way the stream is not read, for
+`PAUSE_S` at most, so that it does not come too late for its place; one that does is asked for again.
 
 Where the socket can't go on exactly (`refused`), the channel's place is lost, which is the merge's to deal with. A
 daemon with another session is begun with anew.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +45,12 @@ MARGIN: Final = 8
 ROOM_S: Final = 0.05
 """How often it is looked whether there is room again."""
 
+SILENCE_S: Final = 3.0
+"""A daemon says something every second; after so long it is not there."""
+
+PAUSE_S: Final = 0.25
+"""How long nothing is read for the sake of a book."""
+
 IN_STREAM: Final = frozenset({"start", "gap", "late", "audit"})
 
 
@@ -69,6 +77,21 @@ class Source:
         self._session = ""
         self._seqs: dict[str, int] = {}
         self._books: dict[str, Snapshot] = {}
+        self._client: Client | None = None
+        self._may_read = asyncio.Event()
+        self._may_read.set()
+        self._heard_at = float("-inf")
+        self.taken = 0
+        """Records that were taken."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the daemon is there and its stream is read, or was until there was no room."""
+        return self._merge.is_full or _now() - self._heard_at < SILENCE_S
+
+    def waits(self) -> bool:
+        """Tell whether there is something to read, and room for it."""
+        return self._client is not None and not self._merge.is_full and self._client.unread_bytes() > 0
 
     async def run(self) -> None:
         """Read for ever; a fault of the daemon is raised."""
@@ -130,6 +153,7 @@ class Source:
         reader = Reader(self._channels, name=NAME, resume=start)
         self._seqs = dict(start.seq)
         async with Client(self._path, reader, report=self._report) as client:
+            self._client = client
             while True:
                 for _ in range(TURN_RECORDS):
                     received = client.receive_nowait()
@@ -140,10 +164,19 @@ class Source:
                     self._take(received.record)
                 self._wake()
                 await asyncio.sleep(0)
+                await self._rest_for_books()
                 while self._merge.is_full:
                     await asyncio.sleep(ROOM_S)
 
+    async def _rest_for_books(self) -> None:
+        if not self._may_read.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PAUSE_S):
+                    await self._may_read.wait()
+
     def _take(self, record: Record) -> None:
+        self.taken += 1
+        self._heard_at = _now()
         match record:
             case Event() | Gap():
                 self._advance(record.channel, record.seq)
@@ -190,11 +223,15 @@ class Source:
 
     # Books that the stream needs.
 
-    async def ask_for_books(self) -> None:
-        """Ask for the books that the stream needs; each is put in its place once that has been read."""
-        for channel in list(self._merge.wanted_books()):
+    async def ask_for_books(self, channels: Iterable[str]) -> None:
+        """Ask for the books of some channels; each is put in its place once that has been read."""
+        for channel in list(channels):
             if channel in self._seqs and channel not in self._books and channel.endswith(f"/{BOOK}"):
-                await self._ask_for_book(channel)
+                self._may_read.clear()
+                try:
+                    await self._ask_for_book(channel)
+                finally:
+                    self._may_read.set()
 
     async def _ask_for_book(self, channel: str) -> None:
         session = ""
@@ -206,6 +243,7 @@ class Source:
             if isinstance(record, Snapshot) and record.reason not in IN_STREAM and session == self._session:
                 self._books[channel] = record
                 self._place_book(channel)
+                self._may_read.set()
 
         await self._ask(look, (channel,), snapshot=True)
 

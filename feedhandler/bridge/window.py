@@ -1,8 +1,11 @@
 """The newest events of one channel in the stream: where a host finds its place, and how often a key has come.
 
-It is bounded in events (`WINDOW_EVENTS`); the oldest go. What went is not counted any more, so a content that comes
-again after so many others may get a number that it had before. The server says so (`duplicate`), and `count_on` makes
-the next number the one behind it.
+It is bounded in events (`WINDOW_EVENTS`); the oldest go.
+
+**How often a key has come is a question to the stream, and every host gets the same answer.** It is the number that the
+newest event of this key has, if that is among the last `WINDOW_EVENTS` records of the channel and the last
+`COUNTED_MESSAGES` of the stream, else 0. A host that starts reads that far back (`link`), so it counts like one that
+has run for ever.
 """
 
 from collections import deque
@@ -12,6 +15,9 @@ from typing import Final
 from feedhandler.bridge.entries import LATE, Stored
 
 WINDOW_EVENTS: Final = 8192
+
+COUNTED_MESSAGES: Final = 50_000
+"""An event so many messages back in the stream is counted no more, all channels together."""
 
 
 class Place:
@@ -32,7 +38,7 @@ class Window:
         self._first = 0  # the number of the oldest
         self._at: dict[str, deque[int]] = {}
         self._origins: dict[str, int] = {}
-        self._counts: dict[str, int] = {}
+        self._newest: dict[str, Stored] = {}
         self._late: set[int] = set()
 
     def add(self, stored: Stored) -> None:
@@ -41,9 +47,9 @@ class Window:
         self._events.append((stored.key, stored.origin))
         self._at.setdefault(stored.key, deque()).append(number)
         self._origins[stored.origin] = number
+        self._newest[stored.key] = stored._replace(data=b"")
         if stored.kind == LATE:
             self._late.add(number)
-        self._counts[stored.key] = max(stored.occurrence, self._counts.get(stored.key, 0))
         if len(self._events) > WINDOW_EVENTS:
             self._forget()
 
@@ -69,13 +75,16 @@ class Window:
         """Return what stands behind a place, in order."""
         return [Place(key) for key, _ in islice(self._events, number + 1 - self._first, None)]
 
-    def occurrences(self, key: str) -> int:
-        """Return how often a key has come, as far as is known."""
-        return self._counts.get(key, 0)
-
-    def count_on(self, key: str, occurrence: int) -> None:
-        """Take note that a key has come so often."""
-        self._counts[key] = max(occurrence, self._counts.get(key, 0))
+    def occurrences(self, key: str, sequence: int, seq: int) -> int:
+        """Return how often a key has come before a message that will have this sequence and this seq."""
+        newest = self._newest.get(key)
+        if (
+            newest is None
+            or sequence - newest.sequence > COUNTED_MESSAGES
+            or seq - newest.seq > WINDOW_EVENTS
+        ):
+            return 0
+        return newest.occurrence
 
     def _forget(self) -> None:
         key, origin = self._events.popleft()
@@ -85,6 +94,6 @@ class Window:
         numbers.popleft()
         if not numbers:
             del self._at[key]
-            self._counts.pop(key, None)
+            del self._newest[key]
         self._late.discard(self._first)
         self._first += 1

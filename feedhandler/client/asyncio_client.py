@@ -6,6 +6,9 @@ iteration; leaving the context closes, too.
 """
 
 import asyncio
+import fcntl
+import sys
+import termios
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -61,6 +64,17 @@ class Client(Following):
         if trouble:
             self._disconnect()
             await self._pause(trouble)
+
+    def unread_bytes(self) -> int:
+        """Return how many bytes wait in the connection's socket; 0 without one."""
+        if self._streams is None:
+            return 0
+        sock = self._streams[1].get_extra_info("socket")
+        try:
+            waiting = fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4))
+        except (OSError, ValueError):
+            return 0
+        return int.from_bytes(waiting, sys.byteorder)
 
     def close(self) -> None:
         """End the iteration, and with it the connection."""

@@ -11,6 +11,7 @@
 
     http ──▶ pages ──▶ all of these, made in slices, so that no picture holds up an event; page: the one for people
     command ──▶ asking ──▶ terminal     `status` and `top`: another process, over HTTP
+    bridging                            the same of a bridge, which is a program of its own
     incidents                           files about lines that disagreed
     reference                           every name as tables, for a runbook
 

@@ -335,15 +335,22 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "bridge_stopped": Kind("info", "the bridge has ended; what was on its way is in the stream", ()),
     "bridge_linked": Kind("info", "the bridge is connected to NATS and has read what the stream holds", ()),
     "bridge_link_lost": Kind(
-        "warning", "the bridge is not connected to NATS; it tries again and keeps what comes", ("reason",)
+        "warning",
+        "the bridge is not connected to NATS; it tries again and keeps what comes",
+        ("reason",),
+        metric=metrics.BRIDGE_LINKS_LOST,
     ),
     "bridge_access_refused": Kind(
-        "error", "NATS refuses the bridge's credentials; it reads the files again and tries on", ()
+        "error",
+        "NATS refuses the bridge's credentials, or has no certificate that it trusts; it tries on with the files as "
+        "they are then",
+        ("reason",),
     ),
     "bridge_refused": Kind(
         "error",
         "NATS refuses to store, because the stream is full for example; nothing goes on before it does",
         ("code",),
+        metric=metrics.BRIDGE_REFUSALS,
     ),
     "bridge_led": Kind("info", "this host writes from now on: nobody else had written what it has", ()),
     "bridge_followed": Kind("info", "this host writes no more for now", ("reason",)),
@@ -351,6 +358,7 @@ CATALOGUE: Final[dict[str, Kind]] = {
         "error",
         "nothing proves that a channel's stream is complete; a gap record says so in it",
         ("channel", "reason"),
+        metric=metrics.BRIDGE_GAPS,
     ),
     "bridge_hold_overflowed": Kind(
         "warning", "a channel whose place in the stream is not known brought more than is held", ("channel",)

@@ -246,9 +246,18 @@ DAEMON_VALUES: Final[tuple[tuple[Family, Callable[[Sight], Number]], ...]] = (
         gauge("start_time_seconds", "When the daemon started (Unix time)."),
         lambda sight: sight.started_ns / 1e9,
     ),
-    (counter("cpu_seconds", "CPU time of the process."), lambda _: process_time()),
-    (gauge("memory_bytes", "Memory of the process that is in use."), lambda _: _resident_bytes()),
-    (gauge("open_descriptors", "File descriptors that are open."), lambda _: len(os.listdir(_DESCRIPTORS))),
+)
+
+
+def _resident_bytes() -> int:
+    """Return the memory in use; the kernel tells it without touching a disk."""
+    return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
+
+
+PROCESS_VALUES: Final[tuple[tuple[Family, Callable[[], float]], ...]] = (
+    (counter("cpu_seconds", "CPU time of the process."), process_time),
+    (gauge("memory_bytes", "Memory of the process that is in use."), _resident_bytes),
+    (gauge("open_descriptors", "File descriptors that are open."), lambda: len(os.listdir(_DESCRIPTORS))),
 )
 
 BOUNDS: Final[Mapping[str, str]] = {
@@ -285,6 +294,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     *(family for family, _ in KEEPER_VALUES),
     *(family for family, _ in BOOK_VALUES),
     *(family for family, _ in DAEMON_VALUES),
+    *(family for family, _ in PROCESS_VALUES),
     *COUNTERS,
 )
 """Every metric that there is."""
@@ -316,11 +326,6 @@ def clock_offset_s(feeds: Mapping[str, Feed]) -> float | None:
     """Return the exchange's clock minus ours (s), by the feed whose newest event was the least on its way."""
     offsets = (feed.arbiter.clock_offset_s() for feed in tuple(feeds.values()))
     return max((offset for offset in offsets if offset is not None), default=None)
-
-
-def _resident_bytes() -> int:
-    """Return the memory in use; the kernel tells it without touching a disk."""
-    return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
 
 
 class Collector:
@@ -356,6 +361,8 @@ class Collector:
         )
         for family, read in DAEMON_VALUES:
             yield Block(family, [_value(family, "", read(self._sight))])
+        for family, read_process in PROCESS_VALUES:
+            yield Block(family, [_value(family, "", read_process())])
         yield Block(ROLE, [_states(ROLE, "", role_of(self._sight), ROLES)])
         yield Block(STANDBY_STATE, [_states(STANDBY_STATE, "", state_of(self._sight), PAIR_STATES)])
         yield Block(LATENCY, [buckets(LATENCY.name, "", self._sight.latency)])

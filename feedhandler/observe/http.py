@@ -87,7 +87,10 @@ class _Refused(Exception):
 class HttpServer:
     """Serves one address."""
 
-    def __init__(self, host: str, port: int, handle: Handle, notify: Notify) -> None:
+    def __init__(
+        self, host: str, port: int, handle: Handle, notify: Notify, *, key: str = "observe.http"
+    ) -> None:
+        self._key = key  # what the address is called where it was given
         self._notify = notify
         self._host = host
         self._port = port
@@ -104,7 +107,7 @@ class HttpServer:
             )
         except OSError as error:
             why = error.strerror or str(error)
-            raise OperationalError(f"observe.http: {self._host}:{self._port}: {why}") from error
+            raise OperationalError(f"{self._key}: {self._host}:{self._port}: {why}") from error
         self.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
         async with trio.open_nursery() as nursery:
             await nursery.start(trio.serve_listeners, self._attend, listeners)

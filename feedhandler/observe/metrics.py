@@ -125,6 +125,15 @@ TAKEOVERS: Final = counter(
     "How often this daemon took over from another, by whether the session went on whole.",
     "whole",
 )
+BRIDGE_GAPS: Final = counter(
+    "bridge_gaps", "Gaps that a bridge has put into the stream of NATS, by reason.", "channel", "reason"
+)
+BRIDGE_REFUSALS: Final = counter(
+    "bridge_refusals", "Messages that NATS has refused to store, by its error code.", "code"
+)
+BRIDGE_LINKS_LOST: Final = counter(
+    "bridge_links_lost", "Connections to NATS that have ended, and attempts that have failed."
+)
 INCIDENTS: Final = counter("incidents", "Incident files, by what became of them.", "result")
 
 COUNTERS: Final = tuple(

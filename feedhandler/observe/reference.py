@@ -5,6 +5,7 @@ The text is made of what the program goes by, so it cannot be out of date.
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from feedhandler.observe.bridging import FAMILIES as BRIDGE_FAMILIES
 from feedhandler.observe.catalogue import CATALOGUE, FIELDS
 from feedhandler.observe.collecting import FAMILIES
 from feedhandler.observe.metrics import PREFIX, Family
@@ -13,7 +14,7 @@ from feedhandler.observe.metrics import PREFIX, Family
 def reference() -> str:
     """Return the tables, as Markdown."""
     parts = [
-        *_table(("metric", "type", "what it says"), map(_metric, sorted(FAMILIES))),
+        *_table(("metric", "type", "what it says"), map(_metric, sorted((*FAMILIES, *BRIDGE_FAMILIES)))),
         "",
         *_table(("note", "level", "what it says", "counted by"), map(_note, sorted(CATALOGUE))),
         "",

@@ -1,23 +1,30 @@
 """How many events a second go through the bridge into NATS JetStream, and what keeps it from more.
 
     .venv/bin/python tests/benchmarks/bridge.py [--events N] [--storage file|memory]
+    .venv/bin/python tests/benchmarks/bridge.py --takeovers N
 
 A stand-in for the daemon gives its records as fast as they are read, to a real bridge with a real nats-server
 (`nats-server` must be there). Told are events per second from the first to the last that is stored, the CPU time that
 the bridge and the server took for each, and how busy both were: who is near 100 % of a core is the limit. Beside it
 stands what nats-py alone does, with messages of the same size, the same conditions, and as many on their way.
+
+With ``--takeovers`` two bridges read `RATE` events a second; the one that writes is killed with SIGKILL, N times, and a
+new one follows then. Told is the longest silence that a consumer of the stream saw around each kill, and that the
+stream has every event once.
 """
 
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +38,13 @@ URL: Final = f"nats://127.0.0.1:{PORT}"
 CHANNEL: Final = "BTC-USD/publicTrades"
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 PATIENCE_S: Final = 600.0
+
+RATE: Final = 200
+"""Events a second while takeovers are measured."""
+PIECE_S: Final = 0.005
+SETTLED_S: Final = 4.0
+"""So long after a kill the stream is looked at."""
+TURNS: Final = ("bridge_led", "bridge_followed")
 
 
 def records(count: int) -> Iterator[bytes]:
@@ -119,6 +133,117 @@ async def through_the_bridge(count: int, storage: str, folder: Path, server: int
     await client.close()
 
 
+class SteadyDaemon:
+    """A stand-in that says something new all the time, and keeps it all."""
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+
+    async def run(self) -> None:
+        """Say `RATE` events a second."""
+        source = records(10**6)
+        while True:
+            self._lines.append(next(source))
+            await asyncio.sleep(1 / RATE)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            hello = {"type": "hello", "protocol": 1, "session": "s", "server": "x", "channels": [CHANNEL]}
+            writer.write(_line(hello))
+            resume = json.loads(await reader.readline()).get("resume")
+            at = resume["seq"].get(CHANNEL, 0) if resume else len(self._lines)
+            writer.write(_line({"type": "subscribed", "channels": {CHANNEL: {"next": at + 1}}}))
+            while True:
+                for _ in range(round(1 / PIECE_S)):
+                    writer.write(b"".join(self._lines[at:]))
+                    at = len(self._lines)
+                    await writer.drain()
+                    await asyncio.sleep(PIECE_S)
+                writer.write(_line({"type": "heartbeat", "now": 1, "next": {CHANNEL: at + 1}}))
+
+
+async def takeovers(count: int, folder: Path) -> None:
+    """Measure how long nothing comes when the one who writes is killed."""
+    path, client, daemon = folder / "feed.sock", await nats.connect(URL), SteadyDaemon()
+    listening = await asyncio.start_unix_server(daemon.serve, path)
+    speaking = asyncio.create_task(daemon.run())
+    seen: list[tuple[float, int]] = []
+
+    async def received(message: nats.aio.msg.Msg) -> None:
+        seen.append((time.monotonic(), json.loads(message.data)["seq"]))
+
+    await client.subscribe("feed.>", cb=received)
+    bridges = [Follower(path, folder / f"{number}.log") for number in range(2)]
+    silences = []
+    try:
+        for number in range(count):
+            writer = await one_that_writes(bridges)
+            other = bridges[1 - bridges.index(writer)]
+            await _until(lambda other=other: other.follows)
+            await asyncio.sleep(1)
+            at, before = time.monotonic(), len(seen)
+            writer.kill()
+            await _until(lambda at=at: seen[-1][0] > at + SETTLED_S)
+            times = [one for one, _ in seen[before - 1 :]]
+            silences.append(max(later - one for one, later in itertools.pairwise(times)))
+            bridges[bridges.index(writer)] = Follower(path, folder / f"{number + 2}.log")
+    finally:
+        for one in bridges:
+            one.kill()
+        speaking.cancel()
+        listening.close()
+    seqs = [seq for _, seq in seen]
+    exact = seqs == list(range(1, len(seqs) + 1))
+    silences.sort()
+    print(
+        f"takeovers: {count} kills at {RATE} events/s: silence p50 {statistics.median(silences):.2f} s, "
+        f"worst {silences[-1]:.2f} s; {len(seqs):,} messages, {'every one once, in order' if exact else 'NOT EXACT'}"
+    )
+    await client.jetstream().delete_stream("FEED")
+    await client.close()
+
+
+class Follower:
+    """A bridge that runs, and the log that it writes."""
+
+    def __init__(self, path: Path, log: Path) -> None:
+        self._log = log
+        command = ["bridge", "nats", "--socket", path, "--server", URL, "--max-gib", "8"]
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "feedhandler", *map(str, command)], stderr=file
+            )
+
+    @property
+    def writes(self) -> bool:
+        """Whether it was the last to say that it does."""
+        said = [name for line in self._log.read_text().splitlines() for name in TURNS if name in line]
+        return said[-1:] == [TURNS[0]]
+
+    @property
+    def follows(self) -> bool:
+        """Whether it reads the stream and does not write."""
+        return "bridge_linked" in self._log.read_text() and not self.writes
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.wait()
+
+
+async def one_that_writes(bridges: list[Follower]) -> Follower:
+    """Wait until one writes."""
+    await _until(lambda: any(one.writes for one in bridges))
+    return next(one for one in bridges if one.writes)
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():
+            await asyncio.sleep(0.05)
+
+
 async def nats_alone(count: int, storage: str) -> None:
     """Measure nats-py alone."""
     client = await nats.connect(URL)
@@ -158,6 +283,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--storage", choices=("file", "memory"), default="file")
+    parser.add_argument("--takeovers", type=int, default=0, metavar="N")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -165,8 +291,11 @@ def main() -> None:
         server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
             time.sleep(1)
-            asyncio.run(through_the_bridge(args.events, args.storage, folder, server.pid))
-            asyncio.run(nats_alone(args.events, args.storage))
+            if args.takeovers:
+                asyncio.run(takeovers(args.takeovers, folder))
+            else:
+                asyncio.run(through_the_bridge(args.events, args.storage, folder, server.pid))
+                asyncio.run(nats_alone(args.events, args.storage))
         finally:
             server.terminate()
             server.wait()

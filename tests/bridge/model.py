@@ -86,8 +86,11 @@ class _Record(msgspec.Struct):
 class Host:
     """A daemon's socket and a bridge."""
 
-    def __init__(self, name: str, server: Server, random: Random, **bounds: int) -> None:
+    def __init__(
+        self, name: str, server: Server, random: Random, read_back: int = 1_000_000, **bounds: int
+    ) -> None:
         self.name = name
+        self._read_back = read_back
         self.notes: list[Note] = []
         self.merge = Merge(self.notes.append, **bounds)
         self.linked = False
@@ -109,9 +112,16 @@ class Host:
     # The link.
 
     def link(self, now: float) -> None:
-        """Connect: read all that the stream has."""
+        """Connect: read what the stream has and we do not know; at first some way back, of each channel the newest."""
         self.linked = True
-        self._read = self.merge.sequence
+        last = len(self._server.messages)
+        self._read = self.merge.sequence or max(last - self._read_back, 0)
+        if not self.merge.sequence:
+            newest = {self._server.messages[at - 1].channel: at for at in range(1, self._read + 1)}
+            for sequence in sorted(newest.values()):
+                stored = self._server.read(sequence)
+                assert stored is not None
+                self.merge.recall(stored, now)
         while self._read < len(self._server.messages):
             self.read(now)
 
@@ -129,10 +139,17 @@ class Host:
         if not self.linked:
             return
         if self.merge.due(now, TAKEOVER_S, PATIENCE_S) and not self.merge.leads:
-            self._batch += 1
-            self.merge.lead()
+            self._lead()
         while self.merge.leads and self.merge.flights < 8 and (flight := self.merge.next()):
             self._sent.append((self._batch, flight))
+
+    def _lead(self) -> None:
+        self._batch += 1
+        self.merge.lead()
+
+    def _repeat(self, sequence: int) -> None:
+        if self.merge.repeat(sequence):
+            self._lead()
 
     def deliver(self) -> None:
         """Let a message arrive at the server."""
@@ -149,7 +166,7 @@ class Host:
             return
         actions: Sequence[Callable[[], None]] = (
             lambda: self.merge.confirm(answer.sequence, now),
-            lambda: self.merge.repeat(answer.sequence),
+            lambda: self._repeat(answer.sequence),
             lambda: self.merge.follow("first"),
             lambda: self.merge.follow("full"),
         )

@@ -46,7 +46,17 @@ class _Record(msgspec.Struct):
 class NatsServer:
     """A server that may be stopped and started again over the same store."""
 
-    def __init__(self, folder: Path, *, arguments: tuple[object, ...] = (), host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        arguments: tuple[object, ...] = (),
+        host: str = "127.0.0.1",
+        jetstream: bool = True,
+    ) -> None:
+        self.options: dict[str, Any] = {}
+        """What a client of its own connects with."""
+        self._jetstream = ("-js", "-sd", folder / "store") if jetstream else ()
         self._folder = folder
         self._arguments = arguments
         self.host = host
@@ -60,7 +70,7 @@ class NatsServer:
 
     async def start(self) -> None:
         """Start it, and wait until it listens."""
-        command = ["nats-server", "-js", "-sd", self._folder / "store", "-a", self.host, "-p", self.port]
+        command = ["nats-server", *self._jetstream, "-a", self.host, "-p", self.port]
         with (self._folder / "nats.log").open("ab") as log:
             self.process = await trio.lowlevel.open_process(
                 [*map(str, [*command, *self._arguments])],
@@ -100,13 +110,16 @@ class NatsServer:
 
     async def ask(self, work: Callable[[nats.NATS], Any], **options: Any) -> Any:
         """Let a client of its own do something."""
-        return await trio.to_thread.run_sync(lambda: asyncio.run(_with_client(self.url, work, options)))
+        given = self.options | options
+        return await trio.to_thread.run_sync(lambda: asyncio.run(_with_client(self.url, work, given)))
 
 
 @asynccontextmanager
-async def nats_server(folder: Path, *arguments: object, host: str = "127.0.0.1") -> AsyncIterator[NatsServer]:
+async def nats_server(
+    folder: Path, *arguments: object, host: str = "127.0.0.1", jetstream: bool = True
+) -> AsyncIterator[NatsServer]:
     """Run a server beside the body."""
-    server = NatsServer(folder, arguments=arguments, host=host)
+    server = NatsServer(folder, arguments=arguments, host=host, jetstream=jetstream)
     await server.start()
     try:
         yield server

@@ -26,11 +26,16 @@ MARKETS = ("BTC-USD", "ETH-USD")
 
 @asynccontextmanager
 async def bridge(
-    server: NatsServer, socket: Path, *arguments: object, url: str = "", within: Sequence[str] = ()
+    server: NatsServer,
+    socket: Path,
+    *arguments: object,
+    url: str = "",
+    within: Sequence[str] = (),
+    **environ: str,
 ) -> AsyncIterator[Child]:
     """Run a bridge beside the body."""
     command = ("bridge", "nats", "--socket", socket, "--server", url or server.url)
-    async with started(*command, *arguments, within=within) as child:
+    async with started(*command, *arguments, within=within, **environ) as child:
         yield child
 
 

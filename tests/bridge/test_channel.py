@@ -259,7 +259,7 @@ def test_an_id_that_the_server_knows_from_another_event(stage):
     """Where the count of a content was forgotten, the server's answer corrects it, and the event is stored."""
     stage.bring(stage.a, *events(TRADES, 1), timeless(TRADES, 1, 2))
     stage.let()
-    stage.a.merge.channels[TRADES].window._counts.clear()
+    stage.a.merge.channels[TRADES].window._newest.clear()
     stage.bring(stage.a, timeless(TRADES, 1, 3), *events(TRADES, 4))
     stage.let(3 * TAKEOVER_S)
     assert stage.shown(TRADES) == ["1", "1", "1", "4"]

@@ -1,14 +1,18 @@
 """Hosts, their links and one stream: every event once, in order, whoever writes."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feedhandler.bridge import window as window_module
 from feedhandler.bridge.entries import ID
 from feedhandler.client import Event
-from tests.bridge.model import STEP_S, Host, Server, event, timeless
+from tests.bridge.model import STEP_S, WINDOW, Host, Server, event, timeless
 
 TRADES, BOOK = "M/publicTrades", "M/publicOrderBook"
 
@@ -33,11 +37,13 @@ def truth(random: Random, count: int) -> list[Event]:
 class Fleet:
     """Hosts that read the same events, the first of them from the first event on."""
 
-    def __init__(self, random: Random, hosts: int) -> None:
+    def __init__(self, random: Random, hosts: int, *, events: int = 120, read_back: int = 1_000_000) -> None:
         self.random = random
-        self.events = truth(random, 120)
+        self.events = truth(random, events)
         self.server = Server()
-        self.hosts = [Host(f"host{number}", self.server, random) for number in range(hosts)]
+        self.hosts = [
+            Host(f"host{number}", self.server, random, read_back=read_back) for number in range(hosts)
+        ]
         self.at = [0] + [-1] * (hosts - 1)
         self.now = 0.0
 
@@ -128,3 +134,47 @@ def test_hosts_write_every_event_once(seed, hosts):
         fleet.disturb()
     fleet.finish()
     check(fleet)
+
+
+@contextmanager
+def counting(events: int, messages: int) -> Iterator[None]:
+    """Let hosts remember so many records of a channel, and count so many messages of the stream."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window_module, "WINDOW_EVENTS", events)
+        patch.setattr(window_module, "COUNTED_MESSAGES", messages)
+        yield
+
+
+def ids_by_the_stream(server: Server, events: int, messages: int) -> list[str]:
+    """Return the ids that the stream's contents alone demand: the newest number of the content and one, if it is near.
+
+    Where the server would take it for a message that it has, it is the next number that is free.
+    """
+    found: list[str] = []
+    channels: dict[str, list[tuple[str, int]]] = {}  # key and sequence of each record
+    for sequence, message in enumerate(server.messages, 1):
+        key = message.headers[ID].rpartition("-")[0]
+        channel = channels.setdefault(message.channel, [])
+        newest = max((at for one, at in channel[-events:] if one == key), default=0)
+        near = newest and sequence - newest <= messages
+        number = int(found[newest - 1].rpartition("-")[2]) + 1 if near else 1
+        while f"{key}-{number}" in found[-WINDOW:]:
+            number += 1
+        found.append(f"{key}-{number}")
+        channel.append((key, sequence))
+    return found
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3), st.sampled_from([(12, 40), (40, 12), (12, 150), (150, 12)]))
+@settings(deadline=None, max_examples=100)
+def test_ids_are_the_same_whoever_writes_and_whenever_it_started(seed, hosts, counted):
+    """An id says the content and its occurrence; a host that read but the end of the stream counts like the first."""
+    events, messages = counted
+    with counting(events, messages):
+        fleet = Fleet(Random(seed), hosts, events=240, read_back=messages)
+        for _ in range(600):
+            fleet.step()
+            fleet.disturb()
+        fleet.finish()
+    found = [message.headers[ID] for message in fleet.server.messages]
+    assert found == ids_by_the_stream(fleet.server, events, messages)

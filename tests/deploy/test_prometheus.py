@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from feedhandler.observe.bridging import FAMILIES as BRIDGE_FAMILIES
 from feedhandler.observe.catalogue import CATALOGUE, FIELDS
 from feedhandler.observe.collecting import FAMILIES
 from feedhandler.observe.metrics import PREFIX
@@ -123,7 +124,7 @@ def names_in(text: str) -> set[str]:
 
 def known() -> set[str]:
     """Return the names of all metrics."""
-    return {PREFIX + family.name for family in FAMILIES}
+    return {PREFIX + family.name for family in (*FAMILIES, *BRIDGE_FAMILIES)}
 
 
 def expressions() -> Iterator[str]:

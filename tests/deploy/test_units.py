@@ -10,6 +10,7 @@ import pytest
 
 from feedhandler.bridge.link import CLOSE_S
 from feedhandler.bridge.settings import BridgeSettings
+from feedhandler.bridge.supervised import LOOK_S as BRIDGE_LOOK_S
 from feedhandler.config import Health, Publish
 from feedhandler.ingest.connect import GOODBYE_S
 from feedhandler.observe.systemd import BEATS, LOOK_S, PENDING_S, STILL_S
@@ -133,3 +134,9 @@ def test_the_bridge_is_in_the_consumers_group_and_has_time_to_drain():
     assert "SupplementaryGroups=feedhandler-consumers" in settings(BRIDGE)
     assert "RestartPreventExitStatus=2" in settings(BRIDGE)
     assert seconds(BRIDGE, "TimeoutStopSec") > BridgeSettings(Path("x"), ()).drain_s + CLOSE_S
+
+
+def test_the_bridge_is_told_to_be_ready_and_alive():
+    """It tells systemd itself; a look and a keep-alive fit into the watchdog's patience more than once."""
+    assert "Type=notify" in settings(BRIDGE)
+    assert seconds(BRIDGE, "WatchdogSec") / BEATS + BRIDGE_LOOK_S < seconds(BRIDGE, "WatchdogSec") / 2

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import feedhandler
+from feedhandler.observe.bridging import FAMILIES as BRIDGE_FAMILIES
 from feedhandler.observe.catalogue import CATALOGUE, FIELDS, LEVELS, kind_of
 from feedhandler.observe.collecting import FAMILIES
 from feedhandler.observe.metrics import NOTES
@@ -77,7 +78,7 @@ def test_the_reference_names_everything() -> None:
         assert f"| `{name}` | {kind.level} | {kind.meaning} | `feedhandler_{kind.metric.name}` |" in text
     for name, meaning in FIELDS.items():
         assert f"| `{name}` | {meaning} |" in text
-    for family in FAMILIES:
+    for family in (*FAMILIES, *BRIDGE_FAMILIES):
         shown = f"{{{','.join(family.labels)}}}" if family.labels else ""
         assert f"| `feedhandler_{family.name}{shown}` | {family.kind} | {family.help} |" in text
 

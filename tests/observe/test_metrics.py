@@ -21,6 +21,7 @@ from feedhandler.core.health import STATES
 from feedhandler.core.histogram import LAG_S, Histogram
 from feedhandler.core.notes import note
 from feedhandler.observe import collecting, counts, exposition, metrics
+from feedhandler.observe.bridging import FAMILIES as BRIDGE_FAMILIES
 from feedhandler.observe.collecting import BOUNDS, CONSUMER_NAMES, FAMILIES, Collector
 from feedhandler.observe.counts import Counts
 from feedhandler.observe.exposition import labels, wants_openmetrics
@@ -92,8 +93,9 @@ def test_every_metric_of_the_contract_is_there(wanted: str) -> None:
 
 def test_families_are_named_once_and_well() -> None:
     """Names are unique, counters and only they end in _total, each has a sentence of help on one line."""
-    assert len({family.name for family in FAMILIES}) == len(FAMILIES)
-    for family in FAMILIES:
+    everything = (*FAMILIES, *BRIDGE_FAMILIES)
+    assert len({family.name for family in everything}) == len(everything)
+    for family in everything:
         assert re.fullmatch(r"[a-z]+(_[a-z]+)*", family.name), family
         assert family.name.endswith("_total") == (family.kind == "counter"), family
         assert family.help.endswith("."), family

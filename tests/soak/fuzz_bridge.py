@@ -513,7 +513,7 @@ def _faults(fleet: Fleet, channel: str, records: list[dict], *, exact: bool) -> 
 
 def _missing(fleet: Fleet, truth: list[bytes], found: list[bytes], order: list[int | None]) -> Iterator[str]:
     there = set(found)
-    first = min((truth.index(one) for one in found), default=0)
+    first = truth.index(found[0]) if found else 0  # a late event may be older than the beginning
     for host in fleet.hosts:
         if host.dead:
             continue

@@ -114,7 +114,8 @@ class Child:
 @asynccontextmanager
 async def started(*arguments: object, within: Sequence[str] = (), **environ: str) -> AsyncIterator[Child]:
     """Run ``feedhandler ARGUMENTS`` beside the body, within another command where one is given."""
-    async with commanded([*within, *MODULE, *map(str, arguments)], str(arguments[0]), **environ) as child:
+    words = [*map(str, arguments)]
+    async with commanded([*within, *MODULE, *words], " ".join(words[:1]), **environ) as child:
         yield child
 
 
