@@ -28,6 +28,8 @@ printf '[Service]\nWatchdogSec=5\n' > /run/systemd/system/feedhandler-pair@.serv
 # it begins to play when a market has the active daemon's two lines and the standby's one
 check exchange exchange --rate 300 --wait 3 --truth /out/truth.jsonl
 systemctl enable --now feedhandler
+# this exchange allows more attempts than the default, so that nobody waits for one here
+install -D --mode 0644 /dev/stdin /etc/feedhandler/pair/limits.toml <<< $'[limits]\nconnections_per_minute = 60'
 
 check pair follow 'Two instances of one template'
 check returned-when-it-was-ready ready $two

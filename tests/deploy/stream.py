@@ -1,6 +1,8 @@
 """An ordinary consumer of NATS, for the machine: says how much is in the stream, or prints it.
 
     NATS_PASSWORD=… python stream.py count|events|records
+
+The messages are printed as they are, one a line.
 """
 
 import asyncio
