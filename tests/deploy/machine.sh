@@ -7,8 +7,9 @@ cd $source
 
 unit=feedhandler
 
-check() { # NAME COMMAND...: tell whether the command succeeds
+check() { # NAME COMMAND...: tell whether the command succeeds, and when that was
     if "${@:2}"; then echo "ok $1"; else echo "not ok $1"; fi
+    echo "  at $SECONDS s"
 }
 within() { # SECONDS COMMAND...: wait until the command succeeds
     local deadline=$((SECONDS + $1))
@@ -23,10 +24,13 @@ is() { [ "$(shown "$1" "${3:-$unit}")" = "$2" ]; }
 logged() { journalctl --output cat --unit "${2:-$unit}" | grep --quiet --regexp "$1"; }
 listens() { (: < "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }
 runs() { tr '\0' ' ' < "/proc/$(shown MainPID "${2:-$unit}")/cmdline" | grep --quiet --fixed-strings --regexp "$1/bin/"; }
+transient() { # NAME COMMAND...: run a service that stands in no file, in place of the one before
+    systemctl stop "$1" 2> /dev/null
+    systemctl reset-failed "$1" 2> /dev/null
+    systemd-run --quiet --unit "$@"
+}
 exchange() { # OPTION...: run an exchange of its own in place of the one before
-    systemctl stop exchange 2> /dev/null
-    systemctl reset-failed exchange 2> /dev/null
-    systemd-run --quiet --unit exchange feedhandler simulate --port 8765 --market BTC-USD --market ETH-USD "$@"
+    transient exchange feedhandler simulate --port 8765 --market BTC-USD --market ETH-USD "$@"
     within 20 listens 8765
 }
 run_as_service() { systemd-run --quiet --pipe --wait --property DynamicUser=yes "$@"; }

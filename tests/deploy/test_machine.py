@@ -8,6 +8,7 @@ there is compared with what the exchange sent here. By hand:
 
 import json
 import re
+import shutil
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ from tests.deploy.debian import PIP_CONFIG, ROOT, needs
 from tests.support.processes import differences, read_truth
 
 PATIENCE_S = 900
-SCRIPTS = ("single", "pair")
+SCRIPTS = ("single", "pair", "bridge")
 
 UNIT = """
 [Unit]
@@ -74,7 +75,14 @@ def boot(root: Path, out: Path, scripts: Iterable[str], *binds: tuple[Path, str]
 @pytest.fixture(scope="module")
 def machine(fresh_debian: Path, wheel_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the folder of what was printed in the machine, which runs once."""
-    return boot(fresh_debian, tmp_path_factory.mktemp("out"), SCRIPTS, (wheel_folder, "/wheels"))
+    return boot(fresh_debian, tmp_path_factory.mktemp("out"), SCRIPTS, *binds(wheel_folder))
+
+
+def binds(wheel_folder: Path) -> list[tuple[Path, str]]:
+    """Return what the machine has beside our code."""
+    server = shutil.which("nats-server")
+    assert server is not None
+    return [(wheel_folder, "/wheels"), (Path(server).resolve(), "/usr/local/bin/nats-server")]
 
 
 def names(script: str) -> list[str]:
@@ -113,10 +121,10 @@ def heard(lines: Sequence[bytes]) -> Heard:
     return Heard(dict(events), sessions, marks, byes)
 
 
-@needs("systemd-nspawn", "mmdebstrap")
+@needs("systemd-nspawn", "mmdebstrap", "nats-server")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_services_in_a_real_systemd(machine: Path, script: str) -> None:
-    """All is as the documents say: start, reload, watchdog, restart, drain; a pair; upgrades."""
+    """All is as the documents say: start, reload, watchdog, restart, drain; a pair, a bridge; upgrades."""
     log = machine / f"{script}.log"
     assert log.exists(), f"the script did not run: {(machine / 'console.log').read_text()[-4000:]}"
     text = log.read_text(errors="replace")
@@ -124,10 +132,10 @@ def test_services_in_a_real_systemd(machine: Path, script: str) -> None:
     wrong = re.findall(r"^not ok (.*)$", text, re.MULTILINE)
     assert not wrong, f"{wrong}\n{text[-10000:]}"
     assert re.findall(r"^ok (.*)$", text, re.MULTILINE) == names(script)
-    assert len(names(script)) > 30
+    assert len(names(script)) > 25
 
 
-@needs("systemd-nspawn", "mmdebstrap")
+@needs("systemd-nspawn", "mmdebstrap", "nats-server")
 def test_a_pair_that_is_upgraded_killed_and_frozen_is_one_stream(machine: Path) -> None:
     """(3) A consumer with the client library got exactly what was sent, in one session, without a mark."""
     got = heard((machine / "heard.jsonl").read_bytes().splitlines())
@@ -137,3 +145,13 @@ def test_a_pair_that_is_upgraded_killed_and_frozen_is_one_stream(machine: Path) 
     assert len(got.sessions) == 1
     assert got.marks == []
     assert got.byes == ["takeover", "takeover"]  # the upgrade and the handover; who is killed says nothing
+
+
+@needs("systemd-nspawn", "mmdebstrap", "nats-server")
+def test_a_bridge_that_is_stopped_killed_and_frozen_loses_nothing(machine: Path) -> None:
+    """What an ordinary consumer of NATS read is exactly what was sent, once each, without a mark."""
+    got = heard((machine / "stream.jsonl").read_bytes().splitlines())
+    sent = read_truth(machine / "bridged.jsonl")
+    assert differences(sent, got.events) == []
+    assert sum(map(len, sent.values())) > 1000
+    assert got.marks == []
