@@ -80,6 +80,7 @@ class Channel:
         self.owed: Ledger[Place] = Ledger()
         self.aligned = not self._promises
         self.seq = 0
+        self.sequence = 0  # where the newest of it stands in the stream
         self.recv = 0
         self.sent_recv = 0
         self.begun = False
@@ -160,7 +161,7 @@ class Channel:
 
     def take(self, stored: Stored, now: float, *, own: bool = False) -> None:
         """Take what has come to stand in the stream, from whichever host; ``own`` is what was on its way from here."""
-        self.seq, self.begun, self.progressed = stored.seq, True, now
+        self.seq, self.sequence, self.begun, self.progressed = stored.seq, stored.sequence, True, now
         self._newest_origin = stored.origin
         self.recv = max(
             self.recv, stored.recv - (stored.kind == GAP)
