@@ -64,6 +64,18 @@ def test_a_beginning_by_decree_is_never_older_than_the_stream(stage: Stage) -> N
     assert stage.shown(BOOK) == ["snapshot start", "1", "2", "3", "4"]
 
 
+def test_a_beginning_by_decree_leaves_out_what_the_stream_has(stage: Stage) -> None:
+    """Its clock is ahead, so that an event of the stream, which came late and proves no place, seems to be news."""
+    stage.bring(stage.a, *events(TRADES, 1, 3), late(TRADES, 2))
+    stage.let()
+    stage.a.unlink()
+    host = newcomer(stage)
+    ahead = msgspec.structs.replace(events(TRADES, 2)[0], recv=1009)
+    stage.bring(host, gap(TRADES, 1, 8), ahead, *events(TRADES, 12))
+    stage.let(2 * PATIENCE_S)
+    assert stage.shown(TRADES) == ["1", "3", "2 late", "gap outage", "12"]
+
+
 def test_an_old_gap_of_the_backlog_is_not_written_again(stage: Stage) -> None:
     """The oldest record that a restarted bridge reads is a gap that the stream has gone past."""
     stage.both(*events(TRADES, 1))
