@@ -20,8 +20,10 @@ A message of unknown type has no content that proves a place; on such a channel 
 nothing.
 
 Residue: what arrived later is told by the hosts' wall clocks. Where they differ, a decree may leave out what is newer,
-under its gap, or double contents that have no identity. Where limits have deleted all that the stream had of a channel,
-its seqs begin anew.
+under its gap, or double contents that have no identity, or that the stream had before this host has read it. A book
+that one host gives is no fence for another: an ordinary event may be in it already. What a witness has held before its
+join, and the writer's daemon has missed without knowing it, is not made good. Where limits have deleted all that the
+stream had of a channel, its seqs begin anew.
 """
 
 from collections import Counter, deque
@@ -80,6 +82,7 @@ class Channel:
         self.owed: Ledger[Place] = Ledger()
         self.aligned = not self._promises
         self.seq = 0
+        self.sequence = 0  # where the newest of it stands in the stream
         self.recv = 0
         self.sent_recv = 0
         self.begun = False
@@ -160,7 +163,7 @@ class Channel:
 
     def take(self, stored: Stored, now: float, *, own: bool = False) -> None:
         """Take what has come to stand in the stream, from whichever host; ``own`` is what was on its way from here."""
-        self.seq, self.begun, self.progressed = stored.seq, True, now
+        self.seq, self.sequence, self.begun, self.progressed = stored.seq, stored.sequence, True, now
         self._newest_origin = stored.origin
         self.recv = max(
             self.recv, stored.recv - (stored.kind == GAP)
@@ -342,7 +345,7 @@ class Channel:
 
         What is older may be in the stream, gaps and books before that are about what is.
         """
-        held = list(self._held)
+        held = [one for one in self._held if self.is_book or not self._is_there(one)]
         if not held or not self.begun or (held[0].kind == GAP and held[0].recv > self.recv):
             return held
         first = next((i for i, one in enumerate(held) if one.is_event and one.recv > self.recv), len(held))
@@ -351,6 +354,10 @@ class Channel:
         while first and not held[first - 1].is_event:
             first -= 1
         return [one for one in held[first:] if one.recv > self.recv or not one.is_event]
+
+    def _is_there(self, entry: Entry) -> bool:
+        """Tell whether the stream has an event, whatever the clocks say."""
+        return self.window.find(entry.key) is not None and self._is_distinct(entry)
 
     def _gap_before(self, entries: list[Entry]) -> Entry:
         """Return the gap record that a beginning needs, unless it is the beginning of all or has one of its own."""

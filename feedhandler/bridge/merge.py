@@ -4,17 +4,19 @@
 directly behind what this host has read: `Nats-Expected-Last-Sequence` is the number of the message before it. While
 some are on their way (many are, none waits for the one before), each names the id of the one before it, too
 (`Nats-Expected-Last-Msg-Id`), so that it can't slip in behind another's message that happens to make the number fit.
-So a message stands behind its predecessor or nowhere; whatever the server refuses or loses, nothing that follows it
-gets in before it, and nothing is stored twice. So who leads need not even read the stream: a condition that fails says
-that somebody else is there. This needs neither a lock nor a clock, nor the server's memory of ids.
+Ids tell the event and not the writer, so there are two conditions more: each but the first names the number of the one
+before it in its channel (`Nats-Expected-Last-Subject-Sequence`), and the first flies alone until it is confirmed. So a
+message stands behind its predecessor or nowhere; whatever the server refuses or loses, nothing that follows it gets in
+before it, and nothing is stored twice. So who leads need not even read the stream: a condition that fails says that
+somebody else is there. This needs neither a lock nor a clock, nor the server's memory of ids.
 
 Who reads a message of another host **follows**: what stands there is struck out here. Who has had something pending
 for a while, with nobody else going on with that channel, **leads** (`due`). Two who both want to lead cost each other a
 round trip, no more.
 
-Residue: ids tell the event and not the writer. Where two hosts send at once, in slightly different orders over all
-channels, one's message may fit behind the other's with the id that it expects, although one before it was refused. The
-stream then has the refused one later, called late, and of its channel one seq is left out.
+Residue: where one host's messages take longer to the server than another host needs to lead and to hear of its first,
+and both have the same contents at the same places, one may still fit behind the other's. What was to stand before it
+comes later, called late.
 
 Pure: the messages of the stream come in by `take` in their order, the records of the own socket by `bring`.
 """
@@ -28,6 +30,7 @@ from typing import Final, NamedTuple
 from feedhandler.bridge.channel import Channel
 from feedhandler.bridge.entries import (
     EXPECTED_ID,
+    EXPECTED_OF_SUBJECT,
     EXPECTED_SEQUENCE,
     GAP,
     ID,
@@ -84,6 +87,8 @@ class Merge:
         self._flying: Counter[str] = Counter()
         self._flying_keys: dict[tuple[str, str], deque[int]] = {}  # of each key: the numbers on their way
         self._flying_books: dict[str, int] = {}  # of each channel: the newest snapshot that is on its way
+        self._is_ours = False  # what stands before all that is on its way was on its way with it
+        self._lasts: dict[str, int] = {}  # of each channel: the newest message that is on its way
         self._known: dict[
             tuple[str, str], int
         ] = {}  # numbers that the server knows, and nobody counts any more
@@ -179,6 +184,7 @@ class Merge:
             del self._flying_keys[key]
         self._known.pop(key, None)
         self.stored[flight.stored.kind] += 1
+        self._is_ours = True
 
     # Leading and following.
 
@@ -206,13 +212,14 @@ class Merge:
         """Send no more; what was on its way is pending again, until it shows in the stream."""
         if self.leads:
             self._note("bridge_followed", reason=reason, sequence=self.sequence)
-        self.leads = False
+        self.leads = self._is_ours = False
         self._queue.extendleft(flight.entry for flight in reversed(self._flights))
         self._flights.clear()
         self.flying_bytes = 0
         self._flying.clear()
         self._flying_keys.clear()
         self._flying_books.clear()
+        self._lasts.clear()
         self._known.clear()
 
     def repeat(self, sequence: int) -> bool:
@@ -235,8 +242,8 @@ class Merge:
     # What is sent.
 
     def next(self) -> Flight | None:
-        """Return the next message to send, or None where there is nothing."""
-        while self._queue:
+        """Return the next message to send, or None where there is nothing, or the first on its way flies alone."""
+        while self._queue and (self._is_ours or not self._flights):
             entry = self._queue.popleft()
             if entry.done:
                 continue
@@ -247,6 +254,7 @@ class Merge:
             flight = self._prepare(channel, entry)
             if flight is not None:
                 return flight
+        self._is_ours = self._is_ours and bool(self._flights)
         return None
 
     def _prepare(self, channel: Channel, entry: Entry) -> Flight | None:
@@ -281,6 +289,8 @@ class Merge:
         headers[EXPECTED_SEQUENCE] = str(before)
         if last:
             headers[EXPECTED_ID] = last.headers[ID]
+            headers[EXPECTED_OF_SUBJECT] = str(self._lasts.get(name, channel.sequence))
+        self._lasts[name] = before + 1
         flight = Flight(before + 1, entry, headers, data, stored)
         self._flights.append(flight)
         self.flying_bytes += len(data)

@@ -12,7 +12,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from feedhandler.bridge.entries import EXPECTED_ID, EXPECTED_SEQUENCE, ID, Stored, entry_of, read_stored
+from feedhandler.bridge.entries import (
+    EXPECTED_ID,
+    EXPECTED_OF_SUBJECT,
+    EXPECTED_SEQUENCE,
+    ID,
+    Stored,
+    entry_of,
+    read_stored,
+)
 from feedhandler.bridge.merge import Flight, Merge
 from feedhandler.client import Event, Gap, Snapshot
 from feedhandler.core.notes import Note
@@ -55,10 +63,20 @@ class Server:
             return Answer(2, 0)
         if EXPECTED_ID in headers and headers[EXPECTED_ID] != (ids[-1] if ids else ""):
             return Answer(2, 0)
+        if EXPECTED_OF_SUBJECT in headers and int(headers[EXPECTED_OF_SUBJECT]) != self.last_of(
+            flight.entry.channel
+        ):
+            return Answer(2, 0)
         if self.full:
             return Answer(3, 0)
         self.messages.append(Message(flight.entry.channel, headers, flight.data))
         return Answer(0, len(self.messages))
+
+    def last_of(self, channel: str) -> int:
+        """Return where the newest message of a channel stands; 0 where there is none."""
+        return next(
+            (at for at in range(len(self.messages), 0, -1) if self.messages[at - 1].channel == channel), 0
+        )
 
     def read(self, sequence: int) -> Stored | None:
         """Return a message as a host reads it."""

@@ -9,6 +9,8 @@ from feedhandler.client import Event
 from tests.bridge.model import PATIENCE_S, TAKEOVER_S, Host, timeless
 from tests.bridge.test_channel import BOOK, TRADES, Stage, book, events, gap
 
+OTHERS = "N/publicTrades"
+
 
 @pytest.fixture
 def stage() -> Stage:
@@ -60,6 +62,18 @@ def test_a_beginning_by_decree_is_never_older_than_the_stream(stage: Stage) -> N
     stage.bring(host, *events(BOOK, 2, 3, 4))
     stage.let(PATIENCE_S)
     assert stage.shown(BOOK) == ["snapshot start", "1", "2", "3", "4"]
+
+
+def test_a_beginning_by_decree_leaves_out_what_the_stream_has(stage: Stage) -> None:
+    """Its clock is ahead, so that an event of the stream, which came late and proves no place, seems to be news."""
+    stage.bring(stage.a, *events(TRADES, 1, 3), late(TRADES, 2))
+    stage.let()
+    stage.a.unlink()
+    host = newcomer(stage)
+    ahead = msgspec.structs.replace(events(TRADES, 2)[0], recv=1009)
+    stage.bring(host, gap(TRADES, 1, 8), ahead, *events(TRADES, 12))
+    stage.let(2 * PATIENCE_S)
+    assert stage.shown(TRADES) == ["1", "3", "2 late", "gap outage", "12"]
 
 
 def test_an_old_gap_of_the_backlog_is_not_written_again(stage: Stage) -> None:
@@ -169,3 +183,53 @@ def test_what_stands_before_an_event_of_the_stream_is_late(stage: Stage) -> None
     stage.bring(stage.b, *events(TRADES, 66))
     stage.let(2 * TAKEOVER_S)
     assert stage.shown(TRADES) == ["1", "66", "63 late", "64 late"]
+
+
+def step(stage: Stage, host: Host, *, messages: int = 1) -> None:
+    """Let a host send, and so many of its messages arrive and be answered."""
+    host.tick(stage.now)
+    for _ in range(messages):
+        host.deliver()
+        host.answer(stage.now)
+
+
+def has_whole_seqs(stage: Stage, channel: str) -> bool:
+    """Tell whether a channel is numbered from 1 on."""
+    seqs = [one["seq"] for one in stage.server.records(channel)]
+    return seqs == list(range(1, len(seqs) + 1))
+
+
+def test_nothing_flies_behind_a_first_message_that_another_host_may_forestall(stage: Stage) -> None:
+    """Both send at once; the one's third message would fit behind the other's second, which has the same content."""
+    stage.bring(stage.a, *events(TRADES, 1, 2, 3))
+    stage.bring(stage.b, *events(OTHERS, 9), *events(TRADES, 2))
+    for host in (stage.a, stage.b):
+        host.tick(stage.now)
+    step(stage, stage.b)
+    step(stage, stage.b)
+    step(stage, stage.a, messages=3)
+    stage.let(2 * TAKEOVER_S)
+    assert has_whole_seqs(stage, TRADES)
+    assert stage.shown(TRADES) == ["2", "3"]
+
+
+def test_a_message_fits_nowhere_but_behind_its_predecessor_of_the_channel(stage: Stage) -> None:
+    """Another host comes between, and goes on with the same content as what flies before the last message."""
+    stage.bring(stage.a, *events(OTHERS, 1), *events(TRADES, 1))
+    step(stage, stage.a)
+    step(stage, stage.a)
+    stage.bring(stage.a, *events(TRADES, 2), *events(OTHERS, 5), *events(TRADES, 6))
+    stage.a.tick(stage.now)
+    for _ in range(2):
+        stage.b.read(stage.now)
+    stage.bring(stage.b, *events(OTHERS, 1), *events("O/publicTrades", 9))
+    step(stage, stage.b)
+    stage.bring(stage.b, *events(OTHERS, 5))
+    step(stage, stage.b)
+    assert len(stage.server.messages) == 4
+    for _ in range(3):
+        stage.a.deliver()
+    assert stage.shown(TRADES) == ["1"]
+    stage.let(2 * TAKEOVER_S)
+    assert stage.shown(TRADES) == ["1", "2", "6"]
+    assert has_whole_seqs(stage, TRADES)
