@@ -63,7 +63,7 @@ before=$(times standby_ready $one)
 check change follow "Change the pair's configuration"
 check ready-after-the-change within 20 eval '[ "$(times standby_ready $one)" -gt "$before" ]'
 check status-line-after-the-change within 15 ready $one
-check second-leads-on leads $two
+check second-leads-on within 15 leads $two
 
 systemctl kill --kill-who main --signal KILL $two
 check first-takes-over within 5 eval '[ "$(takeovers $one)" = 1 ]'

@@ -138,10 +138,11 @@ class Pod:
             assert await child.wait() == 0, str(child.errors)
 
     async def end_if_it_does_not_live(self) -> None:
-        """Ask the liveness probe until it has failed as often as is allowed, then end it as a kubelet does."""
+        """See the liveness probe fail as often as is allowed, then end it as a kubelet does."""
         probe = self._spec["livenessProbe"]
-        for _ in range(probe["failureThreshold"]):
-            assert not await self._asked("livenessProbe")
+        async with trio.open_nursery() as nursery:  # all of them now: each one takes as long as its timeout
+            for _ in range(probe["failureThreshold"]):
+                nursery.start_soon(self._fail_to_live)
         pid = await self.running.pid()
         os.kill(pid, signal.SIGTERM)
         with trio.move_on_after(probe["terminationGracePeriodSeconds"]):
@@ -149,9 +150,19 @@ class Pod:
         os.kill(pid, signal.SIGKILL)
         await self.running.child.wait()
 
+    async def _fail_to_live(self) -> None:
+        assert not await self._asked("livenessProbe")
+
     def notes(self, name: str) -> list[dict[str, Any]]:
         """Return the log lines of one name."""
         return self.running.child.notes(name)
+
+
+async def all_available(pods: list[Pod]) -> None:
+    """Wait until all have been ready for as long as the set demands."""
+    async with trio.open_nursery() as nursery:
+        for pod in pods:
+            nursery.start_soon(pod.available)
 
 
 async def rolled_out(pods: list[Pod], stack: AsyncExitStack, image: str) -> None:
@@ -184,6 +195,7 @@ def assert_closed(node: Node) -> None:
     assert {name: (one.st_uid, one.st_gid, one.st_mode & 0o777) for name, one in found.items()} == {
         "feed.sock": (user, group, 0o660),
         "feed.sock.lock": (user, group, 0o600),
+        "feed.sock.attempts": (user, group, 0o600),
         "control.sock": (user, group, 0o600),
         "control.sock.lock": (user, group, 0o600),
     }
@@ -217,15 +229,15 @@ async def test_a_rolling_update_is_a_takeover(containers, tmp_path):
         pods = [Pod(node, number) for number in (0, 1)]
         standby, active = pods
         await active.start(stack, IMAGE)
-        await until((node.socket / "feed.sock").exists)
+        for name in ("feed.sock", "feed.sock.attempts"):
+            await until((node.socket / name).exists)
         assert_closed(node)
         survivor = Survivor(node.socket / "feed.sock")
         nursery.start_soon(survivor.run)
         consumer = await stack.enter_async_context(tailing(node))
         await consumer.child.output.wait_for('"type":"subscribed"')
         await standby.start(stack, IMAGE)
-        for pod in pods:
-            await pod.available()
+        await all_available(pods)
         assert standby.notes("took_over") == []
 
         await rolled_out(pods, stack, NEXT_IMAGE)
@@ -239,8 +251,7 @@ async def test_a_rolling_update_is_a_takeover(containers, tmp_path):
         await active.end_if_it_does_not_live()
         await standby.running.child.errors.wait_for('"took_over"')
         await active.start(stack, NEXT_IMAGE)
-        for pod in pods:
-            await pod.available()
+        await all_available(pods)
 
         assert await exchange.child.stop() == 0
         sent = read_truth(truth)
