@@ -428,10 +428,10 @@ class Daemon:
             self._change_keys()
         if now.log.level != before.log.level:
             self._set_level(now.log.level)
-        if self.standby is None:
-            self.fleet.configure(now)
-        else:
+        if self.standby is not None and self.fleet.is_changed_by(now):
             self.standby.start_over()
+        else:
+            self.fleet.configure(now)
         if (now.health, now.recovery) != (before.health, before.recovery):
             for feed in self.feeds.values():
                 feed.retune(now.health, now.recovery)

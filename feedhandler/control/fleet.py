@@ -84,6 +84,14 @@ class Fleet:
         self._by_hand = {}
         self.converge()
 
+    def is_changed_by(self, config: Config) -> bool:
+        """Tell whether another configuration wants other feeds, or of any of them something else."""
+        before = self._config, self._by_hand
+        self._config, self._by_hand = config, {}
+        difference = changes(self._running, self._target())
+        self._config, self._by_hand = before
+        return any(difference)
+
     def list_markets(self, markets: tuple[str, ...]) -> None:
         """Take the markets of ``["*"]``; as many of them get feeds as the limits allow lines for."""
         self._listed = markets

@@ -47,6 +47,9 @@ from feedhandler.core.trail import Frames
 OUTPUT: Final = "active"
 """The name of the line that is another daemon's output; the own lines have letters."""
 
+SILENCE_S: Final = 2.0
+"""For so long a market says nothing to a line that has connected before that counts as all there is to hear."""
+
 
 class Following(Streams):
     """The merge of one feed's lines, which another daemon may publish meanwhile."""
@@ -59,17 +62,26 @@ class Following(Streams):
         """Whether another daemon publishes."""
         return self._output is not None
 
-    @property
-    def in_step(self) -> bool:
-        """Whether a line of its own has found its place beside the output, or nothing was said that it could share.
+    def in_step(self, now: float) -> bool:
+        """Tell whether a line of its own has its place beside the output, or would have it at a takeover now.
 
-        Without any line of its own there is nothing to find.
+        Where nothing is said that could be shared, it counts so after `SILENCE_S`. Without any line of its own there
+        is nothing to find.
         """
         own = [line for line in self.lines.values() if line is not self._output]
-        return not own or any(line.up or self._has_heard_nothing(line) for line in own)
+        return not own or any(
+            line.up or self._would_go_on(line) or self._is_silent(line, now) for line in own
+        )
 
-    def _has_heard_nothing(self, line: Line) -> bool:
-        return line.connected and not line.waiting and line.owing is None and line.floor == self.window.head
+    def _would_go_on(self, line: Line) -> bool:
+        """Tell whether a witness has the proof that is enough as soon as the output is gone."""
+        is_witness = line.connected and line.owing is None
+        return is_witness and line.waiting and line.hold.shared(newest_too=True) is not None
+
+    def _is_silent(self, line: Line, now: float) -> bool:
+        """Tell whether nothing was said since a line began to connect, and that for a while."""
+        has_heard_nothing = not line.waiting and line.owing is None and line.floor == self.window.head
+        return line.connected and has_heard_nothing and now - line.connected_at >= SILENCE_S
 
     def follow(self, now: float) -> None:
         """Begin to follow, before anything has happened."""

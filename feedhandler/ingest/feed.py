@@ -131,6 +131,11 @@ class Feed:
         for line in self.lines.values():
             yield from line.parts(self.label)
 
+    @property
+    def in_step(self) -> bool:
+        """Whether the feed, which follows, could go on now without a gap, as far as anybody has said anything."""
+        return self.arbiter.in_step(trio.current_time())
+
     async def run(self) -> None:
         """Keep all lines up until cancelled."""
         await self.crew.run()

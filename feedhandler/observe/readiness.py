@@ -6,8 +6,8 @@ books are synchronised. The daemon is ready when all feeds are; who asks for ``a
 A **doubt** is told with the reasons and makes nothing unready: lines that are up stay up with a key that is not
 accepted any more, until they have to be opened again; and one of two daemons serves as well without its standby.
 
-A standby is ready when it could take over at once without a gap: it is told all that the active daemon publishes, and
-of each feed a line of its own has found its place beside that.
+A standby is ready when it could take over at once without a gap: it is told all that the active daemon publishes, the
+active daemon would hand over to it, and of each feed a line of its own has found its place beside that.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ NOT_HEARD: Final = "the active daemon does not know yet"
 def reasons_of(feed: Feed) -> list[str]:
     """Return why a feed is not ready; nothing where it is."""
     if feed.arbiter.follows:
-        return [] if feed.arbiter.in_step else [f"{feed.label}: no line of the standby is aligned"]
+        return [] if feed.in_step else [f"{feed.label}: no line of the standby is aligned"]
     reasons = []
     if not is_covered(feed):
         reasons.append(f"{feed.label}: no line is aligned")
@@ -56,10 +56,7 @@ def general_reasons(sight: Sight) -> list[str]:
         return ["the daemon is ending"]
     if not sight.liveness.made:
         return [f"the data path has not come round for {sight.liveness.idle_s:.0f} s"]
-    course = sight.course()
-    if course is not None and not course.is_level:
-        return [NOT_FOLLOWED]
-    return []
+    return [reason for reason in sight.standby() or () if reason in {NOT_FOLLOWED, NOT_HEARD}]
 
 
 def doubts(sight: Sight) -> list[str]:

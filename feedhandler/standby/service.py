@@ -12,8 +12,8 @@ one is given `YIELD_S` to take the lock first: of two standbys only one follows.
 
 A connection that ends while the lock is held is one that the other daemon gave up: it was too slow to be followed, or
 cannot be. This daemon begins anew after a pause that grows up to `PAUSE_MOST_S`; what it has is kept until then, for
-the lock may fall free meanwhile. One that is *refused* will not be accepted later either; so that is the end, with the
-reason.
+the lock may fall free meanwhile. Where its own feeds are to be others it begins anew at once. One that is *refused*
+will not be accepted later either; so that is the end, with the reason.
 """
 
 import os
@@ -89,9 +89,10 @@ class Standby:
         """The process that is followed; None while there is no connection."""
 
     def start_over(self) -> None:
-        """Follow anew: the feeds here are to be others."""
+        """Follow anew, and at once: the feeds here are to be others."""
         if self._mirror is not None:
             self._mirror.wrong = "the feeds have changed"
+            self._mirror.is_level = self._mirror.is_heard = False
         self._following.cancel()
 
     @property
@@ -148,6 +149,9 @@ class Standby:
         return mirror is not None and not mirror.wrong and self._lock.marked() == self._token != ""
 
     def _pause(self, began: float) -> float:
+        """Return how long to wait before following again; not at all where the end was this daemon's own wish."""
+        if self._following.cancel_called:
+            return 0.0
         if trio.current_time() - began >= LASTING_S:
             self._pause_s = PAUSE_S
         pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, PAUSE_MOST_S)
@@ -164,7 +168,7 @@ class Standby:
                 await self._follow(_Lines(stream))
         self.active_pid = None
         if self._mirror is not None:
-            self._mirror.is_level = False
+            self._mirror.is_level = self._mirror.is_heard = False
             self._notify(note("following_ended", reason=self._mirror.wrong or _word(self._mirror.said)))
         return True
 

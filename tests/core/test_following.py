@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from feedhandler.config import Bounds, Health
-from feedhandler.core.following import OUTPUT, Following
+from feedhandler.core.following import OUTPUT, SILENCE_S, Following
 from feedhandler.core.messages import Gap, Release
 from tests.support.lines import Connection, Words, World
 
@@ -351,19 +351,41 @@ def test_who_is_ahead_when_a_gap_comes_proves_its_place_behind_it() -> None:
 
 
 def test_it_is_in_step_when_a_line_is_aligned_or_there_is_nothing_to_share() -> None:
-    """Without lines nothing is to be found; a line that only listens is in step until the output says something."""
+    """Without lines nothing is to be found; a line that only listens is in step when nothing is said for a while."""
     pair = Pair()
-    assert not pair.arbiter.in_step
-    pair.standby.connect("x")
-    assert pair.arbiter.in_step
+    arbiter, standby = pair.arbiter, pair.standby
+    assert not arbiter.in_step(standby.now)
+    standby.connect("x")
+    assert not arbiter.in_step(standby.now)
+    assert not arbiter.in_step(standby.now + 0.9 * SILENCE_S)
+    assert arbiter.in_step(standby.now + SILENCE_S)
     pair.active.connect("a")
     pair.emit(b"b1")
     pair.active.deliver_all()
     pair.tell()
-    assert not pair.arbiter.in_step
+    assert not arbiter.in_step(standby.now + SILENCE_S)
     for name in OWN:
-        pair.standby.remove(name)
-    assert pair.arbiter.in_step
+        standby.remove(name)
+    assert arbiter.in_step(standby.now)
+
+
+def test_what_would_be_proof_at_a_takeover_is_enough_to_be_in_step() -> None:
+    """(3) An event that is the newest of its channel aligns no line yet, and does as soon as the output is gone."""
+    pair = Pair()
+    arbiter, standby = pair.arbiter, pair.standby
+    pair.active.connect("a")
+    standby.connect("x")
+    pair.emit(b"b1")
+    standby.deliver_all()
+    assert not arbiter.in_step(standby.now)
+    pair.active.deliver_all()
+    pair.tell()
+    assert not pair.aligned
+    assert arbiter.in_step(standby.now)
+    pair.emit(b"b2")
+    pair.take_over()
+    pair.settle()
+    standby.assert_exact()
 
 
 steps = st.lists(

@@ -12,7 +12,18 @@ import trio
 
 import feedhandler
 from feedhandler.client import Gap
-from tests.soak.killed_daemons import READY, TAPES, generated, missing_at_gaps, play, tape
+from tests.soak.killed_daemons import (
+    NS,
+    READY,
+    TAPES,
+    Follower,
+    Succession,
+    generated,
+    is_needed,
+    missing_at_gaps,
+    play,
+    tape,
+)
 from tests.standby.couple import Survivor
 from tests.support.processes import (
     PATIENCE_S,
@@ -28,7 +39,7 @@ from tests.support.processes import (
 )
 
 NEXT_VERSION = "99.1.0"
-TAPE_KILLS = 20
+TAPE_KILLS = 2
 """The tape is played at the speed at which it lasts for so many."""
 BOUND_WITHIN_S = 1.0
 """When the lock falls free, the socket is there again within a second, for a consumer that tries all the time."""
@@ -87,18 +98,32 @@ async def test_killed_daemons_under_load(tmp_path: Path) -> None:
 
 @pytest.mark.tapes
 async def test_killed_daemons_under_a_tape(tapes: Path, tmp_path: Path) -> None:
-    """(3) Likewise with recorded books and trades of two busy markets: one session, and every event once, in order.
-
-    On a busy machine the heir may be without a word of its own line when it takes over, and mark that. Nothing is
-    missing there.
-    """
-    outcome = await play(tmp_path, 2, tape(tapes / f"{TAPES[0]}.jsonl.gz", TAPE_KILLS))
-    assert outcome.differences == []
+    """(3) Likewise with recorded books and trades of two busy markets, as fast as they are in the script."""
+    outcome = await play(tmp_path, TAPE_KILLS, tape(tapes / f"{TAPES[0]}.jsonl.gz", TAPE_KILLS))
+    assert outcome.is_right, outcome
     assert outcome.hidden == 0
-    assert outcome.sessions == 1
-    assert {type(mark) for mark in outcome.marks} <= {Gap}
-    assert outcome.kills == 2
-    assert outcome.events > 100
+    assert outcome.kills > 0
+    assert outcome.events > 1000
+
+
+def test_which_gaps_are_needed() -> None:
+    """The script's own judgement: a gap is needed where the market was silent from the heir to the kill."""
+    begun, killed = 10 * NS, 20 * NS
+    successions = [Succession({"M": begun}, killed), Succession({"M": 5 * killed}, 6 * killed)]
+
+    def judged(since_s: float, until_s: float, *arrivals_s: float, reason: str = "unproven") -> bool:
+        consumer = Follower(Path("feed.sock"), "")
+        consumer.arrivals["M"] = [int(arrival * NS) for arrival in arrivals_s]
+        gap = Gap("M/publicTrades", 5, reason, int(since_s * NS), int(until_s * NS))
+        return is_needed(gap, consumer, successions)
+
+    assert judged(9, 10.01, 9)  # nothing held: it ends with the connection
+    assert judged(9, 21, 9, 21)
+    assert judged(9, 30, 9, 30)
+    assert not judged(9, 21, 9, 15, 21)
+    assert not judged(15, 21, 9, 15, 21)
+    assert not judged(25, 40, 9, 25, 40)
+    assert not judged(9, 21, 9, 21, reason="divergence")
 
 
 def test_what_a_gap_may_hide() -> None:

@@ -250,7 +250,9 @@ def missing_at_gaps(sent: list[bytes], pieces: list[list[bytes]]) -> int | None:
 def is_needed(mark: Record, consumer: Follower, successions: Iterable[Succession]) -> bool:
     """Tell whether a mark is the gap of a market that was silent from the heir's connection to the kill.
 
-    Rows that were recovered stand behind such a gap, and are not the exchange's messages.
+    A gap ends with what the heir's line has brought first, or where that was nothing, with its connection: that is
+    before the kill. It begins with the last that was published, and so before the kill, too. Rows that were recovered
+    stand behind such a gap, and are not the exchange's messages.
     """
     if isinstance(mark, Event) and mark.event_class == BACKFILLED:
         return len(consumer.pieces[mark.channel]) > 1
@@ -258,11 +260,12 @@ def is_needed(mark: Record, consumer: Follower, successions: Iterable[Succession
         return False
     market = market_of(mark.channel)
     around = int(AROUND_S * NS)
-    before = [one for one in successions if one.killed <= mark.until]
-    if not before:
-        return False
-    begun = before[-1].connected.get(market, before[-1].killed) + around
-    return not any(begun < arrival < before[-1].killed - around for arrival in consumer.arrivals[market])
+    return any(
+        not any(begun + around < arrival < one.killed - around for arrival in consumer.arrivals[market])
+        for one in successions
+        if mark.since <= one.killed
+        and (begun := one.connected.get(market, one.killed)) <= mark.until + around
+    )
 
 
 def report(name: str, outcome: Outcome) -> None:

@@ -155,8 +155,9 @@ class Couple:
         self._scopes[daemon].cancel()
 
     def is_ready(self) -> bool:
-        """Tell whether the active daemon knows that its standby is ready."""
-        return self.stage.daemon.publisher.precedence.ready
+        """Tell whether the active daemon knows that its standby is ready, and the standby that it does."""
+        heard = self.standby is None or not self.standby.standby_reasons()
+        return self.stage.daemon.publisher.precedence.ready and heard
 
     async def until_ready(self) -> None:
         """Let the exchange broadcast until the standby is ready."""

@@ -4,6 +4,7 @@
 from collections import defaultdict
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -13,9 +14,11 @@ from feedhandler.client.position import Position
 from feedhandler.client.trio_client import Client
 from feedhandler.config import Feed, Observe, Standby
 from feedhandler.control.requests import Done
+from feedhandler.core.following import SILENCE_S
 from feedhandler.daemon import Daemon
+from feedhandler.observe.pair import READY, state_of
 from feedhandler.observe.readiness import NOT_FOLLOWED, NOT_HEARD, general_reasons
-from feedhandler.standby.service import YIELD_S
+from feedhandler.standby.service import PAUSE_S, YIELD_S
 from tests.standby.couple import Couple, coupled
 from tests.support.stage import BTC, ETH
 from tests.support.web import Browser
@@ -361,11 +364,14 @@ async def test_a_standby_says_why_it_is_not_ready(tmp_path: Path, autojump_clock
         assert general_reasons(sight) == standby.standby_reasons() == [NOT_FOLLOWED]
         await couple.stage.until(lambda: couple.stage.daemon.publisher.precedence.is_first)
         await couple.stage.until(lambda: general_reasons(sight) == [])
+        assert standby.standby_reasons() == [f"{BTC}: no line of the standby is aligned"]
         couple.stage.say(3)
         await couple.stage.until(lambda: standby.feeds[BTC].arbiter.window.head > 0)
         await couple.stage.talk_until(lambda: standby.standby_reasons() == [NOT_HEARD])
+        assert general_reasons(sight) == [NOT_HEARD]
         await couple.stage.until(lambda: standby.standby_reasons() == [])
         assert couple.is_ready()
+        assert general_reasons(sight) == []
         await replace(couple)
         assert standby.standby_reasons() is None
 
@@ -401,16 +407,59 @@ async def _readyz(daemon: Daemon, query: str) -> tuple[int, list[str]]:
     return reply.status, reply.json()["reasons"]
 
 
-async def test_a_configuration_that_is_read_again_begins_it_anew(
+async def test_a_configuration_that_changes_no_feed_changes_nothing_of_the_following(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """A standby whose feeds are to be others follows anew, and is ready again."""
+    """(3) A standby that reads the same feeds again stays ready: a takeover at that moment has no seam."""
     async with coupled(tmp_path) as couple:
         standby = couple.standby
         assert standby is not None
+        limits = msgspec.structs.replace(couple.stage.config.limits, connections_per_minute=30)
+        changed = msgspec.structs.replace(couple.stage.config, limits=limits)
+        couple.stage.load = lambda: changed
         before = standby.feeds[BTC]
         assert isinstance(await standby.reload(), Done)
+        assert standby.standby_reasons() == []
+        couple.stage.say(3)
+        await replace(couple)
+        assert standby.feeds[BTC] is before
+        assert len(couple.named("following_began")) == 1
+        await couple.stage.talk(1)
+        await couple.arrived()
+        couple.assert_exact()
+
+
+async def test_a_market_that_has_just_said_nothing_is_waited_for(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A standby whose line has connected a moment ago is not ready, unless nothing is said for a while."""
+    async with coupled(tmp_path, standby=False) as couple:
+        standby = await couple.start(standby=True)
+        await couple.stage.until(
+            lambda: bool(standby.feeds) and standby.feeds[BTC].arbiter.lines["a"].connected
+        )
+        connected = trio.current_time()
+        assert not standby.feeds[BTC].in_step
+        await couple.stage.until(couple.is_ready)
+        assert SILENCE_S <= trio.current_time() - connected < SILENCE_S + 1
+
+
+async def test_a_configuration_that_is_read_again_begins_it_anew(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A standby whose feeds are to be others is not ready from that moment on, follows anew at once, and is again."""
+    async with coupled(tmp_path) as couple:
+        standby = couple.standby
+        assert standby is not None
+        before, began = standby.feeds[BTC], trio.current_time()
+        changed = msgspec.structs.replace(couple.stage.config, feeds=(Feed(markets=(BTC,), lines=1),))
+        couple.stage.load = lambda: changed
+        assert isinstance(await standby.reload(), Done)
+        assert standby.standby_reasons() == [NOT_FOLLOWED]
+        assert state_of(standby.observation.sight) != READY
         await couple.stage.talk_until(lambda: standby.feeds[BTC] is not before)
+        assert trio.current_time() - began < PAUSE_S / 2
+        assert len(standby.feeds[BTC].lines) == 1
         await couple.until_ready()
         await replace(couple)
         await couple.arrived()
