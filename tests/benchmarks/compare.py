@@ -22,7 +22,8 @@ one. A source in a process of its own plays them to all lines, the same consumer
 - a burst of 100,000 events: whether all come out, in order, and what memory that takes;
 - many quiet markets; the work of one process divided among two; many consumers; a long load with a consumer that
   never reads; scrapes; somebody who scrapes and looks at the page every second; a log of everything while lines break
-  every second, read and not read (``--only watched``, ``--only logs``: that alone, in every round).
+  every second, read and not read; a standby that follows (``--only watched``, ``--only logs``, ``--only followed``:
+  that alone, in every round).
 
 **How to read it.** Figures of different machines or moments do not compare; ratios within one run do. Rounds are
 interleaved, a ratio is the median of each round's ratios. Source, contender and consumer share two cores with whatever
@@ -93,6 +94,7 @@ def once(*, quick: bool) -> Iterator[Measurement]:
     yield Measurement("scrape", targets.SCRAPE, do.scrape)
     yield Measurement("watched", targets.WATCHED, do.watched)
     yield Measurement("logs", targets.LOGGED, do.logs)
+    yield Measurement("followed", targets.FOLLOWED, do.followed)
     yield from _tape(FEEDHANDLER) if quick else _tape(*MERGING)
     if quick:
         yield Measurement("consumed", Setting(FEEDHANDLER, consumers=CONSUMERS[-1]), do.consumed)

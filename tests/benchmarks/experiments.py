@@ -5,7 +5,7 @@ import statistics
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from threading import Event, Thread
 from typing import NamedTuple
 
@@ -29,6 +29,8 @@ WATCH_S = 1.0
 """Between two looks of a watcher."""
 LOG_KINDS = ("quiet", "told", "blocked")
 LOG_TURNS = 4
+FOLLOWED_KINDS = ("alone", "followed")
+FOLLOWED_TURNS = 8
 CUT_S = 1.0
 """From one line of each market breaking to the next."""
 WATCHED_PATHS = ("/metrics", "/status?history=1", "/")
@@ -215,6 +217,31 @@ def logs(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
             for figure, value in seen.items():
                 figures.setdefault(f"{name}_{figure}", []).append(value)
     whole = min(min(figures.pop(f"{name}_whole")) for name in LOG_KINDS)
+    return {"whole": whole, **{name: statistics.median(values) for name, values in figures.items()}}
+
+
+def followed(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
+    """Play paced, now with a standby that follows the daemon, and now without.
+
+    What is compared are neighbours in time; each figure is the median of its kind. CPU time is the active daemon's.
+    Flat out on two cores a standby is too slow, and let go.
+    """
+    figures: dict[str, list[float]] = {}
+    with theatre.stage(setting) as stage:
+        for number in range(FOLLOWED_TURNS):
+            name = FOLLOWED_KINDS[number % 2]
+            with stage.standby() if number % 2 else nullcontext():
+                paced = stage.play("delays", do="paced", seconds=durations.paced, rate=RATE)
+                delays = stage.delays_us()
+            seen = {
+                "paced_cpu_us": paced.cpu_s / paced.events * 1e6,
+                "p50_us": delays["p50"],
+                "p99_us": delays["p99"],
+                "whole": paced.whole,
+            }
+            for figure, value in seen.items():
+                figures.setdefault(f"{name}_{figure}", []).append(value)
+    whole = min(min(figures.pop(f"{name}_whole")) for name in FOLLOWED_KINDS)
     return {"whole": whole, **{name: statistics.median(values) for name, values in figures.items()}}
 
 

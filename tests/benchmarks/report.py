@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tests.benchmarks.experiments import LOG_KINDS
+from tests.benchmarks.experiments import FOLLOWED_KINDS, LOG_KINDS
 from tests.benchmarks.results import Key, Results, Spread
 from tests.benchmarks.stage import FEEDHANDLER, FORWARDER, Setting
 from tests.benchmarks.targets import Verdict
@@ -133,6 +133,14 @@ _OTHERS: dict[str, list[tuple[str, int]]] = {
         (f"{name}_{figure}", 2)
         for figure in ("flat_cpu_us", "paced_cpu_us", "p50_us", "p99_us")
         for name in ("alone", "watched")
+    ],
+    "followed": [
+        ("whole", 0),
+        *(
+            (f"{name}_{figure}", 2)
+            for figure in ("paced_cpu_us", "p50_us", "p99_us")
+            for name in FOLLOWED_KINDS
+        ),
     ],
     "logs": [
         ("whole", 0),

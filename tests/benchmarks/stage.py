@@ -52,6 +52,9 @@ BACKLOG_MIB = 64
 WIDE_BACKLOG_MIB = 512
 """Flat out on a busy machine the consumer may stand still for a while, and the daemon disconnects who is too slow."""
 
+STANDBY_READY_S = 30.0
+"""For a standby to get ready."""
+
 CONFIG = """
 [exchange]
 websocket_url = "{url}"
@@ -113,13 +116,20 @@ class Stage:
     """A setting that stands."""
 
     def __init__(
-        self, setting: Setting, source: Child, consumer: Child, contenders: Sequence[Child], log: "Log | None"
+        self,
+        setting: Setting,
+        source: Child,
+        consumer: Child,
+        contenders: Sequence[Child],
+        log: "Log | None",
+        home: Path,
     ) -> None:
         self.setting = setting
         self._source = source
         self._consumer = consumer
         self._contenders = contenders
         self._log = log
+        self._home = home
         self._groups = _divided(_markets(setting), setting.processes)
 
     @property
@@ -132,6 +142,30 @@ class Stage:
         """The log of a daemon that logs into a pipe."""
         assert self._log is not None
         return self._log
+
+    @contextmanager
+    def standby(self) -> Iterator[None]:
+        """Have a standby that follows the first contender, beside the body."""
+        command = [
+            "run",
+            "--standby",
+            "--config",
+            str(self._home / "feedhandler.toml"),
+            "--set",
+            "log.level=info",
+        ]
+        log = self._home / "standby.log"
+        log.unlink(missing_ok=True)
+        with Child(sys.executable, "-m", "feedhandler", *command, log=log) as child:
+            until = time.monotonic() + STANDBY_READY_S
+            while b'"standby_ready"' not in log.read_bytes():
+                if not child.alive() or time.monotonic() > until:
+                    raise ChildFailed(f"the standby is not ready; {child.errors()}")
+                time.sleep(0.1)
+            yield
+            text = log.read_bytes()
+            if not child.alive() or b'"following_ended"' in text or b'"took_over"' in text:
+                raise ChildFailed(f"the standby did not follow all the time; {child.errors()}")
 
     def check(self) -> None:
         """Raise where a contender has ended."""
@@ -203,7 +237,8 @@ class Theatre:
             stack.callback(self._consumer.ask, do="close")
             self._source.ask(do="expect", lines=1 if setting.contender == FORWARDER else setting.lines)
             time.sleep(SETTLE_S)
-            stage = Stage(setting, self._source, self._consumer, contenders, log)
+            first = self._folder / f"{self._count}-0"
+            stage = Stage(setting, self._source, self._consumer, contenders, log, first)
             if warm:
                 stage.play("count", do="paced", rate=WARM_RATE, seconds=WARM_EVENTS / WARM_RATE)
             yield stage

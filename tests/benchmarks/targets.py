@@ -23,6 +23,7 @@ LOAD = Setting(FEEDHANDLER, dead=1)
 SCRAPE = Setting(FEEDHANDLER, lines=3, markets=SCRAPE_MARKETS, events=200, http=HTTP)
 WATCHED = Setting(FEEDHANDLER, lines=3, markets=10, events=2000, http=HTTP)
 LOGGED = WATCHED._replace(logs=True)
+FOLLOWED = Setting(FEEDHANDLER)
 MINUTE_EVENTS = 5000 * 60
 
 
@@ -176,6 +177,20 @@ TARGETS = (
             _share(Key("watched", WATCHED), f"watched_{figure}", f"alone_{figure}"),
         )
         for what, figure, limit in LOOKED_AT
+    ),
+    *(
+        Target(
+            f"a standby follows / none: {what}",
+            1.2,
+            False,
+            "x",
+            _share(Key("followed", FOLLOWED), f"followed_{figure}", f"alone_{figure}"),
+        )
+        for what, figure in (
+            ("CPU of the active daemon at 5,000 events/s", "paced_cpu_us"),
+            ("latency p50", "p50_us"),
+            ("latency p99", "p99_us"),
+        )
     ),
     Target(
         "CPU per event, 2 daemons / 1",
