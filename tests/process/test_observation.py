@@ -18,6 +18,7 @@ import pytest
 import trio
 
 from feedhandler.config import Bounds, Feed, Observe
+from feedhandler.simulator.settings import Behaviour
 from tests.support.processes import MODULE, PATIENCE_S, Child, daemon, finished, simulated, write_config
 from tests.support.stage import staged
 
@@ -147,7 +148,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 
 async def test_the_page_in_a_browser(tmp_path: Path) -> None:
-    """Values move, a dead market turns red and back, hostile names are text: nothing is run, nothing complains."""
+    """Values move, a killed line and a dead market turn red and back, hostile names are text, nothing complains."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed")
@@ -166,6 +167,12 @@ async def test_the_page_in_a_browser(tmp_path: Path) -> None:
         nursery.start_soon(stage.talk, 300.0)
         calm = await look()
         again = await look()
+        behaviour, stage.exchange.behaviour = stage.exchange.behaviour, Behaviour(handshake_status=503)
+        stage.strike("reset", 0, market=HOSTILE)
+        await stage.until(lambda: not stage.all_up())
+        killed = await look()
+        stage.exchange.behaviour = behaviour
+        await stage.until(stage.all_up)
         stage.strike("outage", "all", market=HOSTILE, duration_s=OUTAGE_S)
         await stage.until(
             lambda: any(word == "down" for word in stage.reading.states(f"{HOSTILE}/publicTrades"))
@@ -176,15 +183,16 @@ async def test_the_page_in_a_browser(tmp_path: Path) -> None:
         await stage.until(stage.all_synchronised)
         green = await look()
         nursery.cancel_scope.cancel()
-    for page in (calm, again, red, green):
+    for page in (calm, again, killed, red, green):
         assert "<img" not in page
         assert page.count("<script") == 1
         assert "&lt;img src=x onerror=alert(1)&gt;/publicTrades" in page
         assert "&gt;&lt;script&gt;alert(2)&lt;/script&gt;" in page
-    bodies = [page.partition("</style>")[2].partition("<script>")[0] for page in (calm, red, green)]
-    assert ["bad-row" in body for body in bodies] == [False, True, False]
-    assert ["ready: every feed" in body for body in bodies] == [True, False, True]
-    assert f"{HOSTILE}: no line is aligned".replace("<", "&lt;").replace(">", "&gt;") in bodies[1]
+    bodies = [page.partition("</style>")[2].partition("<script>")[0] for page in (calm, killed, red, green)]
+    assert ["bad-row" in body for body in bodies] == [False, True, True, False]
+    assert ["ready: every feed" in body for body in bodies] == [True, True, False, True]
+    assert bodies[1].count("bad-row") == 1
+    assert f"{HOSTILE}: no line is aligned".replace("<", "&lt;").replace(">", "&gt;") in bodies[2]
     assert calm.partition('id="channels"')[2] != again.partition('id="channels"')[2]
 
 
