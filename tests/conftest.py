@@ -1,8 +1,4 @@
-"""What all tests share, and how they are shared out where several processes run them (`pytest -n`).
-
-The long ones that mostly wait begin first, so that the others have something to do beside them; and who needs the same
-fresh Debian is in one process, which makes it once.
-"""
+"""What all tests share."""
 
 import os
 from collections.abc import Generator
@@ -13,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
 
 from tests.support.clock import jumping_clock
+from tests.support.sharing import Shares, turn
 
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")  # how fast an example is says more of the machine than of the program
@@ -29,33 +26,17 @@ def tapes_folder() -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
-TOGETHER = ("debian", "test_alerts", "test_hosts")
-"""Lots that one process takes whole, in the order in which they begin."""
-
-
-def _lot(item: pytest.Item) -> str:
-    """Return which lot an item belongs to: it needs the fresh Debian, or is in a file of one story; "" for none."""
-    lot = "debian" if "fresh_debian" in getattr(item, "fixturenames", ()) else item.path.stem
-    return lot if lot in TOGETHER else ""
-
-
-def _place(item: pytest.Item) -> int:
-    """Return when an item has its turn: the lots first, then the tapes, then all others as they come."""
-    lot = _lot(item)
-    if lot:
-        return TOGETHER.index(lot)
-    return len(TOGETHER) + ("tapes" not in getattr(item, "fixturenames", ()))
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let the long ones begin where tests are shared out; one process takes them in their own order."""
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        if lot := _lot(item):
-            item.add_marker(pytest.mark.xdist_group(lot))
-    items.sort(key=_place)
+    if hasattr(config, "workerinput"):
+        items.sort(key=turn)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Share the tests out by lots."""
+    return Shares(config, log)
 
 
 @pytest.fixture(scope="session")
