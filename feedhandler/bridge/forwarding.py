@@ -265,7 +265,7 @@ class Bridge:
         if answer.code == 0 and not answer.known:
             self._merge.confirm(answer.sequence, now)
         elif answer.known:
-            if self._merge.repeat(answer.sequence):
+            if self._merge.repeat(answer.flight, answer.sequence):
                 self._lead()
         elif answer.code in WRONG_LAST:
             self._merge.follow("another host was first")

@@ -85,9 +85,10 @@ class _TlsClient(Client):
 
 
 class Answer(NamedTuple):
-    """What the server said of a message: stored (``code`` 0) at ``sequence``, known already, or refused."""
+    """What the server said of a message, the ``flight``: stored (``code`` 0) at ``sequence``, known, or refused."""
 
     batch: int
+    flight: int
     sequence: int
     code: int = 0
     known: bool = False
@@ -151,10 +152,10 @@ class Link:
         await self._client.subscribe(f"{self._inbox}.*", cb=answered)
 
     async def send(self, flight: Flight, batch: int) -> None:
-        """Send a message; the answer names its batch."""
+        """Send a message; the answer names its batch, and the sequence that it was to have."""
         subject = subject_of(self._settings.prefix, flight.entry.channel)
         await self._client.publish(
-            subject, flight.data, reply=f"{self._inbox}.{batch}", headers=flight.headers
+            subject, flight.data, reply=f"{self._inbox}.{batch}-{flight.sequence}", headers=flight.headers
         )
 
     # Reading the stream.
@@ -373,17 +374,19 @@ def _config(settings: StreamSettings) -> api.StreamConfig:
 
 def _answer(message: Msg) -> Answer:
     """Read what the server said of a message."""
-    batch = int(message.subject.rpartition(".")[2])
+    batch, flight = map(int, message.subject.rpartition(".")[2].split("-"))
     if message.headers and message.headers.get("Status") == "503":
-        return Answer(batch, 0, 503, detail="no stream answers")
+        return Answer(batch, flight, 0, 503, detail="no stream answers")
     try:
         said = json.loads(message.data)
         error = said.get("error")
         if error:
-            return Answer(batch, 0, int(error.get("err_code", 1)), detail=str(error.get("description", "")))
-        return Answer(batch, int(said["seq"]), known=bool(said.get("duplicate")))
+            return Answer(
+                batch, flight, 0, int(error.get("err_code", 1)), detail=str(error.get("description", ""))
+            )
+        return Answer(batch, flight, int(said["seq"]), known=bool(said.get("duplicate")))
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Answer(batch, 0, 1, detail="an answer that can't be read")
+        return Answer(batch, flight, 0, 1, detail="an answer that can't be read")
 
 
 def _fault(error: Exception, last: Exception | None) -> OperationalError:

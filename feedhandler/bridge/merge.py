@@ -222,13 +222,14 @@ class Merge:
         self._lasts.clear()
         self._known.clear()
 
-    def repeat(self, sequence: int) -> bool:
+    def repeat(self, flight_sequence: int, sequence: int) -> bool:
         """Take note that the server knows the id of the first on its way, from the message at ``sequence``.
 
-        Return whether that is an older event of the same content, whose number is not counted any more: what was on
-        its way may then be sent again at once, and gets a number behind it.
+        An answer of another one comes too late: that has been read in the stream already. Return whether the message
+        there is an older event of the same content, whose number is not counted any more: what was on its way may then
+        be sent again at once, and gets a number behind it.
         """
-        if not self._flights:
+        if not self._flights or self._flights[0].sequence != flight_sequence:
             return False
         flight = self._flights[0]
         is_older = sequence <= self.sequence

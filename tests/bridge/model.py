@@ -116,7 +116,7 @@ class Host:
         self._random = random
         self._seqs: dict[str, int] = {}
         self._sent: deque[tuple[int, Flight]] = deque()
-        self._answers: deque[tuple[int, Answer]] = deque()
+        self._answers: deque[tuple[int, int, Answer]] = deque()
         self._read = 0
         self._batch = 0
 
@@ -165,26 +165,26 @@ class Host:
         self._batch += 1
         self.merge.lead()
 
-    def _repeat(self, sequence: int) -> None:
-        if self.merge.repeat(sequence):
+    def _repeat(self, flight_sequence: int, sequence: int) -> None:
+        if self.merge.repeat(flight_sequence, sequence):
             self._lead()
 
     def deliver(self) -> None:
         """Let a message arrive at the server."""
         if self._sent:
             batch, flight = self._sent.popleft()
-            self._answers.append((batch, self._server.store(flight)))
+            self._answers.append((batch, flight.sequence, self._server.store(flight)))
 
     def answer(self, now: float) -> None:
         """Let an answer arrive here."""
         if not self._answers:
             return
-        batch, answer = self._answers.popleft()
+        batch, flight_sequence, answer = self._answers.popleft()
         if batch != self._batch or not self.merge.leads:
             return
         actions: Sequence[Callable[[], None]] = (
             lambda: self.merge.confirm(answer.sequence, now),
-            lambda: self._repeat(answer.sequence),
+            lambda: self._repeat(flight_sequence, answer.sequence),
             lambda: self.merge.follow("first"),
             lambda: self.merge.follow("full"),
         )

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from feedhandler.bridge import window as window_module
@@ -165,7 +165,12 @@ def ids_by_the_stream(server: Server, events: int, messages: int) -> list[str]:
     return found
 
 
-@given(st.integers(0, 2**32), st.integers(1, 3), st.sampled_from([(12, 40), (40, 12), (12, 150), (150, 12)]))
+@example(seed=279, hosts=2, counted=(12, 40))  # an answer that says "known" comes behind its message
+@given(
+    seed=st.integers(0, 2**32),
+    hosts=st.integers(1, 3),
+    counted=st.sampled_from([(12, 40), (40, 12), (12, 150), (150, 12)]),
+)
 @settings(deadline=None, max_examples=100)
 def test_ids_are_the_same_whoever_writes_and_whenever_it_started(seed, hosts, counted):
     """An id says the content and its occurrence; a host that read but the end of the stream counts like the first."""
