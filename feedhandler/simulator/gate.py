@@ -31,9 +31,6 @@ FOR_ALL = frozenset({403, 429, 503})
 ON_THE_WAY_S = 1.0
 """A handshake that comes so soon after such a refusal was on its way already."""
 
-ROUNDING_S = 1e-6
-"""A time that went through two clocks is no earlier by less."""
-
 
 class Answer(NamedTuple):
     """A status, and after how many seconds to come again (0: not said)."""
@@ -209,7 +206,7 @@ class Gate:
         limit = self.behaviour.connections_per_minute
         if limit and count > limit:
             self.compliance.breach(f"{count} handshakes in a minute, {limit} are allowed")
-        if self._warned_at + ON_THE_WAY_S < now < self._not_before - ROUNDING_S:
+        if self._warned_at + ON_THE_WAY_S < now < self._not_before:
             left_s = self._not_before - now
             self.compliance.breach(f"a handshake {left_s:g} s before the time that a refusal named")
 
