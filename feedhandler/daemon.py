@@ -77,8 +77,8 @@ from feedhandler.observe.pair import in_words
 from feedhandler.observe.readiness import NOT_FOLLOWED, NOT_HEARD, missing, reasons_of
 from feedhandler.observe.service import Observation
 from feedhandler.observe.sight import Log, Sight
-from feedhandler.observe.status import StatusMaker
 from feedhandler.observe.systemd import Systemd, fan_out
+from feedhandler.observe.telling import StatusMaker
 from feedhandler.publish.outlet import Outlet
 from feedhandler.publish.server import Publisher
 from feedhandler.standby import sharing

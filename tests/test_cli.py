@@ -202,7 +202,11 @@ print("loaded:", *sys.modules)
         (["--help"], {"argparse"}, {"msgspec", "trio", "ssl", "asyncio", "feedhandler.config"}),
         (["check", "--config", "feedhandler.toml"], {"msgspec"}, {"trio", "ssl", "asyncio", "structlog"}),
         (["tail", "--help"], {"trio"}, {"rich", "structlog", "httpx2", "feedhandler.core"}),
-        (["status", "--help"], {"rich"}, {"structlog", "trustme", "feedhandler.daemon"}),
+        (
+            ["status", "--help"],
+            {"rich"},
+            {"structlog", "trustme", "trio_websocket", "feedhandler.daemon", "feedhandler.ingest.line"},
+        ),
         (["ctl", "--help"], {"feedhandler.control.client"}, {"rich", "structlog", "feedhandler.daemon"}),
         (
             ["run", "--config", "feedhandler.toml", "--set", "publish.socket=feedhandler.toml"],

@@ -51,6 +51,7 @@ from feedhandler.errors import ConnectionFailed, HandshakeRefused, TokenRefused
 from feedhandler.exchange.token import Token, TokenSource
 from feedhandler.ingest.beat import sleep_in_step
 from feedhandler.ingest.connect import Connection, open_line
+from feedhandler.ingest.doing import BACKOFF, CAPPED, OPENING, PAUSED, SLOT, TOKEN, UP
 from feedhandler.ingest.gate import Gate, Place
 from feedhandler.ingest.handshake import Target
 
@@ -65,18 +66,6 @@ PING_STEP_S: Final = 0.2
 
 SILENT: Final = "silent"
 TIMEOUT: Final = "timeout"
-
-PAUSED: Final = "paused"
-"""A line rests until it is told to go on."""
-TOKEN: Final = "token"  # noqa: S105 a word for what a line waits for
-"""A line waits for a token."""
-SLOT: Final = "slot"
-"""A line waits for its turn to connect."""
-CAPPED: Final = "capped"
-"""A line waits for a place: the exchange allows no more connections."""
-OPENING: Final = "opening"
-UP: Final = "up"
-BACKOFF: Final = "backoff"
 
 _REFUSED: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 

@@ -30,10 +30,11 @@ from feedhandler.core.line import Line
 from feedhandler.ingest.feed import Feed
 from feedhandler.observe.exposition import Block, buckets, exposition, labels, sample
 from feedhandler.observe.metrics import COUNTERS, KNOWN_VALUES, LOG_LINES_LOST, Family, counter, gauge
-from feedhandler.observe.pair import NONE as NO_STANDBY
-from feedhandler.observe.pair import ROLES, pair_of, role_of, state_of
-from feedhandler.observe.pair import STATES as PAIR_STATES
+from feedhandler.observe.pair import pair_of, role_of, state_of
 from feedhandler.observe.sight import Sight
+from feedhandler.observe.status import NONE as NO_STANDBY
+from feedhandler.observe.status import ROLES
+from feedhandler.observe.status import STATES as PAIR_STATES
 
 CONSUMER_NAMES: Final = 32
 """Different names of consumers that become labels; further ones are `OTHER_CONSUMERS`."""

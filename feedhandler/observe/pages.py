@@ -28,7 +28,7 @@ from feedhandler.observe.page import Page
 from feedhandler.observe.readiness import bounded, doubts, each, general_reasons, missing, reasons_of
 from feedhandler.observe.sight import Sight
 from feedhandler.observe.slices import in_chunks, in_slices
-from feedhandler.observe.status import StatusMaker
+from feedhandler.observe.telling import StatusMaker
 
 REST_S: Final = 0.1
 """Between two pictures of everything."""

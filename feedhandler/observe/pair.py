@@ -11,21 +11,10 @@ doubt (`observe.readiness`): the stream is as it should be, and would not be con
 from itertools import chain
 from typing import Final
 
-import msgspec
-
 from feedhandler.ingest.feed import Feed
 from feedhandler.observe.sight import Sight
+from feedhandler.observe.status import ACTIVE, FOLLOWING, NONE, READY, REPLAYING, STANDBY, PairStatus
 from feedhandler.standby.service import Standby
-
-ACTIVE: Final = "active"
-STANDBY: Final = "standby"
-ROLES: Final = (ACTIVE, STANDBY)
-
-NONE: Final = "none"
-REPLAYING: Final = "replaying"
-FOLLOWING: Final = "following"
-READY: Final = "ready"
-STATES: Final = (NONE, REPLAYING, FOLLOWING, READY)
 
 LACKS: Final = {
     NONE: "no standby follows this daemon",
@@ -33,28 +22,6 @@ LACKS: Final = {
     FOLLOWING: "the standby is not ready to take over: it says why itself",
 }
 """What a state of the standby means for the active daemon."""
-
-
-class PairStatus(msgspec.Struct, frozen=True):
-    """The pair, as one of the two sees it."""
-
-    role: str
-    expected: bool
-    """Whether this daemon was started as one of two, so that a standby is missed where there is none."""
-    standby: str
-    """The state of the standby."""
-    reasons: list[str]
-    """Why it could not take over without a gap."""
-    other_pid: int | None
-    """The process of the other daemon; None where it is not connected."""
-    behind_events: int
-    """On the active daemon: what the standby was not sent yet. On the standby: what a line of its own has brought, and
-    the active daemon has not published."""
-    heard_s: float | None
-    """For how long the standby has heard nothing of the active daemon; told by the standby."""
-    lock: str
-    """The file whose lock the active daemon holds."""
-    holds_lock: bool
 
 
 def pair_of(sight: Sight) -> PairStatus:

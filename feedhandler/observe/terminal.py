@@ -17,16 +17,19 @@ from feedhandler.core.budget import EVERY
 from feedhandler.core.following import OUTPUT
 from feedhandler.core.health import BACKOFF, CONNECTING, GOOD, PROBATION, QUARANTINED, SUSPECT, WITNESS
 from feedhandler.exchange.token import FRESH, STALE
-from feedhandler.ingest.line import UP as CONNECTED
+from feedhandler.ingest.doing import UP as CONNECTED
 from feedhandler.observe.asking import Look
-from feedhandler.observe.pair import READY, REPLAYING, STANDBY, PairStatus
 from feedhandler.observe.status import (
+    READY,
+    REPLAYING,
+    STANDBY,
     UNNEEDED,
     BudgetStatus,
     ChannelStatus,
     ConsumerStatus,
     FeedStatus,
     LineStatus,
+    PairStatus,
     Status,
 )
 

@@ -15,10 +15,11 @@ from feedhandler.config import Observe, Standby
 from feedhandler.daemon import Daemon
 from feedhandler.observe.asking import Look
 from feedhandler.observe.collecting import Collector
-from feedhandler.observe.pair import FOLLOWING, LACKS, NONE, READY, PairStatus, pair_of
+from feedhandler.observe.pair import LACKS, pair_of
 from feedhandler.observe.readiness import NOT_FOLLOWED
-from feedhandler.observe.status import Status, StatusMaker
+from feedhandler.observe.status import FOLLOWING, NONE, READY, PairStatus, Status
 from feedhandler.observe.systemd import status as service_status
+from feedhandler.observe.telling import StatusMaker
 from feedhandler.observe.terminal import picture
 from feedhandler.publish.lock import Lock
 from tests.standby.couple import Couple, coupled

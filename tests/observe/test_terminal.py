@@ -13,7 +13,8 @@ from trio.testing import MockClock
 from feedhandler.config import Observe
 from feedhandler.errors import ConfigError
 from feedhandler.observe.asking import DEFAULT_URL, Asker, Look
-from feedhandler.observe.status import ChannelStatus, ConsumerStatus, Status, StatusMaker
+from feedhandler.observe.status import ChannelStatus, ConsumerStatus, Status
+from feedhandler.observe.telling import StatusMaker
 from feedhandler.observe.terminal import duration, picture
 from tests.support.clock import jumping_clock
 from tests.support.stage import BTC, ETH, staged

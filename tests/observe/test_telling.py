@@ -9,9 +9,10 @@ import trio
 from trio.testing import MockClock
 
 from feedhandler.config import Feed
-from feedhandler.observe import status as status_module
+from feedhandler.observe import telling
 from feedhandler.observe.history import STEP_S, STEPS
-from feedhandler.observe.status import FeedStatus, Status, StatusMaker
+from feedhandler.observe.status import FeedStatus, Status
+from feedhandler.observe.telling import StatusMaker
 from feedhandler.simulator.settings import Behaviour
 from tests.support.stage import BTC, ETH, Stage, raw_consumer, staged
 
@@ -140,11 +141,11 @@ async def test_the_state_is_bounded(
 ) -> None:
     """Channels and consumers beyond the bounds are counted and not told; a huge book is not searched for its top."""
     for name, most in (("CHANNELS", 1), ("CONSUMERS", 1), ("TOP_LEVELS", 3)):
-        monkeypatch.setattr(status_module, name, most)
+        monkeypatch.setattr(telling, name, most)
     async with staged(tmp_path) as stage, raw_consumer(stage.reading.path):
         await stage.until(lambda: len(stage.daemon.publisher.connected()) == 2)
         status = await told(stage)
-        monkeypatch.setattr(status_module, "CHANNELS", 2)
+        monkeypatch.setattr(telling, "CHANNELS", 2)
         book = feed_of(await told(stage), BTC).channels[1].book
     [feed] = status.feeds
     assert (len(feed.channels), feed.channels_total) == (1, 2)
