@@ -11,14 +11,13 @@ and starts it again, which costs nothing: the stream is its position. Once the e
 
 import asyncio
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from feedhandler.core.motion import Motion, Part
-from feedhandler.core.notes import Notify, note
+from feedhandler.core.notes import Notify
 from feedhandler.observe.bridging import BridgeState
-from feedhandler.observe.systemd import BEATS, STATUS_S, Manager, watchdog_s
+from feedhandler.observe.manager import STATUS_S, Manager, Watchdog
 
 LOOK_S: Final = 1.0
 
@@ -37,15 +36,13 @@ class Supervised:
         state: Callable[[], BridgeState],
     ) -> None:
         self._manager = Manager(environ.get("NOTIFY_SOCKET", ""))
-        self._watchdog_s = watchdog_s(environ, os.getpid())
-        self._notify = notify
+        self._watchdog = Watchdog(self._manager, environ, notify)
         self._parts = parts
         self._state = state
         self._motion = Motion()
-        self._told_still: set[str] = set()
         self._ready = self._stopping = False
         self._status = ""
-        self._status_at = self._beat_at = self._looked_at = -math.inf
+        self._status_at = self._looked_at = -math.inf
 
     def still(self) -> list[str]:
         """Return the names of the parts that stood still at the last look."""
@@ -53,7 +50,7 @@ class Supervised:
 
     async def run(self) -> None:
         """Look and tell until cancelled."""
-        every_s = min(LOOK_S, self._watchdog_s / BEATS or LOOK_S)
+        every_s = self._watchdog.look_s(LOOK_S)
         try:
             while True:
                 self.look(asyncio.get_running_loop().time())
@@ -74,7 +71,8 @@ class Supervised:
         """Look once, and tell what is new (s)."""
         self._looked_at = now
         self._motion.look(self._parts(), now)
-        self._note_still(set(self.still()))
+        still = self.still()
+        self._watchdog.note_still(still)
         state = self._state()
         if not self._ready and not self._stopping and not state.reasons():
             self._ready = True
@@ -82,24 +80,10 @@ class Supervised:
             self._manager.tell(READY="1", STATUS=self._status)
         elif not self._stopping and now - self._status_at >= STATUS_S:
             self._tell_status(state.line(), now)
-        self._beat(now)
+        self._watchdog.beat(now, still)
         self._manager.tell()
 
     def _tell_status(self, line: str, now: float) -> None:
         self._status_at, before, self._status = now, self._status, line
         if line != before:
             self._manager.tell(STATUS=line)
-
-    def _beat(self, now: float) -> None:
-        """Send a keep-alive where one is due and deserved."""
-        if self._watchdog_s and now - self._beat_at >= self._watchdog_s / BEATS and not self.still():
-            self._beat_at = now
-            self._manager.tell(WATCHDOG="1")
-
-    def _note_still(self, still: set[str]) -> None:
-        """Note each part once that stands still, and once that it does not any more."""
-        for name in sorted(still - self._told_still):
-            self._notify(note("progress_stopped", part=name))
-        for name in sorted(self._told_still - still):
-            self._notify(note("progress_resumed", part=name))
-        self._told_still = still

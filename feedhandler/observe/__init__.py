@@ -4,10 +4,10 @@
       └─────▶ counts        one metric for each ◀── catalogue, metrics: every name and what it says
 
     the running parts (sight) ──▶ collecting, exposition     a scrape
-                              ├─▶ status                     everything as one value ◀── history: the last minutes
+                              ├─▶ telling                    everything as one value (status) ◀── history
                               ├─▶ readiness, liveness        whether the stream can be relied on
                               ├─▶ pair                       which of two daemons this is, and how the standby does
-                              └─▶ systemd                    ready, how it is, and keep-alives while the data path moves
+                              └─▶ systemd                    ready, how it is, alive: over manager, as a bridge does
 
     http ──▶ pages ──▶ all of these, made in slices, so that no picture holds up an event; page: the one for people
     command ──▶ asking ──▶ terminal     `status` and `top`: another process, over HTTP

@@ -1,8 +1,6 @@
 """What systemd hears of the daemon: that it is ready, how it is, that it is alive.
 
-The protocol is a datagram of ``KEY=VALUE`` lines to the socket that ``$NOTIFY_SOCKET`` names (a path, or with ``@`` an
-abstract name). It is spoken here in full, since it is a few lines. **A missing or failing socket hurts nothing**: what
-could not be told is told at the next look, the newest value of each key.
+How it is told stands in `observe.manager`.
 
 Ready
 -----
@@ -44,8 +42,6 @@ new line of the protocol is escaped.
 """
 
 import math
-import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,8 +53,9 @@ import trio
 from feedhandler.core.arbiter import DOWN, LIVE, QUIET, SYNCING
 from feedhandler.core.following import OUTPUT
 from feedhandler.core.motion import Motion, Part
-from feedhandler.core.notes import Note, Notify, note
+from feedhandler.core.notes import Note, Notify
 from feedhandler.ingest.feed import Feed
+from feedhandler.observe.manager import STATUS_S, Manager, Watchdog
 
 LOOK_S: Final = 1.0
 """Between two looks at the data path."""
@@ -72,48 +69,11 @@ PENDING_S: Final = 10.0
 STILL_S: Final = 5.0
 """A part that has stood still for so long with work before it stops the keep-alive."""
 
-STATUS_S: Final = 5.0
-"""Between two status lines."""
-
 NAMES: Final = 3
 """Names that the status line tells of each kind; of further ones it tells the number."""
 
 NAME_CHARACTERS: Final = 48
 """The longest name in it."""
-
-BEATS: Final = 4
-"""Keep-alives in the time after which systemd misses one."""
-
-
-class Manager:
-    """The service manager's ear; with no address it hears nothing."""
-
-    def __init__(self, address: str) -> None:
-        self._address = f"\0{address[1:]}" if address.startswith("@") else address
-        self._untold: dict[str, str] = {}
-        self._socket: socket.socket | None = None
-        if address.startswith(("/", "@")):
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-
-    def close(self) -> None:
-        """Tell nothing more."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-    def tell(self, **words: str) -> None:
-        """Tell it at once, with what could not be told before."""
-        if "READY" in words:  # the reload that could not be told is over
-            self._untold.pop("RELOADING", None)
-        self._untold |= words
-        if self._socket is None or not self._untold:
-            return
-        text = "\n".join(f"{key}={value}" for key, value in self._untold.items())
-        try:
-            self._socket.sendto(text.encode(), socket.MSG_DONTWAIT, self._address)
-        except OSError:  # nobody listens, or its queue is full: the next look tries again
-            return
-        self._untold.clear()
 
 
 class Watched(Protocol):
@@ -141,8 +101,7 @@ class Systemd:
 
     def __init__(self, environ: Mapping[str, str], notify: Notify) -> None:
         self._manager = Manager(environ.get("NOTIFY_SOCKET", ""))
-        self._watchdog_s = watchdog_s(environ, os.getpid())
-        self._notify = notify
+        self._watchdog = Watchdog(self._manager, environ, notify)
         self._watched: Watched | None = None
         self._motion = Motion()
         self._failed: set[str] = (
@@ -151,8 +110,7 @@ class Systemd:
         self._gaps = 0
         self._refused = self._ready = self._stopping = self._key_refused = False
         self._status = ""
-        self._status_at = self._beat_at = -math.inf
-        self._told_still: set[str] = set()
+        self._status_at = -math.inf
 
     def hear(self, one: Note) -> None:
         """Take a note: some of them decide what systemd is told."""
@@ -181,7 +139,7 @@ class Systemd:
         """Look at the daemon, whose socket listens, and tell, until cancelled."""
         self._watched = watched
         began = trio.current_time()
-        every_s = min(LOOK_S, self._watchdog_s / BEATS or LOOK_S)
+        every_s = self._watchdog.look_s(LOOK_S)
         try:
             while True:
                 self._look(watched, trio.current_time(), began)
@@ -191,13 +149,14 @@ class Systemd:
 
     def _look(self, watched: Watched, now: float, began: float) -> None:
         self._motion.look(watched.parts(), now)
-        self._note_still(set(self.still()))
+        still = self.still()
+        self._watchdog.note_still(still)
         if not self._ready and self._may_be_ready(watched, now - began):
             self._ready = True
             self._tell_ready(watched, now)
         elif not self._stopping and now - self._status_at >= STATUS_S:
             self._tell_status(watched, now)
-        self._beat(now)
+        self._watchdog.beat(now, still)
         self._manager.tell()
 
     def _may_be_ready(self, watched: Watched, age_s: float) -> bool:
@@ -247,28 +206,6 @@ class Systemd:
             standby=watched.standby_reasons(),
             follower=watched.standby_in_words(),
         )
-
-    def _beat(self, now: float) -> None:
-        """Send a keep-alive where one is due and deserved."""
-        if self._watchdog_s and now - self._beat_at >= self._watchdog_s / BEATS and not self.still():
-            self._beat_at = now
-            self._manager.tell(WATCHDOG="1")
-
-    def _note_still(self, still: set[str]) -> None:
-        """Note each part once that stands still, and once that it does not any more."""
-        for name in sorted(still - self._told_still):
-            self._notify(note("progress_stopped", part=name))
-        for name in sorted(self._told_still - still):
-            self._notify(note("progress_resumed", part=name))
-        self._told_still = still
-
-
-def watchdog_s(environ: Mapping[str, str], pid: int) -> float:
-    """Return after how long systemd misses a keep-alive of this process (s); 0: never."""
-    usec = environ.get("WATCHDOG_USEC", "")
-    if not (usec.isascii() and usec.isdigit()) or environ.get("WATCHDOG_PID", str(pid)) != str(pid):
-        return 0.0
-    return int(usec) / 1e6
 
 
 def fan_out(*hearers: Callable[[Note], None]) -> Notify:

@@ -13,7 +13,8 @@ from feedhandler.bridge.settings import BridgeSettings
 from feedhandler.bridge.supervised import LOOK_S as BRIDGE_LOOK_S
 from feedhandler.config import Health, Publish
 from feedhandler.ingest.connect import GOODBYE_S
-from feedhandler.observe.systemd import BEATS, LOOK_S, PENDING_S, STILL_S
+from feedhandler.observe.manager import BEATS
+from feedhandler.observe.systemd import LOOK_S, PENDING_S, STILL_S
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BRIDGE = "feedhandler-bridge-nats.service"
@@ -98,9 +99,10 @@ def test_the_template_differs_in_names_only():
         "StateDirectory=feedhandler",
     ]
     assert [line for line in template if "%i" not in line and line not in single] == [
-        "Conflicts=feedhandler.service"
+        "Conflicts=feedhandler.service",
+        "After=feedhandler.service",
     ]
-    assert len(template) == len(single) + 1
+    assert len(template) == len(single) + 2
 
 
 def test_the_pair_shares_what_it_has_to():

@@ -15,17 +15,15 @@ import trio
 from feedhandler.config import Bounds, Feed, Health
 from feedhandler.core.notes import Note, note
 from feedhandler.ingest.tcp import TcpStream
+from feedhandler.observe.manager import BEATS
 from feedhandler.observe.systemd import (
-    BEATS,
     LOOK_S,
     NAME_CHARACTERS,
     PENDING_S,
     STILL_S,
-    Manager,
     Systemd,
     fan_out,
     status,
-    watchdog_s,
 )
 from feedhandler.publish.consumer import Consumer
 from feedhandler.simulator.settings import Behaviour
@@ -102,64 +100,6 @@ async def silence(stage: Stage, ear: Ear, seconds: float) -> int:
     before = len(ear.of("WATCHDOG"))
     await stage.talk(seconds / 2)
     return len(ear.of("WATCHDOG")) - before
-
-
-# The protocol
-
-
-@pytest.mark.parametrize("kind", ["path", "abstract"])
-def test_words_arrive(tmp_path, kind):
-    """One datagram holds all that is told at once, at a path and at an abstract name."""
-    address = os.fspath(tmp_path / "n") if kind == "path" else f"@feedhandler-test-{os.getpid()}"
-    with listening(address) as ear:
-        manager = Manager(address)
-        manager.tell(READY="1", STATUS="all is well")
-        assert ear.heard() == [{"READY": "1", "STATUS": "all is well"}]
-        manager.close()
-        manager.tell(STOPPING="1")
-        assert len(ear.heard()) == 1
-
-
-@pytest.mark.parametrize(
-    "address", ["", "/nowhere/at/all", "vsock:2:3", "@nobody-listens-here", "/" + 200 * "x"]
-)
-def test_a_socket_that_is_not_there_hurts_nobody(address):
-    """Whatever the address is, telling does not raise, and what could not be told waits once."""
-    manager = Manager(address)
-    for _ in range(3):
-        manager.tell(READY="1")
-        assert manager._untold == {"READY": "1"}
-    manager.close()
-
-
-def test_what_could_not_be_told_is_told_later(tmp_path):
-    """While the queue is full the newest value of each key waits; a reload that is over by then is not told."""
-    with listening(os.fspath(tmp_path / "notify")) as ear:
-        manager = Manager(os.fspath(tmp_path / "notify"))
-        while not manager._untold:
-            manager.tell(STATUS="before")
-        manager.tell(STATUS="old", RELOADING="1")
-        manager.tell(STATUS="new", READY="1")
-        ear.heard()
-        manager.tell()
-        assert ear.heard()[-1] == {"STATUS": "new", "READY": "1"}
-        manager.close()
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, 0.0),
-        ({"WATCHDOG_USEC": "30000000"}, 30.0),
-        ({"WATCHDOG_USEC": "500000", "WATCHDOG_PID": "7"}, 0.5),
-        ({"WATCHDOG_USEC": "500000", "WATCHDOG_PID": "8"}, 0.0),
-        ({"WATCHDOG_USEC": "soon"}, 0.0),
-        ({"WATCHDOG_USEC": "-1"}, 0.0),
-    ],
-)
-def test_whose_keep_alives_are_missed(environ, expected):
-    """The interval is systemd's, and it is meant for the process that it names."""
-    assert watchdog_s(environ, 7) == expected
 
 
 def test_everybody_gets_a_note():
