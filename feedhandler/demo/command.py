@@ -72,17 +72,34 @@ backoff_max_s = 6.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument(
-        "--seconds", type=_positive, help="end after so long and verify (default: run until Ctrl-C)"
+        "--seconds",
+        type=_positive,
+        metavar="S",
+        help="end after so long and verify (default: run until Ctrl-C)",
     )
     parser.add_argument(
-        "--markets", type=_count(MOST_MARKETS), default=2, help="markets, one feed each (default: 2)"
+        "--markets",
+        type=_count(MOST_MARKETS),
+        default=2,
+        metavar="N",
+        help=f"markets, one feed each, 1 to {MOST_MARKETS} (default: 2)",
     )
-    parser.add_argument("--lines", type=_count(MOST_LINES), default=3, help="lines of each feed (default: 3)")
     parser.add_argument(
-        "--rate", type=_positive, default=400.0, help="events per second over all markets (default: 400)"
+        "--lines",
+        type=_count(MOST_LINES),
+        default=3,
+        metavar="N",
+        help=f"lines of each feed, 1 to {MOST_LINES} (default: 3)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=_positive,
+        default=400.0,
+        metavar="R",
+        help="events per second over all markets (default: 400)",
     )
     parser.add_argument("--no-faults", action="store_true", help="let nothing go wrong")
-    parser.add_argument("--seed", type=int, default=1, help="of traffic and faults (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of traffic and faults (default: 1)")
 
 
 def _positive(text: str) -> float:
@@ -196,6 +213,7 @@ class Demo:
         return load(path, environ=environ)
 
     def _note(self, one: Note) -> None:
+        self._scene.hear(one)
         if one.name == "line_lost":
             self._scene.losses += not self._ending
         elif one.name == "failed_over":
@@ -272,7 +290,7 @@ class Demo:
             await self._progress.wait()
 
     def _report(self, verdict: Verdict) -> int:
-        saved = view.savings(self._scene.feeds)
+        saved = view.savings(self._scene)
         if self._gaps or self._late:
             _say(f"marked: {self._gaps} gap records, {self._late} late events")
         _say(

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from feedhandler.core.arbiter import Line
 from feedhandler.core.health import BACKOFF, CONNECTING, GOOD, PROBATION, QUARANTINED, SUSPECT, WITNESS
+from feedhandler.core.notes import Note
 from feedhandler.ingest.feed import Feed
 
 STYLES = {
@@ -66,6 +67,41 @@ class Scene:
         default_factory=lambda: defaultdict(lambda: deque(maxlen=HISTORY_S))
     )
 
+    beside: set[tuple[str, str]] = field(default_factory=set)
+    """Lines that stand beside the one that they are to replace."""
+    leaving: set[tuple[str, str]] = field(default_factory=set)
+    """Lines that were replaced and say goodbye."""
+    before: dict[tuple[str, str], int] = field(default_factory=dict)
+    """What the lines had brought that a line has replaced, less what it had brought itself by then."""
+    copies_gone: int = 0
+    """Duplicates of the lines that were replaced."""
+
+    def hear(self, one: Note) -> None:
+        """Take a note about a line that is replaced: its successor goes on counting where it was."""
+        if one.name not in {"replacement_begun", "line_replaced"} or one.fields["line"] == one.fields["by"]:
+            return
+        label, old, new = (str(one.fields[name]) for name in ("feed", "line", "by"))
+        if one.name == "replacement_begun":
+            self.leaving.discard((label, new))
+            self.beside.add((label, new))
+            return
+        feed = self.feeds[label]
+        brought = self.brought(feed, old) - self.brought(feed, new)
+        self.copies_gone += feed.arbiter.lines[old].duplicates
+        self.beside.discard((label, new))
+        self.leaving.add((label, old))
+        self.before.pop((label, old), None)
+        self.before[label, new] = brought
+
+    def brought(self, feed: Feed, name: str) -> int:
+        """Return how many events a line and those before it have brought."""
+        line = feed.arbiter.lines[name]
+        return line.wins + line.duplicates + self.before.get((feed.label, name), 0)
+
+    def missed(self, feed: Feed, name: str) -> int:
+        """Return how many events never came on a line nor on those before it."""
+        return max(0, feed.arbiter.window.head - self.brought(feed, name))
+
     def add_news(self, text: str) -> None:
         """Add a line to the latest events."""
         self.news.append(f"{self.elapsed:6.1f} s  {text}")
@@ -91,7 +127,6 @@ class Scene:
 class Savings:
     """What redundancy has saved, over all feeds."""
 
-    released: int
     copies: int
     best_alone: int
     """Events that the best single line of each feed has not brought."""
@@ -99,19 +134,20 @@ class Savings:
     failovers: int
 
 
-def savings(feeds: Mapping[str, Feed]) -> Savings:
+def savings(scene: Scene) -> Savings:
     """Count what each line alone would have missed: what was released and never came on it."""
-    released = copies = best = worst = failovers = 0
-    for feed in feeds.values():
-        lines = feed.arbiter.lines.values()
-        total = feed.arbiter.window.head
-        missed = [max(0, total - line.wins - line.duplicates) for line in lines]
-        released += total
-        copies += sum(line.duplicates for line in lines)
+    best = worst = failovers = 0
+    copies = scene.copies_gone
+    for feed in scene.feeds.values():
+        lines = {
+            name: line for name, line in feed.arbiter.lines.items() if (feed.label, name) not in scene.leaving
+        }
+        missed = [scene.missed(feed, name) for name in lines if (feed.label, name) not in scene.beside]
+        copies += sum(line.duplicates for line in lines.values())
         best += min(missed)
         worst += max(missed)
         failovers += feed.arbiter.failovers
-    return Savings(released, copies, best, worst, failovers)
+    return Savings(copies, best, worst, failovers)
 
 
 def many(count: int, thing: str) -> str:
@@ -127,7 +163,7 @@ def summary(scene: Scene) -> str:
     """Return one line about the moment."""
     lines = [line for feed in scene.feeds.values() for line in feed.arbiter.lines.values()]
     up = sum(line.up for line in lines)
-    saved = savings(scene.feeds)
+    saved = savings(scene)
     return (
         f"{scene.elapsed:5.1f} s  {scene.received:,} events  {up} of {len(lines)} lines up  "
         f"{many(scene.losses, 'line failure')}  {many(saved.failovers, 'failover')}  "
@@ -137,7 +173,7 @@ def summary(scene: Scene) -> str:
 
 def render(scene: Scene, columns: int) -> RenderableType:
     """Return the whole picture for a terminal of so many columns."""
-    saved = savings(scene.feeds)
+    saved = savings(scene)
     head = Text.assemble(
         ("feedhandler demo", "bold"),
         f"   {scene.elapsed:.0f} s   the consumer has ",
@@ -190,7 +226,7 @@ def _cells(scene: Scene, feed: Feed, line: Line, *, wide: bool) -> list[Renderab
     style = STYLES[line.health.state]
     share = line.wins / total if total else 0.0
     leads = line.name == feed.arbiter.leader and line.up
-    missed = max(0, total - line.wins - line.duplicates)
+    missed = scene.missed(feed, line.name)
     cells: list[RenderableType] = [
         Text(f"{'▶' if leads else ' '} {line.name}", "bold" if leads else ""),
         Text(f"● {WORDS[line.health.state]}", style),
