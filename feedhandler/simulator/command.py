@@ -16,65 +16,110 @@ from pathlib import Path
 import msgspec
 import trio
 
-from feedhandler.errors import ConfigError
+from feedhandler.errors import ConfigError, OperationalError
 from feedhandler.simulator.exchange import Exchange
 from feedhandler.simulator.messages import ALL
 from feedhandler.simulator.server import serve
-from feedhandler.simulator.settings import FaultPlan, Settings, load_faults
+from feedhandler.simulator.settings import DEFAULT_MARKETS, FaultPlan, Settings, explained, load_faults
 
 PROGRESS_S = 5.0
 DEFAULT_RATE = 200.0
+MOST_PORT = 65_535
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: any")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"The file of --faults (TOML); all of it may be left out:\n\n{explained()}"
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="address to listen on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=0, metavar="P", help="port to listen on; 0: any (default)"
+    )
     parser.add_argument("--tls", action="store_true", help="speak TLS, with a made-up authority")
     parser.add_argument(
-        "--ca-file", type=Path, help="where to write that authority's certificate (default: a temporary file)"
+        "--ca-file",
+        type=Path,
+        metavar="FILE",
+        help="where to write that authority's certificate (default: a temporary file)",
     )
     parser.add_argument(
-        "--tape", type=Path, action="append", default=[], help="play this tape; several: one after another"
+        "--tape",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="play this tape; may be repeated: one after another",
     )
-    parser.add_argument("--market", action="append", default=[], help="generate traffic for this market")
+    parser.add_argument(
+        "--market",
+        action="append",
+        default=[],
+        metavar="M",
+        help="generate traffic for this market; may be repeated "
+        f"(default: {' and '.join(DEFAULT_MARKETS)}; none with --tape)",
+    )
     parser.add_argument(
         "--rate",
         type=float,
+        metavar="R",
         help=f"generated events per second; 0: flat out (default: {DEFAULT_RATE:g}; none with --tape)",
     )
     parser.add_argument(
         "--account-rate",
         type=float,
         default=0.0,
+        metavar="R",
         help="generated events of the account per second, beside generated traffic (default: none)",
     )
-    parser.add_argument("--speed", type=float, default=1.0, help="of the tapes; 0: flat out")
-    parser.add_argument("--seed", type=int, default=1, help="of generated traffic and random choices")
     parser.add_argument(
-        "--wait", type=int, default=0, help="start playing when every market has so many connections"
+        "--speed", type=float, default=1.0, metavar="X", help="of the tapes; 0: flat out (default: 1)"
     )
-    parser.add_argument("--faults", type=Path, help="what goes wrong, and how the exchange behaves (TOML)")
-    parser.add_argument("--truth", type=Path, help="write every broadcast to this file")
     parser.add_argument(
-        "--api-key", default="", help="the key that the token endpoint accepts (default: any)"
+        "--seed",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of generated traffic and random choices (default: 1)",
     )
-    parser.add_argument("--api-secret", default="", help="the secret that goes with it (default: any)")
-    parser.add_argument("--token-life", type=float, help="seconds that a token lives")
+    parser.add_argument(
+        "--wait",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start playing when every market has so many connections (default: 0)",
+    )
+    parser.add_argument(
+        "--faults",
+        type=Path,
+        metavar="FILE",
+        help="what goes wrong, and how the exchange behaves (TOML, below)",
+    )
+    parser.add_argument(
+        "--truth",
+        type=Path,
+        metavar="FILE",
+        help="write every broadcast to this file, one JSON object a line",
+    )
+    parser.add_argument(
+        "--api-key", default="", metavar="KEY", help="the key that the token endpoint accepts (default: any)"
+    )
+    parser.add_argument(
+        "--api-secret", default="", metavar="SECRET", help="the secret that goes with it (default: any)"
+    )
+    parser.add_argument(
+        "--token-life", type=float, metavar="S", help="seconds that a token lives (default: 1800)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the exchange until it is told to stop; return the exit code."""
-    code = 0
     try:
         trio.run(_run, settings_from(args))
-    except* ConfigError as group:
-        _complain(group)
-        code = 2
     except* OSError as group:
-        _complain(group)
-        code = 1
-    return code
+        raise OperationalError("\n".join(_said(one, args) for one in _leaves(group))) from None
+    return 0
 
 
 def settings_from(args: argparse.Namespace) -> Settings:
@@ -110,18 +155,20 @@ def _check(args: argparse.Namespace) -> None:
         for name in ("rate", "account_rate", "speed", "wait", "token_life", "port")
         if (value := getattr(args, name)) is not None and not value >= 0
     ]
+    if args.port > MOST_PORT:
+        mistakes.append(f"--port: expected 0..{MOST_PORT}, got {args.port}")
     if ALL in args.market:
         mistakes.append(f"--market: {ALL} stands for every market and is none itself")
     if mistakes:
         raise ConfigError(mistakes)
 
 
-def _complain(group: BaseExceptionGroup[BaseException]) -> None:
-    for error in _leaves(group):
-        print(error, file=sys.stderr)  # noqa: T201 - a command speaks
+def _said(error: OSError, args: argparse.Namespace) -> str:
+    """Return what failed: a file, else the address."""
+    return f"{error.filename or f'{args.host}:{args.port}'}: {error.strerror or error}"
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+def _leaves(group: BaseExceptionGroup[OSError]) -> list[OSError]:
     return [
         leaf
         for error in group.exceptions

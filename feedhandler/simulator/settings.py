@@ -20,10 +20,12 @@ that goes wrong at one moment, `RandomFaults` draws such things by lot. All thre
 Each key is checked on its own, so that one reading reports every mistake with its path.
 """
 
+import json
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from textwrap import fill
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -202,6 +204,14 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
     random: RandomFaults | None = None
 
 
+TABLES: dict[str, type[msgspec.Struct]] = {
+    "[behaviour] - how the exchange behaves where its documents leave it open": Behaviour,
+    "[[fault]] - goes wrong once, at_s seconds or at_event events after the start of playing": Fault,
+    "[random] - what goes wrong by lot": RandomFaults,
+}
+"""The tables of a faults file."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a simulated exchange needs to start."""
 
@@ -231,6 +241,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The exchange's clock at the start of generated traffic; left out: now."""
     outbox_bytes: int = OUTBOX_MAX_BYTES
     plan: FaultPlan = FaultPlan()
+
+
+def explained() -> str:
+    """Return the tables of a faults file with every key and its default, the other words that it may hold behind it."""
+    text = "\n\n".join(
+        f"{head}\n{fill(', '.join(_keys(struct)), 78, initial_indent='  ', subsequent_indent='  ')}"
+        for head, struct in TABLES.items()
+    )
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def _keys(struct: type[msgspec.Struct]) -> Iterator[str]:
+    for key in msgspec.structs.fields(struct):
+        words = list(get_args(key.type)) if get_origin(key.type) is Literal else []
+        if key.default is not msgspec.NODEFAULT:
+            words = [key.default, *(word for word in words if word != key.default)]
+        shown = [json.dumps(word) for word in words if word is not None]
+        yield f"{key.name}\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{' | '.join(shown)}" if shown else key.name
 
 
 def load_faults(path: Path) -> FaultPlan:

@@ -82,7 +82,9 @@ def _lines(path: Path) -> Iterator[bytes]:
         with gzip.open(path, "rb") as file:
             yield from file
     except (OSError, EOFError, zlib.error) as error:
-        raise ConfigError([f"{path}: no readable tape ({error})"]) from error
+        raise ConfigError(
+            [f"{path}: no readable tape ({getattr(error, 'strerror', None) or error})"]
+        ) from error
 
 
 def _entry(path: Path, line: bytes) -> Entry:

@@ -1,18 +1,23 @@
 """The command line: options, and the program as a process of its own."""
 
 import argparse
+import errno
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
+from feedhandler import cli
 from feedhandler.errors import ConfigError
 from feedhandler.simulator import command
-from feedhandler.simulator.settings import Settings
+from feedhandler.simulator.settings import KINDS, Behaviour, Fault, RandomFaults, Settings, explained
 from tests.support.processes import PATIENCE_S
 
 PROGRAM = """
@@ -43,22 +48,50 @@ def test_the_defaults():
 def test_every_mistake_has_its_line():
     """Wrong options are all named."""
     with pytest.raises(ConfigError) as caught:
-        parse("--rate", "-1", "--account-rate", "-1", "--wait", "-2", "--market", "ALL")
+        parse("--rate", "-1", "--account-rate", "-1", "--wait", "-2", "--port", "65536", "--market", "ALL")
     assert [mistake.split(":")[0] for mistake in caught.value.mistakes] == [
         "--rate",
         "--account-rate",
         "--wait",
+        "--port",
         "--market",
     ]
 
 
 def test_a_wrong_file_ends_with_code_2(capsys, tmp_path):
     """A faults file or tape that is not there is bad usage: one line, code 2."""
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
     for option in ("--faults", "--tape"):
-        assert command.run(parser.parse_args([option, str(tmp_path / "none")])) == 2
-        assert capsys.readouterr().err.count("\n") == 1
+        assert cli.main(["simulate", option, str(tmp_path / "none")]) == cli.BAD_USAGE
+        said = capsys.readouterr().err
+        assert said.startswith("feedhandler: /")
+        assert said.count("\n") == 1
+
+
+def test_what_cannot_be_had_ends_with_code_1(capsys, tmp_path):
+    """An address that is taken, or a file that cannot be written, is one line with its name, code 1."""
+    nowhere = tmp_path / "none" / "truth"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert cli.main(["simulate", "--port", str(port)]) == cli.FAILED
+        assert cli.main(["simulate", "--truth", str(nowhere)]) == cli.FAILED
+    assert capsys.readouterr().err.splitlines() == [
+        f"feedhandler: 127.0.0.1:{port}: {os.strerror(errno.EADDRINUSE)}",
+        f"feedhandler: {nowhere}: {os.strerror(errno.ENOENT)}",
+    ]
+
+
+def test_help_tells_every_key_of_a_faults_file():
+    """Whoever writes one finds each key with its default, and each word that it may hold."""
+    said = " ".join(explained().split())
+    for table in (Behaviour, Fault, RandomFaults):
+        assert all(key.name in said for key in msgspec.structs.fields(table))
+    for known in (
+        "snapshot_lag_s = 0.0",
+        'order_market = "all" | "never" | "always"',
+        "rows_per_match = 1 | 2",
+    ):
+        assert known in said
+    assert all(f'"{kind}"' in said for kind in KINDS)
 
 
 async def test_the_program_ends_cleanly_and_leaves_a_whole_truth(tmp_path):
