@@ -4,7 +4,9 @@ A Unix socket connects at once or not at all: where the server's queue of waitin
 is an error like any other, and another attempt follows.
 """
 
+import os
 import socket
+from pathlib import Path
 
 
 def dial(path: str) -> socket.socket:
@@ -17,6 +19,13 @@ def dial(path: str) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def no_socket(path: str) -> str:
+    """Say what stands at a path where no server will ever listen; empty where one may."""
+    if os.path.isdir(path):
+        return "expected a socket, got a folder"
+    return "expected a socket, got a file" if os.path.exists(path) and not Path(path).is_socket() else ""
 
 
 def reason(error: OSError) -> str:

@@ -1,8 +1,8 @@
 """`feedhandler tail`: the stream on standard output, as received, one JSON record a line.
 
 It behaves as `tail -F` does: a socket that is not there yet, or goes away, is waited for, with one line on
-standard error for each new trouble and one when it is over. SIGINT and SIGTERM end it with 0, and so does a
-reader of the output that has gone (`| head`).
+standard error for each new trouble and one when it is over; a path that holds something else is a mistake. SIGINT and
+SIGTERM end it with 0, and so does a reader of the output that has gone (`| head`).
 
 With `--resume FILE` the position is kept there, always replaced as a whole, at most once in `SAVE_S` and at
 the end. **It covers only lines that reached standard output**: after any end, however rough, the next run
@@ -26,6 +26,7 @@ from pathlib import Path
 import trio
 
 from feedhandler.client.core import Event, Gap, Reader, Snapshot
+from feedhandler.client.dial import no_socket
 from feedhandler.client.errors import ServerError
 from feedhandler.client.position import (
     Position,
@@ -79,6 +80,11 @@ def run(args: argparse.Namespace) -> int:
         resume = _load(args.resume, sockets) if args.resume else {}
     except OperationalError as error:
         _complain(f"--resume {error}")
+        return 2
+    faults = [f"{path}: {fault}" for path in sockets if (fault := no_socket(path))]
+    if faults:
+        for fault in faults:
+            _complain(fault)
         return 2
     channels = args.channel or ["*"]
     readers = {

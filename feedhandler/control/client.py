@@ -122,9 +122,9 @@ def run(args: argparse.Namespace, feed_socket: Path, show_state: Callable[[str, 
 
 def _check(path: Path) -> None:
     """Raise `ConfigError` where there is something that is no socket; what is not there may be a daemon that is not."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ConfigError([f"{path}: expected a socket, got a folder; name the socket in it"])
-    if path.exists() and not path.is_socket():
+    if os.path.exists(path) and not path.is_socket():
         raise ConfigError([f"{path}: expected a socket, got a file"])
 
 

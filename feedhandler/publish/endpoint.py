@@ -61,7 +61,7 @@ def listening(settings: Publish, lock: Lock | None = None) -> Iterator[socket.so
     path = settings.socket
     if len(os.fsencode(path)) > PATH_BYTES:
         raise OperationalError(f"{path}: a socket's path has at most {PATH_BYTES} bytes")
-    if not path.parent.is_dir():
+    if _is_missing(path.parent):
         raise OperationalError(f"{path}: the folder {path.parent} does not exist")
     with lock or Lock(path) as held, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         held.mark("")
@@ -71,6 +71,14 @@ def listening(settings: Publish, lock: Lock | None = None) -> Iterator[socket.so
             yield sock
         finally:
             path.unlink(missing_ok=True)
+
+
+def _is_missing(folder: Path) -> bool:
+    """Tell whether a folder is not there; of one that may not be looked at the lock's error says more."""
+    try:
+        return not folder.is_dir()
+    except OSError:
+        return False
 
 
 def _clear(path: Path) -> None:

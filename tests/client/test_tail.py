@@ -235,6 +235,17 @@ def test_a_resume_file_that_cannot_be_read_is_a_mistake(
     assert "Is a directory" in capsys.readouterr().err
 
 
+def test_what_is_no_socket_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder and a file are not waited for: nobody will ever listen there."""
+    file = tmp_path / "file"
+    file.touch()
+    assert run(arguments("--socket", str(tmp_path), "--socket", str(file))) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"feedhandler tail: {tmp_path}: expected a socket, got a folder",
+        f"feedhandler tail: {file}: expected a socket, got a file",
+    ]
+
+
 @pytest.mark.parametrize("words", [[], ["--socket", "s", "--count", "0"], ["--socket", "s", "--count", "x"]])
 def test_a_wrong_command_line_ends_with_two(words: list[str]) -> None:
     """A missing socket and a count below one are mistakes."""

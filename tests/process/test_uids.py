@@ -4,6 +4,7 @@ Starting a process of another uid takes root privilege. Without it these tests s
 tests run as root, takes for a failure.
 """
 
+import errno
 import grp
 import json
 import os
@@ -57,6 +58,12 @@ for file in files:
     while lines[-1]["type"] not in {"heartbeat", "error", "bye"}:
         lines.append(json.loads(file.readline()))
     print(json.dumps(lines[1:]))
+"""
+COMMAND = f"""
+import feedhandler.control.client, feedhandler.daemon, feedhandler.observe.logs
+from feedhandler.cli import main
+{BECOME}
+sys.exit(main(sys.argv[1:]))
 """
 HANDING_OVER = """
 with socket.socket(socket.AF_UNIX) as sock, socket.socket(fileno=int(sys.argv[2])) as heir:
@@ -236,3 +243,28 @@ async def test_rights_go_with_the_socket_and_not_with_its_holder(
         with socket.socket(fileno=descriptor) as sock, sock.makefile("rb") as file:
             sock.settimeout(PATIENCE_S)
             assert ("ALL/trades" in json.loads(file.readline())["channels"]) == reads
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), [(("ctl", "--socket", "{}", "list"), "control.sock"), (("run",), "feed.sock.lock")]
+)
+def test_a_folder_that_may_not_be_entered_is_one_line(
+    folder: Path, words: tuple[str, ...], name: str
+) -> None:
+    """Whoever may not enter the socket's folder is told so in a line, by `ctl` and by `run`."""
+    config = write_config(folder, "ws://127.0.0.1:9")
+    closed = folder / "closed"
+    closed.mkdir(mode=0o700)
+    more = (
+        ("--config", config, "--set", f"publish.socket={closed / 'feed.sock'}") if words == ("run",) else ()
+    )
+    arguments = [word.format(closed / "feed.sock") for word in words]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", COMMAND, *map(str, (STRANGER, STRANGER, *arguments, *more))],
+        capture_output=True,
+        timeout=PATIENCE_S,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == f"feedhandler: {closed / name}: {os.strerror(errno.EACCES)}\n"
+    assert done.returncode == 1
