@@ -278,6 +278,7 @@ class Daemon:
                     await self._leave()
                 controls.cancel_scope.cancel()
             self.observation.end()
+        self._ledger.close()
         self._notify(note("daemon_stopped"))
 
     def _control(self, patience_s: float) -> Callable[..., Awaitable[None]]:

@@ -62,7 +62,7 @@ class Hold:
     def has_room(self, payload: bytes) -> bool:
         """Tell whether one more event can be held without an old one having to go for it."""
         bounds = self._bounds
-        return len(self.events) < bounds.hold_events and self.bytes + len(payload) <= bounds.hold_mib * 2**20
+        return len(self.events) < bounds.hold_events and self.bytes + len(payload) <= bounds.hold_bytes
 
     def add(self, held: Held) -> int:
         """Hold one more event; return how many old ones had to go for it."""

@@ -193,7 +193,7 @@ class Window:
         drop = 0
         if size > bounds.window_events + bounds.window_events // TRIM_SHARE:
             drop = size - bounds.window_events
-        limit = bounds.window_mib * 2**20
+        limit = bounds.window_bytes
         if self.bytes > limit + limit // TRIM_SHARE:
             kept, drop = self.bytes, 0
             while kept > limit:
