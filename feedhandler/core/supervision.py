@@ -107,6 +107,8 @@ class Supervision(Anchoring):
 
     def _give_verdicts(self, now: float, recv: int) -> None:
         for position in list(self._divergences.disputed()):
+            if self._divergences.switched_off:
+                return  # by the verdict before: that has ended all disputes
             bringer = self.window.line(position)
             others = [
                 line for line in self.lines.values() if line.name != bringer and _had_to_bring(line, position)

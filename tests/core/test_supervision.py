@@ -273,6 +273,24 @@ def test_a_check_that_fails_on_all_lines_switches_itself_off() -> None:
     world.assert_complete_and_marked()
 
 
+def test_nothing_is_judged_once_the_check_is_off() -> None:
+    """The verdict that switches the check off may be one of several that are due at once: it is the last one."""
+    world = aligned(3)
+    for name in "bc":
+        disagree(world, lost_on=name)
+    lost = [b"b60", b"b61", b"b62", b"b63"]
+    world.emit(*lost, lost_on="a")
+    world.emit(b"b64", b"b65", b"b66", b"b67", b"b68", b"b69")
+    for name in "bca":
+        world.deliver(name)
+    world.wait(1)
+    assert world.notes.count("event_missed") == 2 + len(lost)
+    assert world.notes.count("divergence_check_switched_off") == 1
+    assert world.notes.count("line_diverged") == 4
+    assert not world.orders
+    world.assert_complete_and_marked()
+
+
 def test_a_verdict_waits_for_lines_that_may_still_bring_the_event() -> None:
     """Rule R6: a line that has not got there yet has not missed it."""
     world = aligned(3)
