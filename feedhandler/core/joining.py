@@ -57,6 +57,7 @@ class Joining(Admission):
         line.owing = self._owing_at(position, {p for p in places if p >= 0}, first, now)
         line.joined_at = position + 1
         line.pinned, line.guessed, line.left_out = set(first), set(), set()
+        line.first = dict(first)
         line.moved = now
         self._health(line, "joined", now)
         self._note("line_joined", line=line.name, held=len(held), position=position)
@@ -80,7 +81,11 @@ class Joining(Admission):
                 else:
                     owing.reopen(p)
         for p, before in window.late.items():
-            if p not in matched and not owing.owes(before):
+            if p in matched:
+                continue
+            if owing.owes(before):
+                owing.reopen(p)
+            else:
                 owing.skip(p)
                 if self._dialect.identify(window.payload(p)).distinct:
                     owing.passed[p] = now

@@ -40,6 +40,8 @@ class Line:
         self.owing: Owing | None = None
         self.added_at = self.joined_at = 0
         self.pinned: set[str] | None = None
+        self.first: dict[str, int] = {}
+        """Of the channels of which it has brought something from before it joined, the first of that in the window."""
         self.guessed: set[str] = set()
         self.cut: set[str] = set()
         self.left_out: set[str] = set()

@@ -244,7 +244,7 @@ class Merge:
         channel = window.channel(before)
         if channel != window.channel(position):
             return not owing.owes(before)
-        if window.gone.get(channel, -1) >= line.joined_at:
+        if window.gone.get(channel, -1) >= line.joined_at or line.first.get(channel, before) < before:
             return False
         start = max(line.joined_at, window.base)
         return not any(window.channel(p) == channel and p not in window.late for p in range(start, before))

@@ -97,6 +97,7 @@ class Pinning(Merge):
         """Pin a line that has brought an event from before it joined: it owes what follows in that channel."""
         assert line.pinned is not None
         line.pinned.add(channel)
+        line.first[channel] = position
         for later in range(position + 1, min(line.joined_at, owing.position)):
             if self.window.channel(later) == channel and later not in self.window.late:
                 owing.reopen(later)

@@ -329,3 +329,41 @@ def test_what_a_joining_line_shares_is_not_judged_again() -> None:
     world.wait(6)
     assert world.output.count(b"t9") == 1
     assert world.output.count(b"t4") == 1
+
+
+def test_a_joining_line_owes_a_late_event_before_its_place() -> None:
+    """R4: c has dropped b2, which b brings late; a has another order, joins behind it, and brings it as well."""
+    check_transcript(
+        World(3),
+        """
+        >> connect c a b
+        >> b: b1 b2 b3 t1 t2
+        >> c: b1 b3
+        << b1 b3 b2!late
+        >> c: b4 t1 t2
+        << b4 t1 t2
+        >> a: t1 t2 b1 t3
+        << t3
+        >> a: b2 b3 b4 b5
+        << b5
+        """,
+    )
+
+
+def test_a_line_that_has_brought_what_was_before_owes_a_late_event() -> None:
+    """R3: b has joined with b2, and is behind when c brings b3 late, which a has dropped: b brings it as well."""
+    check_transcript(
+        World(3, bounds=Bounds(passed_events=4, passed_s=0.5)),
+        """
+        >> connect a b c
+        >> a: b1 b2 b4 t5 t6 t7 t8
+        << b1 b2 b4 t5 t6 t7 t8
+        >> b: b2
+        >> c: b1 b2 b3 b4 t5
+        << b3!late
+        >> a: b9 b10 b11 b12
+        << b9 b10 b11 b12
+        >> wait 1
+        >> b: b3 b4 t5 t6 t7 t8 b9
+        """,
+    )

@@ -7,6 +7,7 @@ by name. Each seed is one play, the same on every machine:
 
     ordered     all lines keep one order; contents recur; lines die, join, are added and removed
     mixed       lines interleave two channels differently and drop events; all events are distinct
+    quarrels    all lines keep one order and drop many events: who is blamed, quarantined, and when the check gives up
     streams     streams are added and dropped besides, while lines come and go
     chunks      the same as bytes, cut anywhere: reads that are compared whole against the same reads frame by frame
 
@@ -20,10 +21,10 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from feedhandler.config import Bounds
+from feedhandler.config import Bounds, Health
 from feedhandler.core import trail
 from feedhandler.core.messages import Gap, Release
 from feedhandler.core.trail import NONE_KNOWN, Frames
@@ -57,6 +58,7 @@ class Play:
     lines: int
     bounds: Bounds
     steps: list[Step]
+    health: Health = field(default_factory=Health)
 
 
 def drawn(seed: int, *, words: tuple[bytes, ...], kinds: tuple[str, ...], mixed: bool = False) -> Play:
@@ -168,6 +170,18 @@ def mixed(seed: int, play: Play | None = None) -> Outcome:
     world = World(play.lines, bounds=play.bounds)
     perform(world, play)
     world.settle()
+    return _judged(world, world.assert_complete_and_marked)
+
+
+def quarrels(seed: int, play: Play | None = None) -> Outcome:
+    """Judge a play whose lines disagree."""
+    play = play or draw_quarrels(seed)
+    world = World(play.lines, bounds=play.bounds, health=play.health)
+    try:
+        perform(world, play)
+        world.settle()
+    except Exception as error:
+        return Outcome(_marked(world), f"raises {error!r}")
     return _judged(world, world.assert_complete_and_marked)
 
 
@@ -300,13 +314,38 @@ def draw_mixed(seed: int) -> Play:
     return drawn(seed, words=DISTINCT, kinds=USUAL, mixed=True)
 
 
+def draw_quarrels(seed: int) -> Play:
+    """Return a play in one order whose lines often lack events, and are soon blamed for it."""
+    draw = random.Random(f"quarrel {seed}")
+    play = drawn(seed, words=DISTINCT, kinds=("emit", *USUAL))
+    play.lines = draw.randint(2, 4)
+    play.steps = [step._replace(lost_on=draw.choice([-1, -1, 0, 1, 2, 3])) for step in play.steps]
+    play.health = Health(quarantine_divergences=draw.choice([1, 2, 4]))
+    play.bounds = Bounds(
+        settled_events=play.bounds.settled_events, passed_events=draw.choice([1, 3]), passed_s=0.2
+    )
+    return play
+
+
 def draw_streams(seed: int) -> Play:
     """Return a play whose streams change."""
     return drawn(seed, words=(*DISTINCT, b"c#"), kinds=CHANGING)
 
 
-JUDGES: Final = {"ordered": ordered, "mixed": mixed, "streams": streams, "chunks": chunks}
-DRAWS: Final = {"ordered": draw_ordered, "mixed": draw_mixed, "streams": draw_streams, "chunks": draw_streams}
+JUDGES: Final = {
+    "ordered": ordered,
+    "mixed": mixed,
+    "quarrels": quarrels,
+    "streams": streams,
+    "chunks": chunks,
+}
+DRAWS: Final = {
+    "ordered": draw_ordered,
+    "mixed": draw_mixed,
+    "quarrels": draw_quarrels,
+    "streams": draw_streams,
+    "chunks": draw_streams,
+}
 
 
 def shrunk(kind: str, seed: int) -> Play:
@@ -317,7 +356,7 @@ def shrunk(kind: str, seed: int) -> Play:
     while size:
         start = 0
         while start < len(play.steps):
-            fewer = Play(play.lines, play.bounds, play.steps[:start] + play.steps[start + size :])
+            fewer = replace(play, steps=play.steps[:start] + play.steps[start + size :])
             if _sort(judge(seed, fewer).wrong) == fault:
                 play = fewer
             else:
@@ -327,7 +366,7 @@ def shrunk(kind: str, seed: int) -> Play:
 
 
 def _sort(wrong: str) -> str:
-    for word in ("doubled", "is missing", "is marked", "no run", "hole", "out of order", "differ"):
+    for word in ("raises", "doubled", "is missing", "is marked", "no run", "hole", "out of order", "differ"):
         if word in wrong:
             return word
     return wrong
