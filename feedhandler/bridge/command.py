@@ -74,19 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="serve /metrics, /healthz, /readyz and /status there (default: nowhere)",
     )
     nats.add_argument(
-        "--log-format",
-        choices=("json", "console", ""),
-        default="",
-        metavar="FORMAT",
-        help="json or console (default: console on a terminal, json otherwise)",
+        "--log-format", choices=("json", "console", ""), default="", help="default: by terminal"
     )
-    nats.add_argument(
-        "--log-level",
-        choices=("debug", "info", "warning", "error"),
-        default="info",
-        metavar="LEVEL",
-        help="debug, info, warning or error (default: info)",
-    )
+    nats.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     nats.set_defaults(run=run)
 
 
@@ -95,16 +85,9 @@ def _add_stream(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--prefix", default=DEFAULTS.prefix, help="subjects are PREFIX.MARKET.STREAM (default: feed)"
     )
+    group.add_argument("--storage", choices=("file", "memory"), default=DEFAULTS.storage)
     group.add_argument(
-        "--storage", choices=("file", "memory"), default=DEFAULTS.storage, help=f"default: {DEFAULTS.storage}"
-    )
-    group.add_argument(
-        "--replicas",
-        type=int,
-        choices=range(1, 6),
-        default=DEFAULTS.replicas,
-        metavar="N",
-        help=f"1 to 5, default: {DEFAULTS.replicas}",
+        "--replicas", type=int, choices=range(1, 6), default=DEFAULTS.replicas, metavar="N", help="1 to 5"
     )
     group.add_argument(
         "--max-gib",
@@ -136,8 +119,8 @@ def _add_stream(group: "argparse._ArgumentGroup") -> None:
 
 def _add_access(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--credentials", type=Path, metavar="FILE", help="a .creds file (JWT and seed)")
-    group.add_argument("--user", default="", metavar="NAME", help="needs --password-file")
-    group.add_argument("--password-file", type=Path, metavar="FILE", help="the password of --user")
+    group.add_argument("--user", default="", metavar="NAME", help="with --password-file")
+    group.add_argument("--password-file", type=Path, metavar="FILE")
     group.add_argument(
         "--tls-ca", type=Path, metavar="FILE", help="the authority of the server's certificate"
     )

@@ -133,10 +133,10 @@ class Anchoring(Joining):
         held = line.hold.events
         line.hold = self._new_hold(line.floor)
         line.owing = Owing(self.window, self.window.head)
+        line.first = {}
         line.joined_at = self.window.head
         line.pinned = None if line.floor == self.window.head else set()
         line.guessed, line.cut, line.left_out = set(self.window.newest), set(), set()
-        line.first = {}
         line.moved = now
         self._outage = False
         self._begun = True

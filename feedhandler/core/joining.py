@@ -54,10 +54,10 @@ class Joining(Admission):
         line.hold = self._new_hold(line.floor)
         in_order = [i for i, p in enumerate(places) if p >= 0 and p not in window.late]
         first = {held[i].event.channel: places[i] for i in reversed(in_order)}
+        line.first = dict(first)
         line.owing = self._owing_at(position, {p for p in places if p >= 0}, first, now)
         line.joined_at = position + 1
         line.pinned, line.guessed, line.left_out = set(first), set(), set()
-        line.first = dict(first)
         line.moved = now
         self._health(line, "joined", now)
         self._note("line_joined", line=line.name, held=len(held), position=position)

@@ -16,9 +16,8 @@ from feedhandler.config import Feed, Observe, Standby
 from feedhandler.control.requests import Done
 from feedhandler.core.following import SILENCE_S
 from feedhandler.daemon import Daemon
-from feedhandler.observe.pair import state_of
+from feedhandler.observe.pair import READY, state_of
 from feedhandler.observe.readiness import NOT_FOLLOWED, NOT_HEARD, general_reasons
-from feedhandler.observe.status import READY
 from feedhandler.standby.service import PAUSE_S, YIELD_S
 from tests.standby.couple import Couple, coupled
 from tests.support.stage import BTC, ETH
