@@ -322,7 +322,9 @@ class Daemon:
         precedence = self.publisher.precedence
         if not precedence.ready:
             found = (
-                "the standby is not ready yet" if precedence.is_first else "no standby follows this daemon"
+                "no standby follows this daemon"
+                if precedence.follower is None
+                else "the standby is not ready yet"
             )
             return f"{found}; `drain` ends the daemon all the same"
         self.stop()

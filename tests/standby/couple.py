@@ -150,7 +150,6 @@ class Couple:
         publisher = daemon.publisher
         for consumer in publisher.connected():
             consumer._sock.shutdown(socket.SHUT_RDWR)
-        publisher.precedence.end()
         publisher.lock.release()
         self._scopes[daemon].cancel()
 
