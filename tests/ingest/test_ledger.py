@@ -126,10 +126,13 @@ async def test_the_last_takeover_is_known(tmp_path: Path, autojump_clock: MockCl
     assert ledger(tmp_path).since_takeover_s() == pytest.approx(3)
 
 
-async def test_a_standby_leaves_half(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A standby begins no attempt beyond half of the limit, whoever began them; the active daemon does."""
-    standby = Gate(4, ledger=ledger(tmp_path), other=lambda: Other({}, is_first=True))
-    active = Gate(4, ledger=ledger(tmp_path), other=lambda: NOBODY)
+@pytest.mark.parametrize(("lines", "most"), [(1, 7), (3, 5), (4, 4), (30, 4)])
+async def test_a_standby_leaves_what_the_active_one_may_need(
+    tmp_path: Path, autojump_clock: MockClock, lines: int, most: int
+) -> None:
+    """A standby begins no attempt beyond that, whoever began them; the active daemon does, up to the limit."""
+    standby = Gate(8, ledger=ledger(tmp_path), other=lambda: Other({"M": lines}, is_first=True))
+    active = Gate(8, ledger=ledger(tmp_path), other=lambda: NOBODY)
     begun: list[str] = []
 
     async def attempt(gate: Gate, name: str) -> None:
@@ -137,17 +140,25 @@ async def test_a_standby_leaves_half(tmp_path: Path, autojump_clock: MockClock) 
             begun.append(name)
 
     async with trio.open_nursery() as nursery:
-        for _ in range(3):
+        for _ in range(most + 1):
             nursery.start_soon(attempt, standby, "standby")
         await trio.sleep(1)
-        assert begun == ["standby"] * 2
-        assert (standby.available(), active.available()) == (0, 2)
-        for _ in range(3):
+        assert begun == ["standby"] * most
+        assert (standby.available(), active.available()) == (0, 8 - most)
+        for _ in range(8 - most + 1):
             nursery.start_soon(attempt, active, "active")
         await trio.sleep(1)
-        assert begun == ["standby"] * 2 + ["active"] * 2
+        assert begun == ["standby"] * most + ["active"] * (8 - most)
         await trio.sleep(WINDOW_S + LOOK_S)
-        assert sorted(begun[4:]) == ["active", "standby"]
+        assert sorted(begun[8:]) == ["active", "standby"]
+
+
+async def test_a_limit_of_one_is_for_whoever_comes(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A standby gets its turn where nothing could be left."""
+    gate = Gate(1, ledger=ledger(tmp_path), other=lambda: Other({"M": 2}, is_first=True))
+    assert gate.available() == 1
+    async with gate.attempt(lambda: 0):
+        assert gate.available() == 0
 
 
 STEPS = st.lists(

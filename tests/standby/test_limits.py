@@ -88,6 +88,49 @@ async def test_attempts_of_a_minute_are_shared(tmp_path: Path, autojump_clock: M
         assert trio.current_time() - began_s >= (compliance.handshakes / 8 - 2) * MINUTE_S
 
 
+@pytest.mark.parametrize("markets", [(BTC,), (BTC, ETH)])
+async def test_an_upgrade_waits_for_no_attempt(
+    tmp_path: Path, autojump_clock: MockClock, markets: tuple[str, ...]
+) -> None:
+    """(11) Right after the start of both, one and the other are restarted at 20 attempts a minute: it takes seconds.
+
+    Then all lines of both are lost at once, and the active one has its own back at once.
+    """
+    async with coupled(tmp_path, **limited(20, 5, markets=markets, lines=2)) as couple:
+        began_s = trio.current_time()
+        await restart_standby(couple)
+        couple.stage.daemon.stop()
+        couple.promote()
+        await couple.stage.talk_until(lambda: couple.stage.daemon.publisher.consumer_count > 0)
+        await couple.start(standby=True)
+        await settled(couple)
+        assert trio.current_time() - began_s < 2 * UNANSWERED_S
+        await couple.arrived()
+        couple.assert_exact()
+        lost_s = trio.current_time()
+        for market in markets:
+            couple.stage.strike("reset", "all", market=market)
+        await couple.stage.talk_until(lambda: not active_connections(couple))
+        await couple.stage.talk_until(lambda: active_connections(couple) == 2 * len(markets))
+        assert trio.current_time() - lost_s < UNANSWERED_S
+        assert couple.stage.exchange.gate.compliance.handshakes_per_minute_max <= 20
+
+
+def active_connections(couple: Couple) -> int:
+    """Return how many lines of the active daemon are connected."""
+    feeds = couple.stage.daemon.feeds.values()
+    return sum(line.connected for feed in feeds for line in feed.arbiter.lines.values())
+
+
+async def restart_standby(couple: Couple) -> None:
+    """End the standby as SIGTERM does, and start another."""
+    assert couple.standby is not None
+    couple.standby.stop()
+    await couple.stage.talk_until(lambda: couple.stage.daemon.publisher.precedence.follower is None)
+    await couple.start(standby=True)
+    await settled(couple)
+
+
 async def test_a_replacement_of_the_active_daemon_leaves_the_standby_its_places(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
