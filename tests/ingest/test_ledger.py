@@ -13,7 +13,16 @@ from trio.testing import MockClock
 from feedhandler.core.budget import WINDOW_S
 from feedhandler.core.notes import Note
 from feedhandler.ingest.gate import NOBODY, UNANSWERED_S, Gate, Other
-from feedhandler.ingest.ledger import ATTEMPTS, BUSY_S, HORIZON_S, LOOK_S, MARGIN_S, UNCOUNTED, Ledger
+from feedhandler.ingest.ledger import (
+    ATTEMPTS,
+    BUSY_S,
+    HORIZON_S,
+    LOOK_S,
+    MARGIN_S,
+    REQUESTS_FOR_TOKENS,
+    UNCOUNTED,
+    Ledger,
+)
 from tests.support.clock import jumping_clock
 
 LONGEST_S = 10.0
@@ -117,6 +126,28 @@ async def test_where_there_can_be_no_file_that_is_noted_once(tmp_path: Path) -> 
         assert one.counted() == 0
         assert [note.name for note in notes] == ["attempts_unshared"]
         assert notes[0].fields["detail"] == f"{folder}/feed.sock.attempts: {trouble}"
+
+
+async def test_a_pause_does_not_hold_whom_it_was_not_meant_for(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """One that asks with another key begins all the same; the count holds for it, too."""
+    one = ledger(tmp_path)
+    one.pause(25.0)
+    assert one.begin(1) is None
+    assert one.begin(1, despite_pause=True) is not None
+    assert one.begin(1, despite_pause=True) is None
+
+
+async def test_token_requests_are_counted_by_themselves(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """They stand in a file of their own, and leave the attempts to connect alone."""
+    tokens = Ledger(tmp_path / "feed.sock", lambda: LONGEST_S, lambda _: None, of=REQUESTS_FOR_TOKENS)
+    assert tokens.begin(1) is not None
+    assert ledger(tmp_path).counted() == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "feed.sock.attempts",
+        "feed.sock.token-requests",
+    ]
 
 
 async def test_the_last_takeover_is_known(tmp_path: Path, autojump_clock: MockClock) -> None:
