@@ -1,6 +1,5 @@
 """Two daemons as processes: one is killed, frozen, or replaced by another version, and the other one goes on."""
 
-import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,11 +23,13 @@ from tests.soak.killed_daemons import (
     play,
     tape,
 )
+from tests.soak.upgraded_pair import NEXT_VERSION, WAYS, hand_over, is_right, upgrades
 from tests.standby.couple import Survivor
 from tests.support.processes import (
     PATIENCE_S,
     Child,
     Simulated,
+    another_build,
     daemon,
     differences,
     finished,
@@ -38,7 +39,8 @@ from tests.support.processes import (
     write_config,
 )
 
-NEXT_VERSION = "99.1.0"
+UPGRADE_RATE = 1500
+"""Events a second in all; the script beside has more."""
 TAPE_KILLS = 2
 """The tape is played at the speed at which it lasts for so many."""
 BOUND_WITHIN_S = 1.0
@@ -152,16 +154,6 @@ async def test_a_frozen_daemon_keeps_its_place_until_it_is_killed(tmp_path: Path
         assert max(scene.survivor.outages_s) < BOUND_WITHIN_S
 
 
-def another_build(folder: Path, file: str, old: str, new: str) -> dict[str, str]:
-    """Make a build of its own in which one file reads otherwise; return the variables with which it runs."""
-    tree = folder / "next"
-    shutil.copytree(Path(feedhandler.__file__).parent, tree / "feedhandler")
-    changed = tree / "feedhandler" / file
-    assert old in changed.read_text()
-    changed.write_text(changed.read_text().replace(old, new))
-    return {"PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
-
-
 async def test_an_upgrade_under_load(tmp_path: Path) -> None:
     """(3) Another version follows, the old one hands over and ends: exact stream, no gap record, one session."""
     environ = another_build(tmp_path, "__init__.py", feedhandler.__version__, NEXT_VERSION)
@@ -178,6 +170,18 @@ async def test_an_upgrade_under_load(tmp_path: Path) -> None:
         assert refused.process.returncode == 1
         assert "no standby follows this daemon" in refused.errors.lines[-1]
         await scene.end()
+
+
+async def test_upgrades_under_the_load_of_several_markets(tmp_path: Path) -> None:
+    """(3) There and back between two versions, by handover and by SIGTERM, with trades and books of four markets.
+
+    The client library's consumer has exactly what the exchange sent, in one session, without any mark.
+    """
+    outcome = await play(tmp_path, len(WAYS), generated(UPGRADE_RATE, 4), upgrades(tmp_path))
+    assert is_right(outcome, len(WAYS)), outcome
+    told = list(zip(WAYS, outcome.byes, strict=True))
+    assert [bye for way, bye in told if way is hand_over] == ["takeover"] * 2
+    assert outcome.events > UPGRADE_RATE
 
 
 async def test_sigterm_hands_over_where_a_standby_is_ready(tmp_path: Path) -> None:

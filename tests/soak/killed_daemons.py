@@ -27,9 +27,10 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -37,7 +38,7 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from feedhandler.client import Error, Event, Gap, Hello, Position, Reader, Record, Refused
+from feedhandler.client import Bye, Error, Event, Gap, Hello, Position, Reader, Record, Refused
 from feedhandler.client.trio_client import Client
 from feedhandler.core.trades import BACKFILLED
 from feedhandler.simulator import tapes as recorded
@@ -60,6 +61,10 @@ AROUND_S = 0.1
 NS = 10**9
 
 
+MARKETS = ("BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD", "DOGE-USD", "ADA-USD", "LTC-USD", "DOT-USD")
+"""Those that are made up; as many as are asked for."""
+
+
 class Load(NamedTuple):
     """What the exchange is told to play, and the markets that come of it."""
 
@@ -67,9 +72,10 @@ class Load(NamedTuple):
     markets: tuple[str, ...]
 
 
-def generated(rate: int) -> Load:
-    """Return one market that is made up, at so many events a second."""
-    return Load(("--market", "BTC-USD", "--rate", rate), ("BTC-USD",))
+def generated(rate: int, markets: int = 1) -> Load:
+    """Return so many markets that are made up, at so many events a second in all."""
+    names = MARKETS[:markets]
+    return Load((*(word for name in names for word in ("--market", name)), "--rate", rate), names)
 
 
 def tape(path: Path, kills: int) -> Load:
@@ -79,6 +85,21 @@ def tape(path: Path, kills: int) -> Load:
         *_, last = lines
     speed = msgspec.json.decode(last)["t"] / NS / (CYCLE_S * kills)
     return Load(("--tape", path, "--speed", f"{speed:.3f}"), tuple(markets))
+
+
+async def kill(active: Child, _: Path) -> None:
+    """End the active daemon as nobody expects it."""
+    active.process.kill()
+
+
+class Turn(NamedTuple):
+    """One takeover: how the active daemon is ended, and with which variables its successor runs."""
+
+    end: Callable[[Child, Path], Awaitable[None]] = kill
+    environ: Mapping[str, str] = MappingProxyType({})
+
+
+KILLED = Turn()
 
 
 class Succession(NamedTuple):
@@ -101,6 +122,10 @@ class Outcome(NamedTuple):
     unexplained: list[Record]
     """Of the marks those that are no gap, or one that was not needed."""
     silences_s: list[float]
+    versions: list[str]
+    """Of the successors."""
+    byes: list[str]
+    """What the consumer was told at the end of each connection."""
 
     @property
     def is_right(self) -> bool:
@@ -120,6 +145,7 @@ class Follower:
         """Of each market the times at which its events reached a daemon (ns)."""
         self.marks: list[Record] = []
         self.silences_s: list[float] = []
+        self.byes: list[str] = []
         self.count = 0
         self._last_s = 0.0
         self._is_back = False
@@ -142,6 +168,8 @@ class Follower:
                 self.pieces[record.channel].append([])
             case Refused() | Error():
                 self.marks.append(record)
+            case Bye():
+                self.byes.append(record.reason)
 
     def _keep(self, event: Event) -> None:
         if event.event_class != BACKFILLED:
@@ -161,10 +189,13 @@ def market_of(channel: str) -> str:
     return channel.rpartition("/")[0]
 
 
-async def play(folder: Path, kills: int, load: Load) -> Outcome:
-    """Kill so many daemons, or fewer where the exchange has nothing more to say before."""
+async def play(
+    folder: Path, kills: int, load: Load, turn: Callable[[int], Turn] = lambda _: KILLED
+) -> Outcome:
+    """Let so many daemons succeed each other, or fewer where the exchange has nothing more to say before."""
     truth = folder / "truth.jsonl"
     successions: list[Succession] = []
+    versions: list[str] = []
     async with contextlib.AsyncExitStack() as stack:
         exchange = await stack.enter_async_context(
             simulated(*load.options, "--wait", 2, "--truth", truth, tls=False)
@@ -176,17 +207,20 @@ async def play(folder: Path, kills: int, load: Load) -> Outcome:
         nursery = await stack.enter_async_context(trio.open_nursery())
         nursery.start_soon(consumer.run)
         while len(successions) < kills and "finished" not in exchange.child.output.lines:
-            standby = await stack.enter_async_context(started("run", "--standby", "--config", config))
+            end, environ = turn(len(successions))
+            command = ("run", "--standby", "--config", config)
+            standby = await stack.enter_async_context(started(*command, **environ))
             await standby.errors.wait_for(READY, patience_s=PATIENCE_S)
             successions.append(Succession(connections(standby), time.time_ns()))
-            active.process.kill()
+            await end(active, folder / "feed.sock")
             active = standby
-            await active.errors.wait_for('"took_over"', patience_s=PATIENCE_S)
+            await active.errors.wait_for('"daemon_started"', patience_s=PATIENCE_S)
+            versions += [one["version"] for one in active.notes("daemon_started")]
         await trio.sleep(2)
         assert await exchange.child.stop() == 0
         await _arrive(consumer, truth)
         nursery.cancel_scope.cancel()
-    return judge(read_truth(truth), consumer, successions)
+    return judge(read_truth(truth), consumer, successions, versions)
 
 
 def connections(standby: Child) -> dict[str, int]:
@@ -205,7 +239,9 @@ async def _arrive(consumer: Follower, truth: Path) -> None:
             await trio.sleep(0.1)
 
 
-def judge(sent: dict[str, list[bytes]], consumer: Follower, successions: list[Succession]) -> Outcome:
+def judge(
+    sent: dict[str, list[bytes]], consumer: Follower, successions: list[Succession], versions: list[str]
+) -> Outcome:
     """Compare what was sent with what came."""
     hidden, wrong = 0, []
     for channel in sorted(sent.keys() | consumer.pieces.keys()):
@@ -222,6 +258,8 @@ def judge(sent: dict[str, list[bytes]], consumer: Follower, successions: list[Su
         marks=consumer.marks,
         unexplained=[mark for mark in consumer.marks if not is_needed(mark, consumer, successions)],
         silences_s=consumer.silences_s,
+        versions=versions,
+        byes=consumer.byes,
     )
 
 
@@ -271,7 +309,7 @@ def is_needed(mark: Record, consumer: Follower, successions: Iterable[Succession
 def report(name: str, outcome: Outcome) -> None:
     """Print what came of one load."""
     say = sys.stdout.write
-    say(f"{name}: {outcome.kills} kills, {outcome.events:,} events, {outcome.sessions} session(s), ")
+    say(f"{name}: {outcome.kills} takeovers, {outcome.events:,} events, {outcome.sessions} session(s), ")
     say(f"{len(outcome.marks)} mark(s), {len(outcome.unexplained)} of them not needed, ")
     say(f"{outcome.hidden} event(s) hidden by the others\n")
     if outcome.silences_s:
