@@ -6,11 +6,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 import trio
 
 import feedhandler
-from feedhandler.client import Gap
+from feedhandler.client import Event, Gap
 from tests.soak.killed_daemons import (
     NS,
     READY,
@@ -19,6 +20,7 @@ from tests.soak.killed_daemons import (
     Succession,
     generated,
     is_needed,
+    judge,
     missing_at_gaps,
     play,
     tape,
@@ -131,12 +133,34 @@ def test_which_gaps_are_needed() -> None:
 def test_what_a_gap_may_hide() -> None:
     """The script's own judgement: what is missing, doubled or out of order is told, except between two pieces."""
     sent = [b"1", b"2", b"2", b"3"]
-    assert missing_at_gaps(sent, [sent]) == 0
-    assert missing_at_gaps(sent, [[b"1"], [b"2", b"3"]]) == 1
-    assert missing_at_gaps(sent, [[b"1"], []]) == 3
+    assert missing_at_gaps(sent, [sent]) == []
+    assert missing_at_gaps(sent, [[b"1"], [b"2", b"3"]]) == [b"2"]
+    assert missing_at_gaps(sent, [[b"1"], []]) == [b"2", b"2", b"3"]
     wrong = ([sent[:3]], [[b"2"], [b"3"]], [[b"1"], [b"3", b"2"]], [[b"1"], [b"2"]], [sent, [b"3"]])
     for pieces in wrong:
         assert missing_at_gaps(sent, pieces) is None, pieces
+
+
+async def test_what_comes_late_behind_a_gap() -> None:
+    """The script's own judgement: it has to be what a gap hid; without a gap, or a second time, it is a failure."""
+
+    def judged(*records: Event | Gap) -> tuple[bool, int]:
+        consumer = Follower(Path("feed.sock"), "")
+        consumer.sessions.add("s")
+        for record in records:
+            consumer.take(record)
+        outcome = judge({"M/s": [b"1", b"2", b"3"]}, consumer, [Succession({}, 20 * NS)], [])
+        return outcome.is_right, outcome.hidden
+
+    def event(text: bytes, event_class: str = "") -> Event:
+        return Event("M/s", 1, "a", 30 * NS, msgspec.Raw(text), event_class)
+
+    gap = Gap("M/s", 1, "unproven", 0, 30 * NS)
+    assert judged(event(b"1"), gap, event(b"3")) == (True, 1)
+    assert judged(event(b"1"), gap, event(b"3"), event(b"2", "late")) == (True, 0)
+    assert judged(event(b"1"), event(b"3"), event(b"2", "late"))[0] is False
+    assert judged(event(b"1"), gap, event(b"3"), event(b"3", "late"))[0] is False
+    assert judged(event(b"1"), gap, event(b"3"), *[event(b"2", "late")] * 2)[0] is False
 
 
 async def test_a_frozen_daemon_keeps_its_place_until_it_is_killed(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ its successor, connecting again included.
 nothing proves that the line and the output meet without a hole (R8), so each of its channels has a gap at that
 takeover. That is checked of each gap; one that stands where the market had spoken in between is a failure. What a
 needed gap hides may be missing there, for the snapshot behind it holds it; it is counted, and nothing is missing
-anywhere else.
+anywhere else. A line may still bring some of it, behind the gap: that is then of the class `late`, and has to be what
+the gap hid.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -40,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from feedhandler.client import Bye, Error, Event, Gap, Hello, Position, Reader, Record, Refused
 from feedhandler.client.trio_client import Client
-from feedhandler.core.trades import BACKFILLED
+from feedhandler.core.trades import BACKFILLED, LATE
 from feedhandler.simulator import tapes as recorded
 from tests.conftest import tapes_folder
 from tests.support.processes import Child, daemon, read_truth, simulated, started, write_config
@@ -141,6 +142,8 @@ class Follower:
         self.sessions: set[str] = set()
         self.pieces: defaultdict[str, list[list[bytes]]] = defaultdict(lambda: [[]])
         """Of each channel the messages, cut at its gaps."""
+        self.late: defaultdict[str, list[bytes]] = defaultdict(list)
+        """Of each channel those that came late behind a gap."""
         self.arrivals: defaultdict[str, list[int]] = defaultdict(list)
         """Of each market the times at which its events reached a daemon (ns)."""
         self.marks: list[Record] = []
@@ -154,9 +157,10 @@ class Follower:
         """Read until cancelled."""
         async with self._client as client:
             async for received in client:
-                self._take(received.record)
+                self.take(received.record)
 
-    def _take(self, record: Record) -> None:
+    def take(self, record: Record) -> None:
+        """Keep a record."""
         match record:
             case Hello():
                 self.sessions.add(record.session)
@@ -172,8 +176,11 @@ class Follower:
                 self.byes.append(record.reason)
 
     def _keep(self, event: Event) -> None:
-        if event.event_class != BACKFILLED:
-            self.pieces[event.channel][-1].append(bytes(event.msg))
+        pieces = self.pieces[event.channel]
+        if event.event_class == LATE and len(pieces) > 1:
+            self.late[event.channel].append(bytes(event.msg))
+        elif event.event_class != BACKFILLED:
+            pieces[-1].append(bytes(event.msg))
         self.arrivals[market_of(event.channel)].append(event.recv)
         self.count += 1
         if event.event_class:
@@ -248,7 +255,11 @@ def judge(
         missing = missing_at_gaps(sent.get(channel, []), consumer.pieces[channel])
         if missing is None:
             wrong.append(f"{channel}: what came is not what was sent, gaps left out")
-        hidden += missing or 0
+            continue
+        late = Counter(consumer.late[channel])
+        if late - Counter(missing):
+            wrong.append(f"{channel}: what came late is not what gaps hid")
+        hidden += (Counter(missing) - late).total()
     return Outcome(
         kills=len(successions),
         events=consumer.count,
@@ -263,26 +274,27 @@ def judge(
     )
 
 
-def missing_at_gaps(sent: list[bytes], pieces: list[list[bytes]]) -> int | None:
-    """Return how many messages are missing between the pieces; None where the pieces are not all the rest, in order.
+def missing_at_gaps(sent: list[bytes], pieces: list[list[bytes]]) -> list[bytes] | None:
+    """Return the messages that are missing between the pieces; None where these are not all the rest, in order.
 
     >>> missing_at_gaps([b"1", b"2", b"3", b"4"], [[b"1"], [b"3", b"4"]])
-    1
+    [b'2']
     >>> missing_at_gaps([b"1", b"2", b"3", b"4"], [[b"1"], [b"4", b"3"]])
     >>> missing_at_gaps([b"1", b"2"], [[b"1"]])
     """
     first, *rest = pieces
     if sent[: len(first)] != first or (not rest and len(first) < len(sent)):
         return None
-    at = len(first)
+    at, missing = len(first), []
     for left, piece in zip(range(len(rest) - 1, -1, -1), rest, strict=True):
         end = len(sent) - len(piece)
         places = range(at, end + 1) if left else range(end, end + (end >= at))
         found = next((place for place in places if sent[place : place + len(piece)] == piece), None)
         if found is None:
             return None
+        missing += sent[at:found]
         at = found + len(piece)
-    return len(sent) - sum(map(len, pieces))
+    return missing
 
 
 def is_needed(mark: Record, consumer: Follower, successions: Iterable[Succession]) -> bool:
@@ -290,9 +302,9 @@ def is_needed(mark: Record, consumer: Follower, successions: Iterable[Succession
 
     A gap ends with what the heir's line has brought first, or where that was nothing, with its connection: that is
     before the kill. It begins with the last that was published, and so before the kill, too. Rows that were recovered
-    stand behind such a gap, and are not the exchange's messages.
+    stand behind such a gap, and are not the exchange's messages; so does what a line brings late of what it hid.
     """
-    if isinstance(mark, Event) and mark.event_class == BACKFILLED:
+    if isinstance(mark, Event) and mark.event_class in {BACKFILLED, LATE}:
         return len(consumer.pieces[mark.channel]) > 1
     if not isinstance(mark, Gap) or mark.reason not in {"outage", "unproven"}:
         return False
