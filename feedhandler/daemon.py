@@ -60,12 +60,12 @@ from feedhandler.cycles import sweep
 from feedhandler.errors import ConfigError
 from feedhandler.exchange.messages import OTHER
 from feedhandler.exchange.requests import ping
-from feedhandler.exchange.token import TokenSource
+from feedhandler.exchange.token import REQUESTS_PER_MINUTE, TIMEOUT_S, TokenSource
 from feedhandler.ingest.connect import tls_context
 from feedhandler.ingest.feed import Feed
 from feedhandler.ingest.feeds import Feeds
 from feedhandler.ingest.gate import NOBODY, UNANSWERED_S, Gate, Other
-from feedhandler.ingest.ledger import Ledger
+from feedhandler.ingest.ledger import REQUESTS_FOR_TOKENS, Ledger
 from feedhandler.ingest.line import Means
 from feedhandler.ingest.surroundings import Surroundings
 from feedhandler.ingest.ticker import Ticker
@@ -211,6 +211,8 @@ class Daemon:
                 self._notify,
                 in_thread=have_files(config, self._environ),
                 round_s=self._gate.round_s,
+                shared=Ledger(config.publish.socket, lambda: TIMEOUT_S, self._notify, of=REQUESTS_FOR_TOKENS),
+                most=self._most_token_requests,
             )
         means = Means(
             gate=self._gate,
@@ -323,7 +325,9 @@ class Daemon:
         precedence = self.publisher.precedence
         if not precedence.ready:
             found = (
-                "the standby is not ready yet" if precedence.is_first else "no standby follows this daemon"
+                "no standby follows this daemon"
+                if precedence.follower is None
+                else "the standby is not ready yet"
             )
             return f"{found}; `drain` ends the daemon all the same"
         self.stop()
@@ -338,6 +342,10 @@ class Daemon:
             return Other(sharing.active_places(running), is_first=True)
         self._in_pair = self._in_pair or self.publisher.precedence.follower is not None
         return Other(sharing.standby_places(running, lines), is_first=False) if self._in_pair else NOBODY
+
+    def _most_token_requests(self) -> int:
+        """Return how many token requests of a minute this daemon may be the last of; a standby leaves half."""
+        return REQUESTS_PER_MINUTE if self.standby is None else REQUESTS_PER_MINUTE // 2
 
     def _outlive(self, for_s: float) -> None:
         """Count what the exchange may still count of daemons that have ended."""

@@ -20,6 +20,8 @@
 - At most ``REQUESTS_PER_MINUTE`` in any minute, wherever the exchange's begin: it counts a request at some moment
   between our decision and its end, so each counts until ``WINDOW_S`` after its end. Failures count, too, and a changed
   configuration changes nothing of it.
+- **Other daemons with the same key** count: the requests of all that stand at one socket are written down together, so
+  is the ``Retry-After`` of a 429, and a daemon that was restarted a moment ago is one of them, too (``shared``).
 - A token that a handshake refuses is replaced, at most every ``REPLACE_EVERY_S``: a 403 may mean anything, and
   lines that are refused for another reason must not use up the requests.
 - Key and secret are read anew for each request, from files in a thread: a disk that hangs holds up no line. `run`
@@ -35,7 +37,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from random import SystemRandom
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import trio
@@ -120,11 +122,28 @@ class Refusal(NamedTuple):
     named_a_time: bool
 
 
+class Shared(Protocol):
+    """The requests of all daemons at one socket (`ingest.ledger`)."""
+
+    retry_s: float
+    """When it is worth while to ask again, after a request was not to begin."""
+
+    def begin(self, most: int, *, despite_pause: bool = False) -> int | None:
+        """Write down a request, at most so many at once, and return its entry; None where it must not begin yet."""
+
+    def finish(self, entry: int) -> None:
+        """Hear that a request is over."""
+
+    def pause(self, pause_s: float) -> None:
+        """Write down that nobody is to ask for so long."""
+
+
 class TokenSource:
     """Hands out one token to all lines.
 
     ``credentials`` is called for each request, in a thread where it may block (``in_thread``); ``round_s`` tells how
-    long it takes to connect all lines anew.
+    long it takes to connect all lines anew; ``most`` how many requests of a minute may have been ``shared`` before one
+    of this daemon begins.
     """
 
     def __init__(
@@ -137,6 +156,8 @@ class TokenSource:
         in_thread: bool = False,
         draw: Callable[[], float] = _SYSTEM_RANDOM.random,
         round_s: Callable[[], float] = lambda: 0.0,
+        shared: Shared | None = None,
+        most: Callable[[], int] = lambda: REQUESTS_PER_MINUTE,
     ) -> None:
         self._url = url
         self._credentials = credentials
@@ -145,6 +166,8 @@ class TokenSource:
         self._in_thread = in_thread
         self._draw = draw
         self._round_s = round_s
+        self._shared = shared
+        self._most = most
         self._reading = trio.CapacityLimiter(1)
         self._asking = trio.Lock()
         self._counted_until_s: deque[float] = deque(maxlen=REQUESTS_PER_MINUTE)
@@ -313,21 +336,40 @@ class TokenSource:
         raise self._again()
 
     async def _ask(self) -> Token:
-        self._is_key_new = False
+        is_key_new, self._is_key_new = self._is_key_new, False
         try:
             self._keys = await self._read_keys()
         except TokenRefused:
             self._keys = None
             raise
         asked_s = trio.current_time()
-        if len(self._counted_until_s) == REQUESTS_PER_MINUTE and asked_s < self._counted_until_s[0]:
-            wait_s = self._counted_until_s[0] - asked_s
-            raise TokenRefused(0, "the limit of token requests per minute is reached", wait_s)
+        entry = self._begin(asked_s, despite_pause=is_key_new)
         try:
             answer = await self._post(self._keys)
         finally:
             self._counted_until_s.append(trio.current_time() + WINDOW_S)
+            if self._shared is not None:
+                self._shared.finish(entry)
+        if (
+            self._shared is not None
+            and answer.status == HTTPStatus.TOO_MANY_REQUESTS
+            and answer.retry_after_s
+        ):
+            self._shared.pause(answer.retry_after_s)
         return read_token(answer, asked_s)
+
+    def _begin(self, now_s: float, *, despite_pause: bool) -> int:
+        """Count a request among those of all daemons; return its entry there."""
+        counted = self._counted_until_s
+        retry_s = counted[0] if len(counted) == REQUESTS_PER_MINUTE else now_s
+        entry: int | None = 0
+        if retry_s <= now_s and self._shared is not None:
+            entry = self._shared.begin(self._most(), despite_pause=despite_pause)
+            retry_s = now_s if entry is not None else self._shared.retry_s
+        if retry_s > now_s or entry is None:
+            wait_s = max(0.0, retry_s - now_s)
+            raise TokenRefused(0, "the limit of token requests per minute is reached", wait_s)
+        return entry
 
     async def _read_keys(self) -> Credentials:
         """Read key and secret anew; that they can't be read now is no reason to stop."""

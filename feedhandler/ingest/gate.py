@@ -6,9 +6,11 @@
     …
     place.release(answered=…)                 after the goodbye
 
-**Two daemons at one socket share what the exchange allows**: the attempts of a minute over a file (`ingest.ledger`), of
-which a standby uses no more than half, so that the active one can always begin; the places by the configuration that
-they share (`core.budget`). Behind a takeover the lines of the daemon before count for `UNANSWERED_S` more.
+**Two daemons at one socket share what the exchange allows**: attempts of a minute over a file (`ingest.ledger`), and
+places by the configuration that they share (`core.budget`). A standby begins an attempt only where that leaves as many
+as the active one has lines, which may all be lost at once, but no more than half: where lines are many it would never
+begin. So the active one finds them whenever it looks, and what nobody needs is not lost. Behind a takeover the lines of
+the daemon before count for `UNANSWERED_S` more.
 
 A feed that runs is a **holder** of places. Where one is left without any line for want of a place, the holder with most
 lines that it can do without is told to give one up (`Gate.starved`); the last aligned line of a feed never goes so.
@@ -122,8 +124,10 @@ class Gate:
 
     def _most(self) -> int:
         """Return how many attempts of all daemons at the socket a minute may have when this one begins another."""
-        limit = self.limit
-        return max(1, limit // 2) if self._other().is_first else limit
+        limit, other = self.limit, self._other()
+        if not other.is_first:
+            return limit
+        return max(1, limit // 2, limit - sum(other.places.values()))
 
     @property
     def waiting(self) -> int:

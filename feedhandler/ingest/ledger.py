@@ -1,5 +1,8 @@
 """The attempts to connect of all daemons at one socket, in a file beside it (`PATH.attempts`).
 
+Their requests for tokens, which the exchange limits likewise for each key, stand in another one of the same kind
+(`PATH.token-requests`); what is said here of attempts is true of these.
+
 The exchange counts the attempts of the last minute, whichever process made them: the active daemon, its standby, one
 that was killed a moment ago. So each writes down an attempt before it begins it, and begins none where the file holds
 as many as are allowed.
@@ -48,6 +51,9 @@ LOOK_S: Final = 1.0
 MARGIN_S: Final = 0.001
 """Added to what is written down: the file's clock and the exchange's do not agree to the last digit."""
 
+ATTEMPTS_TO_CONNECT: Final = "attempts"
+REQUESTS_FOR_TOKENS: Final = "token-requests"
+
 UNCOUNTED: Final = -1
 """The entry of an attempt that is not written down."""
 
@@ -72,10 +78,12 @@ def host_s() -> float:
 
 
 class Ledger:
-    """The file beside a socket; an attempt of this process takes at most ``longest_s``."""
+    """The file beside a socket, for what it counts; one of this process takes at most ``longest_s``."""
 
-    def __init__(self, socket: Path, longest_s: Callable[[], float], notify: Notify) -> None:
-        self._name = f"{socket}.attempts"
+    def __init__(
+        self, socket: Path, longest_s: Callable[[], float], notify: Notify, *, of: str = ATTEMPTS_TO_CONNECT
+    ) -> None:
+        self._name = f"{socket}.{of}"
         self._longest_s = longest_s
         self._notify = notify
         self._descriptor = -1
@@ -83,22 +91,23 @@ class Ledger:
         self.retry_s = float("inf")
         """When it is worth while to ask again (the process's clock), after an attempt was not to begin."""
 
-    def begin(self, most: int) -> int | None:
+    def begin(self, most: int, *, despite_pause: bool = False) -> int | None:
         """Write down an attempt, at most so many at once, and return its entry; None where it must not begin yet."""
         self.retry_s = float("inf")
         if most > ATTEMPTS:
             return UNCOUNTED
         try:
             with self._held() as times:
-                return None if times is None else self._enter(times, most)
+                return None if times is None else self._enter(times, most, despite_pause=despite_pause)
         except OSError as error:
             self._lose(error)
             return UNCOUNTED
 
-    def _enter(self, times: list[float], most: int) -> int | None:
+    def _enter(self, times: list[float], most: int, *, despite_pause: bool) -> int | None:
         now_s = host_s()
         waits = [until_s for until_s in times[_ENTRIES:] if _counts(until_s, now_s)]
-        if _counts(times[_PAUSE], now_s) or len(waits) >= most:
+        pauses = _counts(times[_PAUSE], now_s) and not despite_pause
+        if pauses or len(waits) >= most:
             self.retry_s = trio.current_time() + min(
                 LOOK_S, *(until_s - now_s for until_s in times if until_s > now_s)
             )

@@ -41,6 +41,9 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "following_level": Kind(
         "info", "the active daemon tells this one everything before it tells any consumer"
     ),
+    "following_behind": Kind(
+        "warning", "this daemon reads too slowly: the active one goes on before it, until it has caught up"
+    ),
     "following_ended": Kind("warning", "the active daemon is gone, or was not followed fast enough"),
     "standby_ready": Kind("info", "this daemon could take over at once, without a gap"),
     "standby_unready": Kind("warning", "this daemon could not take over without a gap any more"),
@@ -309,9 +312,17 @@ CATALOGUE: Final[dict[str, Kind]] = {
         metric=metrics.CONSUMERS_CONFLATED,
     ),
     "follower_came": Kind("info", "another daemon follows this one, to take over one day", ("pid",)),
+    "follower_behind": Kind(
+        "warning",
+        "a daemon that follows did not take what there was in time: consumers go on before it, it could not take over",
+        ("pid",),
+    ),
+    "follower_caught_up": Kind(
+        "info", "a daemon that follows is told everything before any consumer is again", ("pid",)
+    ),
     "follower_lost": Kind(
         "warning",
-        "a daemon that follows did not take what there was in time, and has to begin anew",
+        "a daemon that follows fell behind the backlog, or could not be told of a channel, and has to begin anew",
         ("pid",),
     ),
     "consumer_dropped": Kind(

@@ -29,7 +29,7 @@ DOUBTS: Final = {
 """What a state of the token means for lines that are to be opened."""
 
 NOT_FOLLOWED: Final = "the active daemon is not followed yet"
-NOT_HEARD: Final = "the active daemon does not know yet"
+NOT_HEARD: Final = "the active daemon does not rely on this one yet"
 
 
 def reasons_of(feed: Feed) -> list[str]:

@@ -15,7 +15,7 @@ last word), then a heartbeat where one is due, then the stream. At most one hear
 it is encoded when its turn comes: **it is true of its place in the stream**.
 
 A daemon that follows is a consumer that is served first (`publish.precedence`); all others wait for it, as long as
-that one lets them.
+that one lets them. It may fall as far behind as records are kept.
 
 A consumer ends by closing its connection, by asking for something wrong (`error`), by falling further behind
 than it may (`bye` with reason `slow`, unless it has asked to be taken to the head then, with `skipped`
@@ -185,11 +185,26 @@ class Consumer:
         while not (self._behind.is_set() and self._chunk) and self._pending() and not self._leaving:
             self._send()
 
+    def retry(self) -> None:
+        """Likewise, with what the kernel did not take before."""
+        self._send()
+        self.flush_all()
+
     def tell(self, record: bytes) -> None:
         """Send a record for this consumer alone, behind all that was taken for it before."""
+        if self._leaving:
+            return
         self._private += record
         self.level = None
         self.flush_all()
+
+    def note_behind(self) -> None:
+        """Note that nobody waits for it any more."""
+        self._note("follower_behind")
+
+    def note_caught_up(self) -> None:
+        """Note that it is served first again."""
+        self._note("follower_caught_up")
 
     def start_over(self) -> None:
         """Be disconnected: whoever follows begins anew."""
@@ -277,7 +292,10 @@ class Consumer:
         self._send()
 
     def _give_up(self) -> None:
-        self._note("consumer_dropped", reason="slow")
+        if self._follows:
+            self._note("follower_lost")
+        else:
+            self._note("consumer_dropped", reason="slow")
         rest = bytes(self._chunk) if self._midway else b""
         self._chunk = rest[: rest.find(b"\n") + 1]
         self._private = b""
@@ -416,17 +434,12 @@ class Consumer:
             *lines, data = data.split(b"\n")
             for said in map(parse_readiness, lines):
                 if said is not None:
-                    self._hear(said.ready)
+                    self._precedence.hear(self, ready=said.ready)
             more = await self._receive()
             if not more:
                 break
             data += more
         self._end("closed")
-
-    def _hear(self, ready: bool) -> None:
-        """Take a follower's word, and confirm it."""
-        if self._precedence.hear(self, ready):
-            self.tell(records.heard(ready=ready))
 
     async def _beat(self) -> None:
         while True:

@@ -72,7 +72,7 @@ class Publisher:
         self._may_come = may_come
         self.lock = Lock(settings.socket)
         """Held while the socket is served; who holds it before that, serves."""
-        self.precedence = Precedence(self.lock.mark, self.flush, records.level())
+        self.precedence = Precedence(self.lock.mark, self.flush)
         self.begin(session)
         self._consumers: dict[Consumer, None] = {}
         self._bounds = bounds
@@ -338,11 +338,13 @@ class Publisher:
     async def drain(self, seconds: float, reason: str = "shutdown") -> None:
         """Stop accepting, and let every consumer go with what is pending and a last word, in time.
 
-        A daemon that follows has everything before the lock is free.
+        A daemon that follows has everything before the lock is free; one that is behind is given half of the time.
         """
         end = trio.current_time() + seconds
         await self.precedence.turn()
         self.precedence.end()
+        with trio.move_on_after(seconds / 2):
+            await self.precedence.settled()
         self._accepting.cancel()
         for consumer in tuple(self._consumers):
             consumer.finish(records.bye(reason))

@@ -17,7 +17,8 @@ open or not, since its opening says that something happened; in all else such a 
 A subscription is `overrun` when the oldest record that it wants and has not taken is out of the backlog's
 reach. Records that it does not want take it nowhere: the cursor passes over them. One that resumes from
 beyond the reach is *catching up*: until it has been within it once, only what is gone from the backlog
-counts, or a consumer that came back for its records would be overrun before it had the first of them.
+counts, or a consumer that came back for its records would be overrun before it had the first of them. For a daemon
+that follows nothing else ever counts.
 
 A **retired** channel is offered to nobody, except to a consumer that resumes it: that one gets what it lacks. Whoever
 has passed its end is a reader of it no longer; opened again it is offered anew.
@@ -72,9 +73,16 @@ class Subscription:
     """The channels of one consumer and its cursor."""
 
     def __init__(
-        self, backlog: Backlog, patterns: Patterns, *, account: bool, conflates: bool = False
+        self,
+        backlog: Backlog,
+        patterns: Patterns,
+        *,
+        account: bool,
+        conflates: bool = False,
+        follows: bool = False,
     ) -> None:
         self.conflates = conflates
+        self._follows = follows
         self.selection = sys.intern(patterns.selection if account else f"{patterns.selection} but account")
         """What channels are chosen: equal for all who have chosen the same."""
         self._backlog = backlog
@@ -239,7 +247,7 @@ class Subscription:
 
     def _bound(self) -> int:
         """Return the place from which on all wanted records have to be taken."""
-        return self._backlog.base if self._catching_up else self._backlog.reach
+        return self._backlog.base if self._catching_up or self._follows else self._backlog.reach
 
     def _first_wanted(self) -> int:
         """Return the place of the next record that is wanted; none of them is lost."""
@@ -334,7 +342,7 @@ def subscribe(shelf: Shelf, request: Request, *, account: bool) -> Stream | Refu
 
 def follow(shelf: Shelf) -> Stream:
     """Serve a daemon that follows: all there is to read, from as far back as a consumer may be behind."""
-    subscription = Subscription(shelf.backlog, Patterns(["*"]), account=True)
+    subscription = Subscription(shelf.backlog, Patterns(["*"]), account=True, follows=True)
     for channel in shelf.channels:
         subscription.offer(channel)
         if channel.retired:

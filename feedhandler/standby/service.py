@@ -10,10 +10,13 @@ What was followed is **whole** if the lock's file still names this following (`p
 any consumer knows, and the session goes on. Else another session begins; but where the file names somebody else, that
 one is given `YIELD_S` to take the lock first: of two standbys only one follows.
 
-A connection that ends while the lock is held is one that the other daemon gave up: it was too slow to be followed, or
-cannot be. This daemon begins anew after a pause that grows up to `PAUSE_MOST_S`; what it has is kept until then, for
-the lock may fall free meanwhile. Where its own feeds are to be others it begins anew at once. One that is *refused*
-will not be accepted later either; so that is the end, with the reason.
+The other daemon goes on without waiting for this one where this one is too slow for a moment: then nobody relies on
+what is known here, until it has caught up.
+
+A connection that ends while the lock is held is one that the other daemon gave up: it was too slow by a whole backlog,
+or cannot be followed. This daemon begins anew after a pause that grows up to `PAUSE_MOST_S`; what it has is kept until
+then, for the lock may fall free meanwhile. Where its own feeds are to be others it begins anew at once. One that is
+*refused* will not be accepted later either; so that is the end, with the reason.
 """
 
 import os
@@ -85,6 +88,7 @@ class Standby:
         self._free_since: float | None = None
         self._following = trio.CancelScope()
         self._heard_at: float | None = None
+        self._says_ready = False
         self.active_pid: int | None = None
         """The process that is followed; None while there is no connection."""
 
@@ -202,8 +206,10 @@ class Standby:
             try:
                 while not mirror.wrong and (some := await lines.some()):
                     self._heard_at = trio.current_time()
-                    was_level = mirror.is_level
+                    was_level, was_heard = mirror.is_level, mirror.is_heard
                     mirror.take(some)
+                    if was_heard and not mirror.is_heard and self._says_ready:
+                        self._notify(note("following_behind"))
                     if mirror.is_level and not was_level:
                         self._notify(note("following_level"))
                         self._level()
@@ -212,12 +218,12 @@ class Standby:
                 nursery.cancel_scope.cancel()
 
     async def _tell_ready(self, lines: "_Lines") -> None:
-        told = False
+        self._says_ready = False
         while True:
             ready = not self._missing()
-            if ready != told:
+            if ready != self._says_ready:
+                self._says_ready = ready
                 await lines.say({"ready": ready})
-                told = ready
                 self._notify(note("standby_ready" if ready else "standby_unready"))
             await trio.sleep(READY_LOOK_S)
 

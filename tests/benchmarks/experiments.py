@@ -224,7 +224,7 @@ def followed(theatre: Theatre, setting: Setting, durations: Durations) -> Figure
     """Play paced, now with a standby that follows the daemon, and now without.
 
     What is compared are neighbours in time; each figure is the median of its kind. CPU time is the active daemon's.
-    Flat out on two cores a standby is too slow, and let go.
+    Flat out on two cores a standby falls behind, and consumers are served before it: there is nothing to compare.
     """
     figures: dict[str, list[float]] = {}
     with theatre.stage(setting) as stage:

@@ -26,14 +26,17 @@ from feedhandler.exchange.token import (
     BAD_KEY_PAUSE_S,
     DOCUMENTED_LIFE_S,
     LIFE_MAX_S,
+    LIMITED,
     REPLACE_EVERY_S,
     REQUESTS_PER_MINUTE,
+    TIMEOUT_S,
     WINDOW_S,
     Token,
     TokenSource,
     read_token,
 )
 from feedhandler.exchange.web import ANSWER_MAX_BYTES, Answer
+from feedhandler.ingest import ledger as ledgers
 from tests.support.clock import jumping_clock
 
 KEY = "the-key-value"
@@ -630,6 +633,33 @@ async def test_a_key_that_changes_is_used_at_once(
         await source.wait_renewed()
     assert "another-secret" in endpoint.requests[-1]
     assert (await source.get()).text == f"token-{len(endpoint.requests)}"
+
+
+async def test_another_key_does_not_obey_the_pause_of_the_last_one(
+    endpoint: Endpoint, notes: list[Note], tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A 429 is about a key: other daemons with that one obey it, and nobody who is given another meanwhile."""
+
+    def sharing() -> TokenSource:
+        shared = ledgers.Ledger(
+            tmp_path / "feed.sock", lambda: TIMEOUT_S, notes.append, of=ledgers.REQUESTS_FOR_TOKENS
+        )
+        context = ssl.create_default_context()
+        return TokenSource(endpoint.url, keys, context, notes.append, draw=lambda: 0.0, shared=shared)
+
+    endpoint.status, endpoint.headers = 429, "Retry-After: 300\r\n"
+    with pytest.raises(TokenRefused):
+        await sharing().get()
+    endpoint.status, endpoint.headers = 200, ""
+    other = sharing()
+    with pytest.raises(TokenRefused) as refused:
+        await other.get()
+    assert other.state == LIMITED
+    assert refused.value.status == 0
+    assert len(endpoint.requests) == 1
+    await trio.sleep(60)
+    other.change(endpoint.url, keys, ssl.create_default_context())
+    assert (await other.get()).text == "token-2"
 
 
 @pytest.mark.usefixtures("quick")

@@ -13,7 +13,16 @@ from trio.testing import MockClock
 from feedhandler.core.budget import WINDOW_S
 from feedhandler.core.notes import Note
 from feedhandler.ingest.gate import NOBODY, UNANSWERED_S, Gate, Other
-from feedhandler.ingest.ledger import ATTEMPTS, BUSY_S, HORIZON_S, LOOK_S, MARGIN_S, UNCOUNTED, Ledger
+from feedhandler.ingest.ledger import (
+    ATTEMPTS,
+    BUSY_S,
+    HORIZON_S,
+    LOOK_S,
+    MARGIN_S,
+    REQUESTS_FOR_TOKENS,
+    UNCOUNTED,
+    Ledger,
+)
 from tests.support.clock import jumping_clock
 
 LONGEST_S = 10.0
@@ -119,6 +128,28 @@ async def test_where_there_can_be_no_file_that_is_noted_once(tmp_path: Path) -> 
         assert notes[0].fields["detail"] == f"{folder}/feed.sock.attempts: {trouble}"
 
 
+async def test_a_pause_does_not_hold_whom_it_was_not_meant_for(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """One that asks with another key begins all the same; the count holds for it, too."""
+    one = ledger(tmp_path)
+    one.pause(25.0)
+    assert one.begin(1) is None
+    assert one.begin(1, despite_pause=True) is not None
+    assert one.begin(1, despite_pause=True) is None
+
+
+async def test_token_requests_are_counted_by_themselves(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """They stand in a file of their own, and leave the attempts to connect alone."""
+    tokens = Ledger(tmp_path / "feed.sock", lambda: LONGEST_S, lambda _: None, of=REQUESTS_FOR_TOKENS)
+    assert tokens.begin(1) is not None
+    assert ledger(tmp_path).counted() == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "feed.sock.attempts",
+        "feed.sock.token-requests",
+    ]
+
+
 async def test_the_last_takeover_is_known(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A daemon that starts knows how long ago another one took over."""
     ledger(tmp_path).note_takeover()
@@ -126,10 +157,13 @@ async def test_the_last_takeover_is_known(tmp_path: Path, autojump_clock: MockCl
     assert ledger(tmp_path).since_takeover_s() == pytest.approx(3)
 
 
-async def test_a_standby_leaves_half(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A standby begins no attempt beyond half of the limit, whoever began them; the active daemon does."""
-    standby = Gate(4, ledger=ledger(tmp_path), other=lambda: Other({}, is_first=True))
-    active = Gate(4, ledger=ledger(tmp_path), other=lambda: NOBODY)
+@pytest.mark.parametrize(("lines", "most"), [(1, 7), (3, 5), (4, 4), (30, 4)])
+async def test_a_standby_leaves_what_the_active_one_may_need(
+    tmp_path: Path, autojump_clock: MockClock, lines: int, most: int
+) -> None:
+    """A standby begins no attempt beyond that, whoever began them; the active daemon does, up to the limit."""
+    standby = Gate(8, ledger=ledger(tmp_path), other=lambda: Other({"M": lines}, is_first=True))
+    active = Gate(8, ledger=ledger(tmp_path), other=lambda: NOBODY)
     begun: list[str] = []
 
     async def attempt(gate: Gate, name: str) -> None:
@@ -137,17 +171,25 @@ async def test_a_standby_leaves_half(tmp_path: Path, autojump_clock: MockClock) 
             begun.append(name)
 
     async with trio.open_nursery() as nursery:
-        for _ in range(3):
+        for _ in range(most + 1):
             nursery.start_soon(attempt, standby, "standby")
         await trio.sleep(1)
-        assert begun == ["standby"] * 2
-        assert (standby.available(), active.available()) == (0, 2)
-        for _ in range(3):
+        assert begun == ["standby"] * most
+        assert (standby.available(), active.available()) == (0, 8 - most)
+        for _ in range(8 - most + 1):
             nursery.start_soon(attempt, active, "active")
         await trio.sleep(1)
-        assert begun == ["standby"] * 2 + ["active"] * 2
+        assert begun == ["standby"] * most + ["active"] * (8 - most)
         await trio.sleep(WINDOW_S + LOOK_S)
-        assert sorted(begun[4:]) == ["active", "standby"]
+        assert sorted(begun[8:]) == ["active", "standby"]
+
+
+async def test_a_limit_of_one_is_for_whoever_comes(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A standby gets its turn where nothing could be left."""
+    gate = Gate(1, ledger=ledger(tmp_path), other=lambda: Other({"M": 2}, is_first=True))
+    assert gate.available() == 1
+    async with gate.attempt(lambda: 0):
+        assert gate.available() == 0
 
 
 STEPS = st.lists(

@@ -1,17 +1,17 @@
 """Two daemons as processes: one is killed, frozen, or replaced by another version, and the other one goes on."""
 
-import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 import trio
 
 import feedhandler
-from feedhandler.client import Gap
+from feedhandler.client import Event, Gap
 from tests.soak.killed_daemons import (
     NS,
     READY,
@@ -20,15 +20,18 @@ from tests.soak.killed_daemons import (
     Succession,
     generated,
     is_needed,
+    judge,
     missing_at_gaps,
     play,
     tape,
 )
+from tests.soak.upgraded_pair import NEXT_VERSION, WAYS, hand_over, is_right, upgrades
 from tests.standby.couple import Survivor
 from tests.support.processes import (
     PATIENCE_S,
     Child,
     Simulated,
+    another_build,
     daemon,
     differences,
     finished,
@@ -38,7 +41,8 @@ from tests.support.processes import (
     write_config,
 )
 
-NEXT_VERSION = "99.1.0"
+UPGRADE_RATE = 1500
+"""Events a second in all; the script beside has more."""
 TAPE_KILLS = 2
 """The tape is played at the speed at which it lasts for so many."""
 BOUND_WITHIN_S = 1.0
@@ -129,12 +133,34 @@ def test_which_gaps_are_needed() -> None:
 def test_what_a_gap_may_hide() -> None:
     """The script's own judgement: what is missing, doubled or out of order is told, except between two pieces."""
     sent = [b"1", b"2", b"2", b"3"]
-    assert missing_at_gaps(sent, [sent]) == 0
-    assert missing_at_gaps(sent, [[b"1"], [b"2", b"3"]]) == 1
-    assert missing_at_gaps(sent, [[b"1"], []]) == 3
+    assert missing_at_gaps(sent, [sent]) == []
+    assert missing_at_gaps(sent, [[b"1"], [b"2", b"3"]]) == [b"2"]
+    assert missing_at_gaps(sent, [[b"1"], []]) == [b"2", b"2", b"3"]
     wrong = ([sent[:3]], [[b"2"], [b"3"]], [[b"1"], [b"3", b"2"]], [[b"1"], [b"2"]], [sent, [b"3"]])
     for pieces in wrong:
         assert missing_at_gaps(sent, pieces) is None, pieces
+
+
+async def test_what_comes_late_behind_a_gap() -> None:
+    """The script's own judgement: it has to be what a gap hid; without a gap, or a second time, it is a failure."""
+
+    def judged(*records: Event | Gap) -> tuple[bool, int]:
+        consumer = Follower(Path("feed.sock"), "")
+        consumer.sessions.add("s")
+        for record in records:
+            consumer.take(record)
+        outcome = judge({"M/s": [b"1", b"2", b"3"]}, consumer, [Succession({}, 20 * NS)], [])
+        return outcome.is_right, outcome.hidden
+
+    def event(text: bytes, event_class: str = "") -> Event:
+        return Event("M/s", 1, "a", 30 * NS, msgspec.Raw(text), event_class)
+
+    gap = Gap("M/s", 1, "unproven", 0, 30 * NS)
+    assert judged(event(b"1"), gap, event(b"3")) == (True, 1)
+    assert judged(event(b"1"), gap, event(b"3"), event(b"2", "late")) == (True, 0)
+    assert judged(event(b"1"), event(b"3"), event(b"2", "late"))[0] is False
+    assert judged(event(b"1"), gap, event(b"3"), event(b"3", "late"))[0] is False
+    assert judged(event(b"1"), gap, event(b"3"), *[event(b"2", "late")] * 2)[0] is False
 
 
 async def test_a_frozen_daemon_keeps_its_place_until_it_is_killed(tmp_path: Path) -> None:
@@ -150,16 +176,6 @@ async def test_a_frozen_daemon_keeps_its_place_until_it_is_killed(tmp_path: Path
         await scene.standby.errors.wait_for('"took_over"')
         await scene.end()
         assert max(scene.survivor.outages_s) < BOUND_WITHIN_S
-
-
-def another_build(folder: Path, file: str, old: str, new: str) -> dict[str, str]:
-    """Make a build of its own in which one file reads otherwise; return the variables with which it runs."""
-    tree = folder / "next"
-    shutil.copytree(Path(feedhandler.__file__).parent, tree / "feedhandler")
-    changed = tree / "feedhandler" / file
-    assert old in changed.read_text()
-    changed.write_text(changed.read_text().replace(old, new))
-    return {"PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
 
 
 async def test_an_upgrade_under_load(tmp_path: Path) -> None:
@@ -178,6 +194,18 @@ async def test_an_upgrade_under_load(tmp_path: Path) -> None:
         assert refused.process.returncode == 1
         assert "no standby follows this daemon" in refused.errors.lines[-1]
         await scene.end()
+
+
+async def test_upgrades_under_the_load_of_several_markets(tmp_path: Path) -> None:
+    """(3) There and back between two versions, by handover and by SIGTERM, with trades and books of four markets.
+
+    The client library's consumer has exactly what the exchange sent, in one session, without any mark.
+    """
+    outcome = await play(tmp_path, len(WAYS), generated(UPGRADE_RATE, 4), upgrades(tmp_path))
+    assert is_right(outcome, len(WAYS)), outcome
+    told = list(zip(WAYS, outcome.byes, strict=True))
+    assert [bye for way, bye in told if way is hand_over] == ["takeover"] * 2
+    assert outcome.events > UPGRADE_RATE
 
 
 async def test_sigterm_hands_over_where_a_standby_is_ready(tmp_path: Path) -> None:

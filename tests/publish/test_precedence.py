@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from feedhandler.publish.endpoint import Peer as Endpoint
 from feedhandler.publish.lock import Lock
-from feedhandler.publish.precedence import PATIENCE_S
+from feedhandler.publish.precedence import LASTING_S, PATIENCE_S, PAUSE_MOST_S, PAUSE_S
 from tests.publish.house import ACCOUNT, BOOK, EVERYTHING, TRADES, House, Peer, connected, serving
 
 TOKEN = "0123456789abcdef" * 2
@@ -41,6 +41,25 @@ def has_bytes(peer: Peer) -> bool:
     poll = select.poll()
     poll.register(peer.stream.socket.fileno(), select.POLLIN)
     return bool(poll.poll(0))
+
+
+def read_now(peer: Peer) -> None:
+    """Read all that the kernel has for a peer, without letting anybody else do anything meanwhile."""
+    while has_bytes(peer):
+        peer.buffer += peer.stream.socket._sock.recv(1_000_000)  # type: ignore[attr-defined]
+
+
+def events(peer: Peer) -> list[bytes]:
+    """Return the whole events that a peer has read."""
+    *lines, _ = peer.buffer.split(b"\n")
+    return [line for line in lines if line.startswith(b'{"type":"event"')]
+
+
+async def fall_behind(house: House) -> None:
+    """Publish more than the kernel takes for a follower that does not read, and let its place be lost."""
+    for _ in range(4):
+        house.event(house.trades, LARGE)
+    await trio.sleep(PATIENCE_S * 1.01)
 
 
 def written(house: House) -> str:
@@ -161,6 +180,36 @@ async def test_no_consumer_is_sent_what_the_follower_was_not(
             )
 
 
+async def test_what_is_written_down_is_true_whoever_reads_how_fast(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Whenever the follower's token stands there, it could have read every event that a consumer has.
+
+    It loses its place and has it again, many times.
+    """
+    lot = Random(3)
+    async with (
+        serving(tmp_path, autojump_clock) as house,
+        following(house) as first,
+        connected(house, EVERYTHING) as peer,
+    ):
+        first.buffer = b""
+        for _ in range(600):
+            for _ in range(lot.randrange(4)):
+                house.event(house.trades, b'"%b"' % (b"y" * lot.choice([1, 100, 60_000])))
+            await trio.sleep(lot.choice([0.001, 0.1, 0.4, 3]))
+            if lot.random() < 0.5:
+                read_now(first)
+            await wait_all_tasks_blocked()
+            read_now(peer)
+            if written(house) and lot.random() < 0.2:
+                read_now(first)
+                assert events(first)[: len(events(peer))] == events(peer)
+        assert house.names().count("follower_behind") > 5
+        assert house.names().count("follower_caught_up") > 5
+        assert "follower_lost" not in house.names()
+
+
 async def test_consumers_wait_for_a_stopped_follower_but_not_for_long(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -170,6 +219,8 @@ async def test_consumers_wait_for_a_stopped_follower_but_not_for_long(
         following(house) as first,
         connected(house, EVERYTHING) as peer,
     ):
+        await first.say('{"ready":true}')
+        assert await first.next() == {"type": "heard", "ready": True}
         for _ in range(4):
             house.event(house.trades, LARGE)
         began = autojump_clock.current_time()
@@ -179,8 +230,86 @@ async def test_consumers_wait_for_a_stopped_follower_but_not_for_long(
         assert [one["seq"] for one in await peer.take(4)] == [1, 2, 3, 4]
         assert autojump_clock.current_time() - began == pytest.approx(PATIENCE_S)
         assert written(house) == ""
-        assert "follower_lost" in house.names()
-        assert b'"seq":4' not in b"".join([await first.line() for _ in range(4)])
+        assert not house.publisher.precedence.ready
+        assert "follower_behind" in house.names()
+
+
+async def test_a_follower_that_lost_its_place_has_it_again(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """It is sent on and told that nobody relies on it; level, and `PAUSE_S` later, it is first again, and so heard."""
+    async with serving(tmp_path, autojump_clock) as house, following(house) as first:
+        await first.say('{"ready":true}')
+        await first.take(1)
+        await fall_behind(house)
+        lost_s = autojump_clock.current_time()
+        told = await first.take(5)
+        assert [one["seq"] for one in told if one["type"] == "event"] == [1, 2, 3, 4]
+        assert {"type": "heard", "ready": False} in told
+        assert written(house) == ""
+        assert await first.take(2) == [{"type": "level"}, {"type": "heard", "ready": True}]
+        assert autojump_clock.current_time() - lost_s == pytest.approx(PAUSE_S, abs=1.0)
+        assert written(house) == TOKEN
+        assert house.publisher.precedence.ready
+        assert house.names().count("follower_caught_up") == 1
+
+
+async def test_a_follower_that_is_too_slow_for_good_costs_less_and_less(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The pause doubles up to `PAUSE_MOST_S`; who has kept the place for `LASTING_S` begins with `PAUSE_S` again."""
+    pauses = []
+    async with serving(tmp_path, autojump_clock) as house, following(house) as first:
+        for turn in range(8):
+            await fall_behind(house)
+            lost_s = autojump_clock.current_time()
+            while (await first.take(1))[0]["type"] != "level":
+                pass
+            pauses.append(autojump_clock.current_time() - lost_s)
+            if turn == 6:
+                with trio.move_on_after(LASTING_S):
+                    await first.to_the_end()
+    beat_s = 1.0
+    expected = [min(PAUSE_S * 2**turn, PAUSE_MOST_S) for turn in range(7)] + [PAUSE_S]
+    assert pauses == [pytest.approx(one, abs=beat_s) for one in expected]
+
+
+async def test_a_follower_may_fall_as_far_behind_as_the_backlog_reaches(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """What is out of a consumer's reach is kept for it; what is not kept any more makes it begin anew."""
+    async with serving(tmp_path, autojump_clock, backlog_mib=8, consumer_mib=1) as house:
+        async with following(house) as first:
+            for _ in range(20):
+                house.event(house.trades, LARGE)
+            await trio.sleep(1)
+            assert "follower_lost" not in house.names()
+            told = await first.take(21)
+            assert [one["seq"] for one in told if one["type"] == "event"] == [*range(1, 21)]
+        async with following(house) as first:
+            for _ in range(40):
+                house.event(house.trades, LARGE)
+            await wait_all_tasks_blocked()
+            assert house.names().count("follower_lost") == 1
+            assert "consumer_dropped" not in house.names()
+            assert (await first.to_the_end())[-1] == {"type": "bye", "reason": "slow"}
+        await wait_all_tasks_blocked()
+        assert house.publisher.precedence.follower is None
+        assert written(house) == ""
+
+
+async def test_a_daemon_that_stood_still_does_not_blame_its_follower(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Where the follower has read, and nobody here had the time to send, it keeps its place."""
+    async with serving(tmp_path, autojump_clock) as house, following(house) as first:
+        house.event(house.trades, LARGE)
+        await wait_all_tasks_blocked()
+        assert house.publisher.precedence.waits
+        read_now(first)
+        autojump_clock.jump(2 * PATIENCE_S)
+        await wait_all_tasks_blocked()
+        assert not house.publisher.precedence.waits
+        assert written(house) == TOKEN
+        assert "follower_behind" not in house.names()
 
 
 async def test_a_follower_that_reads_on_is_waited_for(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -244,6 +373,35 @@ async def test_a_follower_says_whether_it_is_ready(tmp_path: Path, autojump_cloc
                 assert await first.next() == {"type": "heard", "ready": ready}
         await wait_all_tasks_blocked()
         assert not precedence.ready
+
+
+async def test_at_the_end_a_follower_that_is_behind_gets_everything(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Nothing more is published: who has it all knows all, however it was before; one that does not read does not."""
+    async with serving(tmp_path, autojump_clock) as house, following(house) as first:
+        await fall_behind(house)
+        assert written(house) == ""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.publisher.drain, 1.0)
+            told = await first.to_the_end()
+        assert [one["seq"] for one in told if one["type"] == "event"] == [1, 2, 3, 4]
+        assert [one["type"] for one in told if one["type"] != "event"] == ["heard", "level", "bye"]
+        with Lock(house.path) as lock:
+            assert lock.marked() == TOKEN
+
+
+async def test_at_the_end_nobody_waits_for_a_follower_that_does_not_read(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It has half of the time, and its token does not stand there."""
+    async with serving(tmp_path, autojump_clock) as house, following(house):
+        await fall_behind(house)
+        began_s = autojump_clock.current_time()
+        await house.publisher.drain(1.0)
+        assert autojump_clock.current_time() - began_s == pytest.approx(1.0)
+        with Lock(house.path) as lock:
+            assert lock.marked() == ""
 
 
 @pytest.mark.parametrize("reason", ["shutdown", "takeover"])

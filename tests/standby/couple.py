@@ -125,8 +125,8 @@ class Couple:
 
     async def start(self, *, standby: bool = False) -> Daemon:
         """Start a daemon."""
-        config = self.stage.config
-        daemon = Daemon(config, {}, self._note, standby=standby, load=self.stage.read)
+        stage = self.stage
+        daemon = Daemon(stage.config, stage.environ, self._note, standby=standby, load=stage.read)
         scope = self._scopes[daemon] = trio.CancelScope()
         await self._nursery.start(self._run, daemon, scope)
         if standby:
@@ -150,7 +150,6 @@ class Couple:
         publisher = daemon.publisher
         for consumer in publisher.connected():
             consumer._sock.shutdown(socket.SHUT_RDWR)
-        publisher.precedence.end()
         publisher.lock.release()
         self._scopes[daemon].cancel()
 

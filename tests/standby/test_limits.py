@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from feedhandler.config import Limits, Standby
 from feedhandler.core.budget import WINDOW_S
 from feedhandler.daemon import Daemon
+from feedhandler.exchange.token import REQUESTS_PER_MINUTE
 from feedhandler.ingest.gate import UNANSWERED_S
 from feedhandler.simulator.settings import Behaviour
 from tests.standby.couple import Couple, coupled
@@ -88,6 +89,49 @@ async def test_attempts_of_a_minute_are_shared(tmp_path: Path, autojump_clock: M
         assert trio.current_time() - began_s >= (compliance.handshakes / 8 - 2) * MINUTE_S
 
 
+@pytest.mark.parametrize("markets", [(BTC,), (BTC, ETH)])
+async def test_an_upgrade_waits_for_no_attempt(
+    tmp_path: Path, autojump_clock: MockClock, markets: tuple[str, ...]
+) -> None:
+    """(11) Right after the start of both, one and the other are restarted at 20 attempts a minute: it takes seconds.
+
+    Then all lines of both are lost at once, and the active one has its own back at once.
+    """
+    async with coupled(tmp_path, **limited(20, 5, markets=markets, lines=2)) as couple:
+        began_s = trio.current_time()
+        await restart_standby(couple)
+        couple.stage.daemon.stop()
+        couple.promote()
+        await couple.stage.talk_until(lambda: couple.stage.daemon.publisher.consumer_count > 0)
+        await couple.start(standby=True)
+        await settled(couple)
+        assert trio.current_time() - began_s < 2 * UNANSWERED_S
+        await couple.arrived()
+        couple.assert_exact()
+        lost_s = trio.current_time()
+        for market in markets:
+            couple.stage.strike("reset", "all", market=market)
+        await couple.stage.talk_until(lambda: not active_connections(couple))
+        await couple.stage.talk_until(lambda: active_connections(couple) == 2 * len(markets))
+        assert trio.current_time() - lost_s < UNANSWERED_S
+        assert couple.stage.exchange.gate.compliance.handshakes_per_minute_max <= 20
+
+
+def active_connections(couple: Couple) -> int:
+    """Return how many lines of the active daemon are connected."""
+    feeds = couple.stage.daemon.feeds.values()
+    return sum(line.connected for feed in feeds for line in feed.arbiter.lines.values())
+
+
+async def restart_standby(couple: Couple) -> None:
+    """End the standby as SIGTERM does, and start another."""
+    assert couple.standby is not None
+    couple.standby.stop()
+    await couple.stage.talk_until(lambda: couple.stage.daemon.publisher.precedence.follower is None)
+    await couple.start(standby=True)
+    await settled(couple)
+
+
 async def test_a_replacement_of_the_active_daemon_leaves_the_standby_its_places(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -140,6 +184,65 @@ async def test_a_pause_that_the_exchange_asks_for_is_for_both(
         assert trio.current_time() - paused_s >= 24
         await couple.arrived()
         couple.assert_exact()
+
+
+def with_tokens(**more: Any) -> dict[str, Any]:
+    """Return what a stage needs where every connection has a token."""
+    return {**limited(1000, 8), "behaviour": Behaviour(token_required=True, **more), "token": True}
+
+
+async def test_token_requests_of_a_minute_are_shared(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """(11, 12) One standby after another asks for a token: they leave half of the requests to the active daemon."""
+    async with coupled(tmp_path, **with_tokens()) as couple:
+        compliance = couple.stage.exchange.gate.compliance
+        for _ in range(2 * REQUESTS_PER_MINUTE):
+            assert couple.standby is not None
+            couple.kill(couple.standby)
+            await couple.start(standby=True)
+            await trio.sleep(0.2)
+        assert compliance.token_requests_per_minute_max == REQUESTS_PER_MINUTE // 2
+        couple.stage.exchange.gate.revoke()
+        couple.stage.strike("reset", "all")
+        began_s = trio.current_time()
+        await couple.stage.talk_until(lambda: not active_connections(couple))
+        await couple.stage.talk_until(lambda: active_connections(couple) == 2)
+        assert trio.current_time() - began_s < 5
+        assert compliance.token_requests_per_minute_max == REQUESTS_PER_MINUTE // 2 + 1
+        await settled(couple)
+
+
+async def test_a_restarted_daemon_remembers_its_token_requests(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """(11, 12) One daemon alone, killed again and again: the minute is that of the exchange."""
+    async with coupled(tmp_path, standby=False, **with_tokens()) as couple:
+        for _ in range(REQUESTS_PER_MINUTE + 2):
+            couple.kill(couple.stage.daemon)
+            await trio.sleep(0.1)
+            await couple.start()
+            await trio.sleep(0.1)
+        await couple.stage.talk_until(couple.stage.all_connected)
+        assert trio.current_time() > MINUTE_S
+        assert couple.stage.exchange.gate.compliance.token_requests_per_minute_max == REQUESTS_PER_MINUTE
+
+
+async def test_a_pause_that_the_token_endpoint_asks_for_is_for_both(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """(12) ``Retry-After`` of a 429 told to one daemon is obeyed by the other one, and by one that is started anew."""
+    async with coupled(tmp_path, **with_tokens()) as couple:
+        stage = couple.stage
+        stage.exchange.behaviour = Behaviour(token_required=True, token_status=429, retry_after_s=25)
+        assert couple.standby is not None
+        couple.kill(couple.standby)
+        standby = await couple.start(standby=True)
+        await stage.talk_until(lambda: bool(couple.named("token_refused")))
+        paused_s = trio.current_time()
+        stage.exchange.behaviour = Behaviour(token_required=True)
+        couple.kill(standby)
+        await couple.start(standby=True)
+        await settled(couple)
+        assert trio.current_time() - paused_s >= 24
 
 
 async def test_a_restarted_daemon_remembers_its_attempts(tmp_path: Path, autojump_clock: MockClock) -> None:

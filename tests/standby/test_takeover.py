@@ -18,7 +18,8 @@ from feedhandler.core.following import SILENCE_S
 from feedhandler.daemon import Daemon
 from feedhandler.observe.pair import READY, state_of
 from feedhandler.observe.readiness import NOT_FOLLOWED, NOT_HEARD, general_reasons
-from feedhandler.standby.service import PAUSE_S, YIELD_S
+from feedhandler.publish.precedence import PATIENCE_S
+from feedhandler.standby.service import PAUSE_S, YIELD_S, _Lines
 from tests.standby.couple import Couple, coupled
 from tests.support.stage import BTC, ETH
 from tests.support.web import Browser
@@ -268,6 +269,82 @@ async def test_who_was_given_up_follows_again(tmp_path: Path, autojump_clock: Mo
         await replace(couple)
         await couple.arrived()
         couple.assert_exact()
+
+
+class Reading:
+    """Whether standbys read what they are sent."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._goes_on = trio.Event()
+        self._goes_on.set()
+        some = _Lines.some
+
+        async def waiting(lines: _Lines) -> list[bytes]:
+            got = await some(lines)
+            await self._goes_on.wait()
+            return got
+
+        monkeypatch.setattr(_Lines, "some", waiting)
+
+    def stop(self) -> None:
+        """Let nobody take what it has read, so that nothing more is read."""
+        self._goes_on = trio.Event()
+
+    def go_on(self) -> None:
+        """Let it be taken."""
+        self._goes_on.set()
+
+
+async def fallen_behind(couple: Couple, reading: Reading) -> None:
+    """Have a standby that does not read, and consumers that were not made to wait for it for long."""
+    reading.stop()
+    couple.stage.say(3000)
+    await trio.sleep(2 * PATIENCE_S)
+    await couple.arrived()
+    assert sum(map(len, couple.survivor.sequences.values())) == couple.stage.exchange.broadcasts
+    assert "not ready yet" in couple.stage.daemon.hand_over()
+    assert couple.standby is not None
+    assert not couple.is_ready()
+
+
+async def test_a_standby_that_falls_behind_loses_its_place_and_not_its_connection(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It catches up from where it was, is ready again, and takes over without a seam."""
+    reading = Reading(monkeypatch)
+    async with coupled(tmp_path) as couple:
+        await fallen_behind(couple, reading)
+        reading.go_on()
+        await couple.until_ready()
+        assert len(couple.named("following_began")) == len(couple.named("following_behind")) == 1
+        await couple.stage.talk(1)
+        await replace(couple)
+        await couple.stage.talk(1)
+        await couple.arrived()
+        couple.assert_exact()
+
+
+async def test_a_daemon_that_ends_gives_a_standby_that_is_behind_everything(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told to end at that moment it says no takeover, and the session goes on all the same; killed it does not."""
+    reading = Reading(monkeypatch)
+    async with coupled(tmp_path) as couple:
+        await fallen_behind(couple, reading)
+        reading.go_on()
+        couple.stage.daemon.stop()
+        daemon = couple.promote()
+        await couple.stage.talk_until(lambda: daemon.standby is None and daemon.publisher.consumer_count > 0)
+        await couple.arrived()
+        couple.assert_exact()
+        await couple.start(standby=True)
+        await couple.until_ready()
+        await fallen_behind(couple, reading)
+        couple.kill(couple.stage.daemon)
+        daemon = couple.promote()
+        reading.go_on()
+        await couple.stage.until(lambda: len(couple.survivor.sessions) == 2)
+        assert [one["whole"] for one in couple.named("took_over")] == [True, False]
 
 
 async def test_a_standby_with_nobody_to_follow_is_the_active_one(

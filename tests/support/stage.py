@@ -93,6 +93,7 @@ class Stage:
         """What the daemon finds when it reads its configuration again."""
         self.levels: list[str] = []
         """The levels that the log was set to."""
+        self.environ = environ
         self.daemon = Daemon(config, environ, self._note, load=self.read, set_level=self.levels.append)
         self.reading = Reading(config.publish.socket)
         self.openings = {name: dict(_opening(market)) for name, market in exchange.markets.items()}
