@@ -107,9 +107,7 @@ STREAM_VALUES: Final[tuple[tuple[Family, Callable[[BridgeState], float]], ...]] 
         lambda state: state.leads,
     ),
     (
-        gauge(
-            "bridge_lag_seconds", "How long the oldest record waits that is not in the stream.", "stream"
-        ),
+        gauge("bridge_lag_seconds", "How long the oldest record waits that is not in the stream.", "stream"),
         lambda state: state.lag_s,
     ),
 )
