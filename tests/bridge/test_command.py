@@ -27,6 +27,21 @@ def test_values_out_of_range(option, value, capsys):
     assert option in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--consumer", "a b"], "--consumer: expected a name of letters, digits, - and _, got a b"),
+        (["--consumer", "a=x"], "--consumer: a: expected MARKET/STREAM, * for either or for all, got x"),
+        (["--consumer", "a", "--consumer", "a=*/x"], "--consumer: a name comes twice"),
+        (["--max-msgs", "0"], "--max-msgs: expected 1 or more, or -1, got 0"),
+    ],
+)
+def test_options_that_make_no_sense(options, said, capsys):
+    """Each is one line with what was expected."""
+    assert cli.main([*ARGUMENTS, *options]) == 2
+    assert capsys.readouterr().err == f"feedhandler: {said}\n"
+
+
 def test_a_credentials_file_that_is_not_there(capfd, tmp_path):
     """It is a mistake of whoever started the bridge, found before anything is connected."""
     missing = tmp_path / "none.creds"
