@@ -300,7 +300,9 @@ async def _connect(client: Client, servers: tuple[str, ...], access: dict[str, A
     async def closed() -> None:  # noqa: ASYNC124 - nats-py wants it so
         link.lost.set()
 
-    told: list[Exception] = []  # why each attempt has failed; at last nats-py knows only that no server is left
+    told: list[
+        Exception
+    ] = []  # why each attempt has failed; at last nats-py knows only that no server is left
 
     async def failed(error: Exception) -> None:  # noqa: ASYNC124 - nats-py wants it so
         """Take what the server forbids, which gets no other answer; what ends the connection is told by its end."""
