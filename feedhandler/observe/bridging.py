@@ -9,6 +9,7 @@ daemon that make sense for it:
 | ``/healthz`` | 200 while the bridge makes progress, else 503 |
 | ``/readyz`` | 200 while it is connected to the socket and to NATS, and knows its stream, else 503 with reasons |
 | ``/status`` | the state as one JSON object |
+| ``/`` | the status line |
 """
 
 import platform
@@ -173,6 +174,7 @@ class BridgePages:
             "/healthz": self._healthz,
             "/readyz": self._readyz,
             "/status": self._status,
+            "/": self._line,
         }
 
     async def __call__(self, request: Request) -> Answer:
@@ -226,3 +228,6 @@ class BridgePages:
 
     def _status(self, _: Request) -> Answer:
         return Answer([msgspec.json.encode(self._state()) + b"\n"], JSON)
+
+    def _line(self, _: Request) -> Answer:
+        return Answer([f"{self._state().line()}\n".encode()])

@@ -169,6 +169,7 @@ async def test_a_bridge_that_is_looked_at(tmp_path):
                 assert (await browser.get("/readyz")).json() == {"ready": True, "reasons": []}
                 assert (await browser.get("/healthz")).body == b"ok\n"
                 assert (await browser.get("/nothing")).status == 404
+                assert (await browser.get("/")).body.startswith(b"stream FEED: writes; 4 channels, at ")
                 await running.child.stop()
                 while (state := (await browser.get("/status")).json())["pending_bytes"]:
                     await trio.sleep(0.1)
