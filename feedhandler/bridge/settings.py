@@ -91,7 +91,22 @@ def _differences(what: str, wanted: Mapping[str, object], found: Mapping[str, ob
     for key, expected in wanted.items():
         value = found.get(key) or type(expected)()
         if value != expected:
-            yield f"{what}: {key}: expected {_shown(key, expected)}, found {_shown(key, value)}"
+            option = f" ({OPTIONS[key]})" if key in OPTIONS else ""
+            yield f"{what}: {key}: expected {_shown(key, expected)}, found {_shown(key, value)}{option}"
+
+
+OPTIONS: Final[Mapping[str, str]] = {
+    "subjects": "--prefix",
+    "storage": "--storage",
+    "num_replicas": "--replicas",
+    "max_bytes": "--max-gib",
+    "max_msgs": "--max-msgs",
+    "max_age": "--max-age-h",
+    "discard": "--discard",
+    "duplicate_window": "--duplicate-window-s",
+    "filter_subject": "--consumer",
+}
+"""By which option a setting is wanted; others are fixed."""
 
 
 def _shown(key: str, value: object) -> str:

@@ -70,7 +70,7 @@ def test_what_the_server_leaves_out_is_compared():
     assert list(ConsumerSettings("desk").differences("feed", wanted)) == []
     found = {**wanted, "filter_subject": None, "deliver_subject": "x", "ack_wait": 30 * 10**9}
     assert list(ConsumerSettings("desk").differences("feed", found)) == [
-        "consumer desk: filter_subject: expected feed.>, found none",
+        "consumer desk: filter_subject: expected feed.>, found none (--consumer)",
         "consumer desk: ack_wait: expected 5 s, found 30 s",
         "consumer desk: deliver_subject: expected none, found x",
     ]
@@ -86,7 +86,7 @@ async def test_a_consumer_with_other_settings(tmp_path):
         done = await finished(*command)
         assert done.process.returncode == 2
         assert [line for line in done.errors.lines if line.startswith("feedhandler:")] == [
-            "feedhandler: consumer desk: filter_subject: expected feed.>, found none",
+            "feedhandler: consumer desk: filter_subject: expected feed.>, found none (--consumer)",
             "feedhandler: consumer desk: ack_policy: expected explicit, found all",
             "feedhandler: consumer desk: max_deliver: expected -1, found 3",
         ]

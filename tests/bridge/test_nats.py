@@ -262,8 +262,8 @@ async def test_a_stream_with_other_settings(tmp_path):
         done = await finished("bridge", "nats", "--socket", "x.sock", "--server", server.url)
         assert done.process.returncode == 2
         assert [line for line in done.errors.lines if line.startswith("feedhandler:")] == [
-            "feedhandler: stream FEED: max_bytes: expected 17179869184, found 1048576",
-            "feedhandler: stream FEED: max_age: expected 0 s, found 3600 s",
+            "feedhandler: stream FEED: max_bytes: expected 17179869184, found 1048576 (--max-gib)",
+            "feedhandler: stream FEED: max_age: expected 0 s, found 3600 s (--max-age-h)",
         ]
         given = ("--max-age-h", 1, "--max-gib", 2**-10)
         async with bridge(server, tmp_path / "x.sock", *given) as forwarding:
