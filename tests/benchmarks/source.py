@@ -15,9 +15,9 @@ what was sent on that connection before.
 | `paced`: `seconds`, `rate` | one event after the other, over all markets in turn; the stamp is the time | likewise |
 | `burst`: `events` | so many events at once; the stamp is their number | likewise |
 
-With `cut_s` a flat or paced play breaks one connection of each market every so many seconds, the oldest, as long as
-there are others; one that comes back joins where the foremost of its sisters is or was: what was broadcast before a
-line connects, that line never gets.
+With `cut_s` a flat or paced play breaks one connection of each market every so many seconds, one market after the
+other, the oldest, as long as there are others; one that comes back joins where the foremost of its sisters is or was:
+what was broadcast before a line connects, that line never gets.
 
 Flat out the lines take turns, a piece each, and none is sent more than `LEAD_EVENTS` ahead of its slowest sister: a
 real exchange broadcasts, and does not serve one connection after the other. Played is what the system has taken; the
@@ -271,6 +271,7 @@ class Source:
         self._blocked: set[Connection] = set()
         self._expected: int | None = None
         self._cut_s = self._cut_at = 0.0
+        self._cut_turns: Iterator[Market] = iter(())
         self._over = False
 
     def run(self) -> None:
@@ -292,13 +293,13 @@ class Source:
         self._cut()
 
     def _cut(self) -> None:
-        """Break the oldest line of each market that has others, where that is due."""
+        """Break the oldest line of the market whose turn it is, if it has others, where that is due."""
         if not self._cut_s or time.monotonic() < self._cut_at:
             return
-        self._cut_at += self._cut_s
-        for market in self._markets.values():
-            if len(market.lines) > 1:
-                self.drop(market.lines[0])
+        self._cut_at += self._cut_s / len(self._markets)
+        market = next(self._cut_turns)
+        if len(market.lines) > 1:
+            self.drop(market.lines[0])
 
     # Connections
 
@@ -402,6 +403,7 @@ class Source:
     def _begin(self, cut_s: float) -> int:
         """Begin a play in which connections break; return when that was (ns)."""
         self._cut_s, self._cut_at = cut_s, time.monotonic() + cut_s
+        self._cut_turns = cycle(self._markets.values())
         for market in self._markets.values():
             market.start()
         return time.monotonic_ns()
