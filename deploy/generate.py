@@ -154,6 +154,39 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         ),
     ),
     (
+        "Bridge",
+        (
+            Panel("Into the stream", "feedhandler:bridge_stored:rate1m{@}", "{{instance}}", unit="cps"),
+            Panel(
+                "Longest wait for the stream", "feedhandler_bridge_lag_seconds{@}", "{{instance}}", unit="s"
+            ),
+            Panel(
+                "Who writes, and who cannot",
+                "feedhandler_bridge_leads{@} == 1 or feedhandler_bridge_linked{@} == 0 "
+                "or feedhandler_bridge_socket_connected{@} == 0",
+                "{{__name__}} {{instance}}",
+            ),
+            Panel(
+                "Waiting in memory (share of --pending-mib)",
+                "feedhandler_bridge_pending_bytes{@} / feedhandler_bridge_pending_limit_bytes{@}",
+                "{{instance}}",
+                unit="percentunit",
+            ),
+            Panel(
+                "Gaps, refusals, lost links",
+                "increase(feedhandler_bridge_gaps_total{@}[5m]) > 0 or "
+                "increase(feedhandler_bridge_refusals_total{@}[5m]) > 0 or "
+                "increase(feedhandler_bridge_links_lost_total{@}[5m]) > 0",
+                "{{__name__}} {{instance}} {{channel}} {{reason}} {{code}}",
+            ),
+            Panel(
+                "Channels without a place in the stream",
+                "feedhandler_bridge_unplaced_channels{@}",
+                "{{instance}}",
+            ),
+        ),
+    ),
+    (
         "Process",
         (
             Panel("CPU", "feedhandler:cpu_seconds:rate5m{@}", "{{instance}}", unit="percentunit"),

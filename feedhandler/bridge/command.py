@@ -8,11 +8,20 @@ settings; with 1 where the server refuses us at the first connection. Everything
 import argparse
 import asyncio
 import time
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from feedhandler.bridge.settings import GIB, MIB, UNLIMITED, Access, BridgeSettings, StreamSettings
+from feedhandler.bridge.settings import (
+    GIB,
+    MIB,
+    UNLIMITED,
+    Access,
+    BridgeSettings,
+    ConsumerSettings,
+    StreamSettings,
+)
 from feedhandler.bridge.subjects import is_prefix
 from feedhandler.config import Log
 from feedhandler.config.readers import is_address, split_address
@@ -74,9 +83,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="serve /metrics, /healthz, /readyz and /status there (default: nowhere)",
     )
     nats.add_argument(
-        "--log-format", choices=("json", "console", ""), default="", help="default: by terminal"
+        "--log-format",
+        choices=("json", "console"),
+        default="",
+        help="default: console on a terminal, else json",
     )
-    nats.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    nats.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="default: info",
+    )
     nats.set_defaults(run=run)
 
 
@@ -85,16 +102,23 @@ def _add_stream(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--prefix", default=DEFAULTS.prefix, help="subjects are PREFIX.MARKET.STREAM (default: feed)"
     )
-    group.add_argument("--storage", choices=("file", "memory"), default=DEFAULTS.storage)
     group.add_argument(
-        "--replicas", type=int, choices=range(1, 6), default=DEFAULTS.replicas, metavar="N", help="1 to 5"
+        "--storage", choices=("file", "memory"), default=DEFAULTS.storage, help="default: file"
+    )
+    group.add_argument(
+        "--replicas",
+        type=int,
+        choices=range(1, 6),
+        default=DEFAULTS.replicas,
+        metavar="N",
+        help="1 to 5, default: 1",
     )
     group.add_argument(
         "--max-gib",
         type=_positive,
         default=DEFAULTS.max_bytes / GIB,
         metavar="N",
-        help="size of the stream, default: 16",
+        help="size of the stream (default: 16)",
     )
     group.add_argument(
         "--max-msgs", type=int, default=UNLIMITED, metavar="N", help="default: -1, as many as fit"
@@ -115,12 +139,20 @@ def _add_stream(group: "argparse._ArgumentGroup") -> None:
         metavar="S",
         help="how long the server remembers ids (default: 120)",
     )
+    group.add_argument(
+        "--consumer",
+        action="append",
+        default=[],
+        metavar="NAME[=C]",
+        help="a durable consumer for those who will read the stream, created or compared like it; of the channels C "
+        "(default: *); may be repeated",
+    )
 
 
 def _add_access(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--credentials", type=Path, metavar="FILE", help="a .creds file (JWT and seed)")
     group.add_argument("--user", default="", metavar="NAME", help="with --password-file")
-    group.add_argument("--password-file", type=Path, metavar="FILE")
+    group.add_argument("--password-file", type=Path, metavar="FILE", help="with --user")
     group.add_argument(
         "--tls-ca", type=Path, metavar="FILE", help="the authority of the server's certificate"
     )
@@ -149,6 +181,10 @@ def _settings(args: argparse.Namespace) -> BridgeSettings:
         mistakes.append("--prefix: expected letters, digits, - and _, in parts with dots between them")
     if not is_prefix(args.stream) or "." in args.stream:
         mistakes.append("--stream: expected letters, digits, - and _")
+    consumers = [_consumer(one) for one in args.consumer]
+    mistakes += _consumer_mistakes(consumers)
+    if args.max_msgs != UNLIMITED and args.max_msgs < 1:
+        mistakes.append(f"--max-msgs: expected 1 or more, or -1, got {args.max_msgs}")
     if bool(args.user) != bool(args.password_file):
         mistakes.append("--user: goes with --password-file")
     if not is_address(args.http):
@@ -177,7 +213,23 @@ def _settings(args: argparse.Namespace) -> BridgeSettings:
         pending_bytes=round(args.pending_mib * MIB),
         http=split_address(args.http),
         snapshot_every_s=args.snapshot_every_s,
+        consumers=tuple(consumers),
     )
+
+
+def _consumer(text: str) -> ConsumerSettings:
+    name, _, channels = text.partition("=")
+    return ConsumerSettings(name, channels or "*")
+
+
+def _consumer_mistakes(consumers: Sequence[ConsumerSettings]) -> Iterator[str]:
+    for name, channels in consumers:
+        if not is_prefix(name) or "." in name:
+            yield f"--consumer: expected a name of letters, digits, - and _, got {name}"
+        elif channels != "*" and "/" not in channels:
+            yield f"--consumer: {name}: expected MARKET/STREAM, * for either or for all, got {channels}"
+    if len({one.name for one in consumers}) < len(consumers):
+        yield "--consumer: a name comes twice"
 
 
 def _positive(text: str) -> float:

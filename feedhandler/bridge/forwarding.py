@@ -83,7 +83,7 @@ class Bridge:
         self._ever_linked = self._linked = False
         self._turns = 0
         self._systemd = Supervised(os.environ, notify, self._parts, self.state)
-        self._pages = BridgePages(self.state, counts, lost_lines)
+        self._pages = BridgePages(self.state, counts, lost_lines, time.time())
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT."""

@@ -12,7 +12,9 @@ with a server that does not ask for it.
 
 import asyncio
 import json
+import os
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -32,7 +34,13 @@ from nats.js.errors import Error as JetStreamError
 
 from feedhandler.bridge.entries import Stored, read_stored
 from feedhandler.bridge.merge import Flight
-from feedhandler.bridge.settings import Access, BridgeSettings, StreamSettings
+from feedhandler.bridge.settings import (
+    ACK_WAIT_S,
+    Access,
+    BridgeSettings,
+    ConsumerSettings,
+    StreamSettings,
+)
 from feedhandler.bridge.subjects import channel_of, subject_of
 from feedhandler.bridge.window import COUNTED_MESSAGES
 from feedhandler.errors import ConfigError, OperationalError
@@ -98,9 +106,12 @@ class Answer(NamedTuple):
 class Link:
     """A connection with a stream."""
 
-    def __init__(self, client: Client, settings: StreamSettings) -> None:
+    def __init__(
+        self, client: Client, settings: StreamSettings, consumers: tuple[ConsumerSettings, ...] = ()
+    ) -> None:
         self._client = client
         self._settings = settings
+        self._consumers = consumers
         self._streams = client.jetstream(timeout=REQUEST_S)
         self._inbox = ""
         self._heard_at = _now()
@@ -129,18 +140,27 @@ class Link:
         self.lost.set()
 
     async def open_stream(self) -> int:
-        """Create the stream or check it; return the sequence of its last message."""
+        """Create the stream and its consumers, or check them; return the sequence of its last message."""
         try:
             info = await self._streams.stream_info(self._settings.name)
         except NotFoundError:
             info = await self._streams.add_stream(_config(self._settings))
-        self._check(info)
-        return info.state.last_seq
-
-    def _check(self, info: api.StreamInfo) -> None:
         mistakes = list(self._settings.differences(info.config.as_dict()))
+        for one in () if mistakes else self._consumers:
+            mistakes += await self._open_consumer(one)
         if mistakes:
             raise ConfigError(mistakes)
+        return info.state.last_seq
+
+    async def _open_consumer(self, wanted: ConsumerSettings) -> list[str]:
+        """Create a consumer or check it; return what differs."""
+        stream, prefix = self._settings.name, self._settings.prefix
+        try:
+            info = await self._streams.consumer_info(stream, wanted.name)
+        except NotFoundError:
+            config = {**wanted.wanted(prefix), "ack_wait": ACK_WAIT_S}
+            info = await self._streams.add_consumer(stream, api.ConsumerConfig(**config))  # type: ignore[arg-type]
+        return list(wanted.differences(prefix, info.config.as_dict() if info.config else {}))
 
     async def listen(self, take: Callable[[Answer], None]) -> None:
         """Hand the server's answers on from now on."""
@@ -264,7 +284,7 @@ async def linked(settings: BridgeSettings) -> AsyncIterator[Link]:
     """Connect, and take care that the connection is closed."""
     access = _access(settings.access, settings.servers)
     client = _TlsClient() if "tls" in access else Client()
-    link = Link(client, settings.stream)
+    link = Link(client, settings.stream, settings.consumers)
     try:
         await _connect(client, settings.servers, access, link)
         yield link
@@ -280,8 +300,13 @@ async def _connect(client: Client, servers: tuple[str, ...], access: dict[str, A
     async def closed() -> None:  # noqa: ASYNC124 - nats-py wants it so
         link.lost.set()
 
+    told: list[
+        Exception
+    ] = []  # why each attempt has failed; at last nats-py knows only that no server is left
+
     async def failed(error: Exception) -> None:  # noqa: ASYNC124 - nats-py wants it so
         """Take what the server forbids, which gets no other answer; what ends the connection is told by its end."""
+        told[:] = [error]
         if FORBIDDEN in str(error).lower():
             link.lose(str(error).removeprefix("nats: "))
 
@@ -291,6 +316,8 @@ async def _connect(client: Client, servers: tuple[str, ...], access: dict[str, A
                 list(servers),
                 name="feedhandler bridge",
                 allow_reconnect=False,
+                max_reconnect_attempts=1,  # else it tries for ever here, and nobody is told why
+                reconnect_time_wait=0,
                 connect_timeout=CONNECT_S,
                 ping_interval=PING_S,
                 max_outstanding_pings=PINGS,
@@ -299,7 +326,8 @@ async def _connect(client: Client, servers: tuple[str, ...], access: dict[str, A
                 **access,
             )
     except (nats.errors.Error, OSError, TimeoutError, ssl.SSLError) as error:
-        raise _fault(error, client.last_error) from None
+        last = told[0] if told and isinstance(error, nats.errors.NoServersError) else client.last_error
+        raise _fault(error, last) from None
 
 
 async def _close(client: Client) -> None:
@@ -412,8 +440,10 @@ def _reason(error: BaseException | None) -> str:
         return f"TLS: {error.reason or 'failed'}"
     if isinstance(error, TimeoutError):
         return "the server does not answer in time"
+    if isinstance(error, socket.gaierror):
+        return "the server's name is not known"
     if isinstance(error, OSError):
-        return (error.strerror or type(error).__name__).lower()
+        return (os.strerror(error.errno) if error.errno else type(error).__name__).lower()
     return type(error).__name__ if error else "the server closed the connection"
 
 

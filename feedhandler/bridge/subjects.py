@@ -58,6 +58,18 @@ def subject_of(prefix: str, channel: str) -> str:
     return f"{prefix}.{escape(market)}.{escape(stream)}"
 
 
+def pattern_of(prefix: str, channels: str) -> str:
+    """Return the subjects of the channels that a pattern names; in it ``*`` stands for any market, stream, or all.
+
+    >>> pattern_of("feed", "*"), pattern_of("feed", "*/publicTrades"), pattern_of("feed", "A.B/*")
+    ('feed.>', 'feed.*.publicTrades', 'feed.A%2EB.*')
+    """
+    if channels == "*":
+        return f"{prefix}.>"
+    market, _, stream = channels.rpartition("/")
+    return ".".join((prefix, *("*" if part == "*" else escape(part) for part in (market, stream))))
+
+
 def channel_of(prefix: str, subject: str) -> str | None:
     """Return the channel of a subject; None where it is no channel's, or its name was too long."""
     head, market, stream = ("", *subject.rsplit(".", 2))[-3:] if subject.count(".") > 1 else ("", "", "")

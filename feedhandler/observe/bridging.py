@@ -9,6 +9,7 @@ daemon that make sense for it:
 | ``/healthz`` | 200 while the bridge makes progress, else 503 |
 | ``/readyz`` | 200 while it is connected to the socket and to NATS, and knows its stream, else 503 with reasons |
 | ``/status`` | the state as one JSON object |
+| ``/`` | the status line |
 """
 
 import platform
@@ -20,7 +21,7 @@ import msgspec
 import trio
 
 from feedhandler import __version__
-from feedhandler.observe.collecting import BUILD, PROCESS_VALUES
+from feedhandler.observe.collecting import BUILD, PROCESS_VALUES, STARTED
 from feedhandler.observe.counts import Counts
 from feedhandler.observe.exposition import (
     OPENMETRICS_TYPE,
@@ -95,16 +96,29 @@ SHOWN_LAG_S: Final = 2.0
 
 STORED: Final = counter("bridge_stored", "Messages that this host has put into the stream, by kind.", "kind")
 
-VALUES: Final[tuple[tuple[Family, Callable[[BridgeState], float]], ...]] = (
+STREAM_VALUES: Final[tuple[tuple[Family, Callable[[BridgeState], float]], ...]] = (
     (
-        gauge("bridge_linked", "1 while the bridge is connected to NATS and knows its stream, else 0."),
+        gauge(
+            "bridge_linked", "1 while the bridge is connected to NATS and knows its stream, else 0.", "stream"
+        ),
         lambda state: state.linked,
     ),
+    (
+        gauge("bridge_leads", "1 while this host writes, else 0.", "stream"),
+        lambda state: state.leads,
+    ),
+    (
+        gauge("bridge_lag_seconds", "How long the oldest record waits that is not in the stream.", "stream"),
+        lambda state: state.lag_s,
+    ),
+)
+"""What is compared among the hosts of a stream, and so has its name."""
+
+VALUES: Final[tuple[tuple[Family, Callable[[BridgeState], float]], ...]] = (
     (
         gauge("bridge_socket_connected", "1 while the bridge is connected to the daemon's socket, else 0."),
         lambda state: state.connected,
     ),
-    (gauge("bridge_leads", "1 while this host writes, else 0."), lambda state: state.leads),
     (
         gauge("bridge_stream_sequence", "The newest message of the stream that the bridge knows."),
         lambda state: state.sequence,
@@ -112,10 +126,6 @@ VALUES: Final[tuple[tuple[Family, Callable[[BridgeState], float]], ...]] = (
     (
         counter("bridge_read", "Messages of the stream that the bridge has read, its own included."),
         lambda state: state.read,
-    ),
-    (
-        gauge("bridge_lag_seconds", "How long the oldest record waits that is not in the stream."),
-        lambda state: state.lag_s,
     ),
     (gauge("bridge_flights", "Messages that NATS has not confirmed."), lambda state: state.flights),
     (
@@ -141,17 +151,22 @@ VALUES: Final[tuple[tuple[Family, Callable[[BridgeState], float]], ...]] = (
     ),
 )
 
-FAMILIES: Final = (STORED, *(family for family, _ in VALUES))
+FAMILIES: Final = (STORED, *(family for family, _ in (*STREAM_VALUES, *VALUES)))
 """Every metric that only a bridge has."""
 
 
 class BridgePages:
-    """Answers for one bridge."""
+    """Answers for one bridge, which was started at a time (s, wall clock)."""
 
     def __init__(
-        self, state: Callable[[], BridgeState], counts: Counts, lost_lines: Callable[[], int]
+        self,
+        state: Callable[[], BridgeState],
+        counts: Counts,
+        lost_lines: Callable[[], int],
+        started_s: float,
     ) -> None:
         self._state = state
+        self._started_s = started_s
         self._counts = counts
         self._lost_lines = lost_lines
         self._paths: dict[str, Callable[[Request], Answer]] = {
@@ -159,6 +174,7 @@ class BridgePages:
             "/healthz": self._healthz,
             "/readyz": self._readyz,
             "/status": self._status,
+            "/": self._line,
         }
 
     async def __call__(self, request: Request) -> Answer:
@@ -176,6 +192,10 @@ class BridgePages:
         state = self._state()
         versions = labels(version=__version__, python=platform.python_version())
         yield Block(BUILD, [sample(BUILD.name, versions, 1)])
+        yield Block(STARTED, [sample(STARTED.name, "", self._started_s)])
+        stream = labels(stream=state.stream)
+        for family, read in STREAM_VALUES:
+            yield Block(family, [sample(family.name, stream, float(read(state)))])
         for family, read in VALUES:
             yield Block(family, [sample(family.name, "", float(read(state)))])
         yield Block(
@@ -208,3 +228,6 @@ class BridgePages:
 
     def _status(self, _: Request) -> Answer:
         return Answer([msgspec.json.encode(self._state()) + b"\n"], JSON)
+
+    def _line(self, _: Request) -> Answer:
+        return Answer([f"{self._state().line()}\n".encode()])

@@ -73,6 +73,7 @@ STANDBY_STATE: Final = gauge(
 )
 BOUND: Final = gauge("bound", "What the configuration allows, by the bound's name there.", "bound")
 BUILD: Final = gauge("build_info", "1, with the versions of the program and of Python.", "version", "python")
+STARTED: Final = gauge("start_time_seconds", "When the daemon, or the bridge, started (Unix time).")
 HTTP_CONNECTIONS: Final = gauge("http_connections", "Connections of those who look, over HTTP.")
 CONSUMER_LAG: Final = gauge(
     "consumer_lag_events", "Events that the consumers of a name are behind, the slowest of them.", "consumer"
@@ -243,10 +244,7 @@ DAEMON_VALUES: Final[tuple[tuple[Family, Callable[[Sight], Number]], ...]] = (
         gauge("progress_idle_seconds", "For how long the data path has not come round."),
         lambda sight: sight.liveness.idle_s,
     ),
-    (
-        gauge("start_time_seconds", "When the daemon started (Unix time)."),
-        lambda sight: sight.started_ns / 1e9,
-    ),
+    (STARTED, lambda sight: sight.started_ns / 1e9),
 )
 
 

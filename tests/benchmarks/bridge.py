@@ -39,6 +39,9 @@ CHANNEL: Final = "BTC-USD/publicTrades"
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 PATIENCE_S: Final = 600.0
 
+ROOM_GIB: Final = {"file": 8, "memory": 1}
+"""How large the stream may be; in memory a server takes none that it has no room for."""
+
 RATE: Final = 200
 """Events a second while takeovers are measured."""
 PIECE_S: Final = 0.005
@@ -109,7 +112,8 @@ async def through_the_bridge(count: int, storage: str, folder: Path, server: int
     path = folder / "feed.sock"
     client = await nats.connect(URL)
     listening = await asyncio.start_unix_server(Daemon(count).serve, path)
-    command = ["bridge", "nats", "--socket", path, "--server", URL, "--storage", storage, "--max-gib", "8"]
+    room = ["--storage", storage, "--max-gib", ROOM_GIB[storage]]
+    command = ["bridge", "nats", "--socket", path, "--server", URL, *room]
     process = subprocess.Popen(
         [sys.executable, "-m", "feedhandler", *map(str, command)], stderr=subprocess.DEVNULL
     )

@@ -192,3 +192,16 @@ async def test_a_server_without_jetstream(tmp_path):
         bridge(server, tmp_path / "x.sock") as forwarding,
     ):
         assert "JetStream: nobody answers" in await forwarding.errors.wait_for('"bridge_link_lost"')
+
+
+async def test_a_server_that_is_not_there(tmp_path):
+    """The first attempt says why, at once; of several servers the last word counts."""
+    async with nats_server(tmp_path) as server:
+        await server.stop()
+        for url, reason in (
+            (server.url, "connection refused"),
+            ("nats://x.invalid:4222", "name is not known"),
+        ):
+            async with bridge(server, tmp_path / "x.sock", url=url) as forwarding:
+                with trio.fail_after(4):
+                    assert reason in await forwarding.errors.wait_for('"bridge_link_lost"')

@@ -1,26 +1,19 @@
 """Books in the stream: each snapshot is exactly what the events before it make, and who comes late begins with one."""
 
-import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
-import trio
 
 from feedhandler.bridge.channel import QUIET_TIMES
 from feedhandler.bridge.entries import BOOK_AT
 from tests.bridge.model import PATIENCE_S
-from tests.bridge.nats import NatsServer, Received, nats_server
+from tests.bridge.nats import Received, nats_server
 from tests.bridge.running import MARKETS, bridge, check, ended, exchange, sent_more
 from tests.bridge.test_channel import BOOK, Stage, book, events
-from tests.support.processes import PATIENCE_S as PROCESS_PATIENCE_S
 from tests.support.processes import daemon, write_config
 from tests.support.references import changes
 
-DOCUMENT = Path(__file__).parents[2] / "deploy" / "nats.md"
 CHANNELS = tuple(f"{market}/publicOrderBook" for market in MARKETS)
 
 
@@ -132,58 +125,3 @@ async def test_books_are_given_again_in_their_places(tmp_path):
             sent, found = await ended(tmp_path, running, server)
     check(sent, found)
     assert check_books(found) >= 8
-
-
-def scripts() -> list[str]:
-    """Return the programs of the document."""
-    return re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-
-
-async def test_the_documents_consumers(tmp_path):
-    """The durable one goes on where it was; the one that wants a book begins with the newest snapshot."""
-    durable, book_reader = scripts()
-    async with (
-        nats_server(tmp_path) as server,
-        exchange(tmp_path, "--wait", 3, "--rate", 300) as running,
-        daemon(write_config(tmp_path, running.url, markets=MARKETS)),
-        bridge(server, tmp_path / "feed.sock", "--snapshot-every-s", 1) as forwarding,
-    ):
-        await forwarding.errors.wait_for('"bridge_led"')
-        await sent_more(tmp_path, 1500)
-        first = await lines_of(server, durable, 150)
-        second = await lines_of(server, durable, 50)
-        begun = await lines_of(server, book_reader, 50)
-        await running.child.stop()
-        found = await server.messages()
-    trades = [
-        f"{one.record['channel']} {one.record['seq']} {one.record['type']}"
-        for one in found
-        if one.record["channel"].endswith("/publicTrades")
-    ]
-    assert first == trades[:150]
-    assert set(second) <= set(trades[100:])  # the first batch was acknowledged when the second one came
-    assert begun[0].endswith("snapshot")
-    assert int(begun[0].split()[0]) > 1
-    seqs = [int(line.split()[0]) for line in begun]
-    assert seqs == list(range(seqs[0], seqs[0] + 50))
-
-
-async def lines_of(server: NatsServer, script: str, count: int) -> list[str]:
-    """Run a program of the document until it has printed so many lines."""
-    text = script.replace("nats://10.0.0.5:4222", server.url)
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-u", "-c", text], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
-    )
-    received = b""
-    try:
-        with trio.fail_after(PROCESS_PATIENCE_S):
-            while received.count(b"\n") < count:
-                part = await process.stdout.receive_some()
-                assert part, received
-                received += part
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
-            await process.stdout.aclose()
-    return received.decode().splitlines()[:count]

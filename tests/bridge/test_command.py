@@ -1,9 +1,12 @@
 """The command without a server: what is missing or wrong is one line, and the exit code 2."""
 
+import inspect
+
 import pytest
 
 from feedhandler import cli
 from feedhandler.bridge import command
+from feedhandler.bridge.settings import OPTIONS, ConsumerSettings, StreamSettings
 
 ARGUMENTS = ("bridge", "nats", "--socket", "feed.sock", "--server", "nats://127.0.0.1:9")
 
@@ -25,6 +28,28 @@ def test_values_out_of_range(option, value, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main([*ARGUMENTS, option, value])
     assert option in capsys.readouterr().err
+
+
+def test_differences_name_options():
+    """Whatever an option says of a stream or a consumer is named by it where it is compared."""
+    assert set(OPTIONS) <= {*StreamSettings().wanted(), *ConsumerSettings("desk").wanted("feed")}
+    known = inspect.getsource(command)
+    assert all(f'"{option}"' in known for option in OPTIONS.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--consumer", "a b"], "--consumer: expected a name of letters, digits, - and _, got a b"),
+        (["--consumer", "a=x"], "--consumer: a: expected MARKET/STREAM, * for either or for all, got x"),
+        (["--consumer", "a", "--consumer", "a=*/x"], "--consumer: a name comes twice"),
+        (["--max-msgs", "0"], "--max-msgs: expected 1 or more, or -1, got 0"),
+    ],
+)
+def test_options_that_make_no_sense(options, said, capsys):
+    """Each is one line with what was expected."""
+    assert cli.main([*ARGUMENTS, *options]) == 2
+    assert capsys.readouterr().err == f"feedhandler: {said}\n"
 
 
 def test_a_credentials_file_that_is_not_there(capfd, tmp_path):

@@ -83,7 +83,8 @@ async def test_a_daemon_that_restarts(tmp_path):
         bridge(server, tmp_path / "feed.sock") as forwarding,
     ):
         for _ in range(2):
-            async with daemon(write_config(tmp_path, running.url, markets=MARKETS)):
+            # one line: where several begin in the middle, what one of them has from before the anchor is late, rightly
+            async with daemon(write_config(tmp_path, running.url, markets=MARKETS, lines=1)):
                 await forwarding.errors.wait_for('"bridge_led"')
                 await sent_more(tmp_path, 1500)
             await sent_more(tmp_path, 100)
@@ -137,7 +138,8 @@ async def _purge(client: nats.NATS) -> None:
 
 async def test_a_server_that_is_away_too_long(tmp_path):
     """What neither the bridge nor the backlog could keep is a gap record, and whole is what stands between them."""
-    async with nats_server(tmp_path) as server, exchange(tmp_path, "--rate", 1500) as running:
+    # the exchange waits for all lines: one that brings what was before the anchor makes that late, rightly
+    async with nats_server(tmp_path) as server, exchange(tmp_path, "--wait", 3, "--rate", 1500) as running:
         config = write_config(tmp_path, running.url, markets=MARKETS)
         async with (
             daemon(config, "--set", "publish.backlog_mib=1"),
@@ -260,8 +262,8 @@ async def test_a_stream_with_other_settings(tmp_path):
         done = await finished("bridge", "nats", "--socket", "x.sock", "--server", server.url)
         assert done.process.returncode == 2
         assert [line for line in done.errors.lines if line.startswith("feedhandler:")] == [
-            "feedhandler: stream FEED: max_bytes: expected 17179869184, found 1048576",
-            "feedhandler: stream FEED: max_age: expected 0 s, found 3600 s",
+            "feedhandler: stream FEED: max_bytes: expected 17179869184, found 1048576 (--max-gib)",
+            "feedhandler: stream FEED: max_age: expected 0 s, found 3600 s (--max-age-h)",
         ]
         given = ("--max-age-h", 1, "--max-gib", 2**-10)
         async with bridge(server, tmp_path / "x.sock", *given) as forwarding:

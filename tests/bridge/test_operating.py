@@ -1,6 +1,7 @@
 """What whoever runs a bridge sees of it: systemd's words, HTTP, and what becomes of an address that cannot be had."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,7 @@ def test_the_end_is_told_and_is_nobodys_fault(played):
 
 async def test_a_bridge_that_is_looked_at(tmp_path):
     """Without NATS it is unready and says why; with all there it is ready, and its figures are those of the stream."""
+    began = time.time()
     server = NatsServer(tmp_path)
     browser = Browser(("127.0.0.1", free_port()))
     address = f"127.0.0.1:{browser.address[1]}"
@@ -167,6 +169,7 @@ async def test_a_bridge_that_is_looked_at(tmp_path):
                 assert (await browser.get("/readyz")).json() == {"ready": True, "reasons": []}
                 assert (await browser.get("/healthz")).body == b"ok\n"
                 assert (await browser.get("/nothing")).status == 404
+                assert (await browser.get("/")).body.startswith(b"stream FEED: writes; 4 channels, at ")
                 await running.child.stop()
                 while (state := (await browser.get("/status")).json())["pending_bytes"]:
                     await trio.sleep(0.1)
@@ -181,11 +184,12 @@ async def test_a_bridge_that_is_looked_at(tmp_path):
             assert len(ear.of("WATCHDOG")) > 1
             assert ear.of("STOPPING") == ["1"]
     assert {family.name for family in FAMILIES} <= names(found)
-    assert value(found, "bridge_leads") == value(found, "bridge_linked") == 1
+    assert value(found, "bridge_leads", stream="FEED") == value(found, "bridge_linked", stream="FEED") == 1
     assert value(found, "bridge_stream_sequence") == state["sequence"] == len(stored)
     ordinary = sum(one.headers["Feed-Kind"] == "ordinary" for one in stored)
     assert value(found, "bridge_stored_total", kind="ordinary") == state["stored"]["ordinary"] == ordinary
-    assert value(found, "bridge_lag_seconds") == value(found, "bridge_flights") == 0
+    assert value(found, "bridge_lag_seconds", stream="FEED") == value(found, "bridge_flights") == 0
+    assert began < value(found, "start_time_seconds") < time.time()
     assert value(found, "bridge_channels") == 4
     assert value(found, "bridge_links_lost_total") >= 1
 

@@ -1,5 +1,5 @@
 # ruff: noqa: D401 - a play tells what happens in it
-"""Each alert of the rules is brought about: a real Prometheus scrapes real daemons under a simulated exchange.
+"""Each alert of the rules is brought about: a real Prometheus scrapes real daemons, and bridges into a real NATS.
 
 The exchange is the test's own, so a fault strikes when it should. The rules are those that are deployed, only in a
 hurry: their windows and waits are shortened, their conditions stay (`hurried`); how long they wait is the unit tests'
@@ -33,6 +33,7 @@ import trio
 from feedhandler.simulator import exchange as simulated
 from feedhandler.simulator.server import serve
 from feedhandler.simulator.settings import Behaviour, Fault, FaultPlan, Settings
+from tests.bridge.nats import NatsServer
 from tests.support.ports import free_port
 from tests.support.processes import MODULE
 
@@ -95,25 +96,27 @@ def alerts() -> set[str]:
     return set(re.findall(r"- alert: (\w+)", RULES.read_text()))
 
 
-class Daemon:
-    """A daemon that can be killed and started again; its log goes to a file, or where nobody reads it."""
+class Program:
+    """A program that can be killed and started again; its log goes to a file, or where nobody reads it."""
 
-    def __init__(self, folder: Path, config: Path, sets: tuple[str, ...], environ: dict[str, str]) -> None:
+    def __init__(self, folder: Path, arguments: tuple[object, ...], environ: dict[str, str]) -> None:
         self._folder = folder
-        self._config = config
-        self._sets = [word for one in sets for word in ("--set", one)]
+        self._arguments = [str(one) for one in arguments]
         self._environ = environ
-        self.flags: tuple[str, ...] = ()
         self.process: trio.Process | None = None
         self.began = 0.0
         """When it was started last (s, wall clock)."""
+
+    def words(self) -> list[str]:
+        """Return what the program is started with."""
+        return self._arguments
 
     async def start(self, program: tuple[str, ...] = MODULE, errors: int | None = None) -> None:
         """Start it."""
         self.began = time.time()
         with (self._folder / "log").open("ab") as log:
             self.process = await trio.lowlevel.open_process(
-                [*program, "run", *self.flags, "--config", os.fspath(self._config), *self._sets],
+                [*program, *self.words()],
                 stdout=log,
                 stderr=log if errors is None else errors,
                 env={**os.environ, **self._environ},
@@ -125,6 +128,20 @@ class Daemon:
         with suppress(ProcessLookupError):
             self.process.kill()
         await self.process.wait()
+
+
+class Daemon(Program):
+    """A daemon."""
+
+    def __init__(self, folder: Path, config: Path, sets: tuple[str, ...], environ: dict[str, str]) -> None:
+        super().__init__(
+            folder, ("--config", config, *(word for one in sets for word in ("--set", one))), environ
+        )
+        self.flags: tuple[str, ...] = ()
+
+    def words(self) -> list[str]:
+        """Return what the program is started with."""
+        return ["run", *self.flags, *super().words()]
 
 
 class Play:
@@ -140,6 +157,8 @@ class Play:
         self._calm_at = time.time()
         self.exchange: simulated.Exchange
         self.daemon: Daemon
+        self.nats: NatsServer
+        self.bridge: Program
 
     async def open(
         self, *sets: str, rate: float = 40, token: bool = False, start: bool = True, **behaviour: Any
@@ -153,6 +172,33 @@ class Play:
         self.daemon = Daemon(self.folder, config, sets, keys)
         if start:
             await self.daemon.start()
+
+    async def open_bridge(self, *arguments: object, server: tuple[object, ...] = ()) -> None:
+        """Start an exchange and a daemon that nobody watches, a NATS, and the bridge that the alerts are about."""
+        await self.open(f'observe.http="127.0.0.1:{free_port()}"', "publish.backlog_mib=1")
+        self.nats = NatsServer(self.folder, arguments=server)
+        await self.nats.start()
+        words = ("--socket", self.folder / "feed.sock", "--server", self.nats.url, "--stream", "FEED")
+        http = ("--http", self.instance, "--snapshot-every-s", 1)
+        self.bridge = Program(self.folder, ("bridge", "nats", *words, *http, *arguments), {})
+        await self.bridge.start()
+        self._nursery.start_soon(self._end_nats)
+
+    async def _end_nats(self) -> None:
+        """Let nothing that the play has started outlive it."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.nats.stop()
+                await self.bridge.kill()
+
+    async def forwards(self, *names: str) -> None:
+        """Wait until Prometheus sees the bridge write, and none of these alerts; what fires from now on counts."""
+        writes = f'feedhandler_bridge_leads{{instance="{self.instance}"}} == 1'
+        await self.until(lambda: self.watch.has(writes))
+        await self.clears(*names)
+        self._calm_at = time.time()
 
     async def open_pair(self, *names: str) -> Daemon:
         """Start an exchange, a daemon, and its standby, which is returned; wait until none of these alerts fires."""
@@ -606,6 +652,58 @@ async def the_standby_has_no_line(play: Play) -> None:
         await second.kill()
 
 
+async def nats_is_away(play: Play) -> None:
+    """What comes has to wait, until the server is there again."""
+    names = ("FeedhandlerBridgeUnlinked", "FeedhandlerBridgeLags")
+    await play.open_bridge()
+    await play.forwards(*names)
+    await play.nats.stop(kill=True)
+    await play.fires(*names)
+    await play.nats.start()
+    await play.clears(*names)
+
+
+async def the_daemon_of_a_bridge_is_killed(play: Play) -> None:
+    """The bridge has nothing to read; the next daemon knows nothing of what was before it."""
+    await play.open_bridge()
+    await play.forwards("FeedhandlerBridgeNoSocket", "FeedhandlerBridgeGap")
+    await play.daemon.kill()
+    await play.fires("FeedhandlerBridgeNoSocket")
+    await play.daemon.start()
+    await play.fires("FeedhandlerBridgeGap")
+    await play.clears("FeedhandlerBridgeNoSocket", "FeedhandlerBridgeGap")
+
+
+async def the_stream_is_full(play: Play) -> None:
+    """It takes no more, until somebody makes room."""
+    await play.open_bridge("--discard", "new", "--max-msgs", 1500)
+    await play.forwards("FeedhandlerBridgeRefused")
+    await play.fires("FeedhandlerBridgeRefused")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_make_room, play.nats)
+        await play.clears("FeedhandlerBridgeRefused")
+        nursery.cancel_scope.cancel()
+
+
+async def _make_room(server: NatsServer) -> None:
+    while True:
+        await server.ask(lambda client: client.jetstream().purge_stream("FEED", keep=100))
+        await trio.sleep(1)
+
+
+async def books_are_too_large(play: Play) -> None:
+    """The server takes no message of that size, until it is told to."""
+    rules = play.folder / "nats.conf"
+    rules.write_text("max_payload: 3KB\n")
+    await play.open_bridge(server=("-c", rules))
+    await play.forwards()
+    await play.fires("FeedhandlerBridgeLeavesOut")
+    rules.write_text("max_payload: 1MB\n")
+    await play.nats.stop()
+    await play.nats.start()
+    await play.clears("FeedhandlerBridgeLeavesOut")
+
+
 PLAYS = (
     the_daemon_is_killed,
     attempts_are_used_up,
@@ -627,10 +725,17 @@ PLAYS = (
     nobody_reads_the_log,
     the_standby_is_gone,
     the_standby_has_no_line,
+    nats_is_away,
+    the_daemon_of_a_bridge_is_killed,
+    the_stream_is_full,
+    books_are_too_large,
 )
 
 
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not there (Debian: prometheus)")
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("prometheus", "nats-server"))),
+    reason="not there: prometheus or nats-server (Debian: packages of these names)",
+)
 async def test_each_alert_fires_at_its_fault_and_clears(tmp_path_factory):
     """All plays, a few at a time, before one Prometheus."""
     folder = tmp_path_factory.mktemp("alerts")  # a socket's path has its bound

@@ -12,10 +12,12 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
 import pytest
+import trio
 import trustme
 
 from tests.bridge.credentials import set_up
@@ -23,7 +25,7 @@ from tests.bridge.nats import nats_server
 from tests.bridge.running import MARKETS, check, ended, exchange, sent_more
 from tests.deploy.containers import CONTAINERFILE, IMAGE, NATS_IMAGE, PATIENCE_S
 from tests.deploy.debian import needs, run
-from tests.deploy.kubernetes import KUBERNETES, bridged, manifests, of_kind, pod_of, probed
+from tests.deploy.kubernetes import KUBERNETES, Manifest, bridged, manifests, of_kind, pod_of, probed
 from tests.support.ports import free_port
 from tests.support.processes import daemon, write_config
 
@@ -168,8 +170,10 @@ async def test_the_image_with_the_bridge(containers, tmp_path):
         ),
     ):
         address = server.url.replace("nats:", "tls:")
+        port = free_port()
         words = [word.replace("tls://nats:4222", address) for word in container["args"]]
-        assert f"--server={address}" in words
+        words = [word.replace("0.0.0.0:9465", f"127.0.0.1:{port}") for word in words]
+        assert {f"--server={address}", f"--http=127.0.0.1:{port}"} <= set(words)
         async with containers.running(
             "bridge",
             NATS_IMAGE,
@@ -178,10 +182,17 @@ async def test_the_image_with_the_bridge(containers, tmp_path):
             options=(*options, "--group-add", group),
         ) as bridge:
             await bridge.child.errors.wait_for('"bridge_led"')
+            for probe in ("readinessProbe", "livenessProbe"):
+                ok = partial(_answers_well, container[probe], port)
+                await trio.to_thread.run_sync(until, ok)
             await sent_more(tmp_path, 500)
             sent, found = await ended(tmp_path, running, server, **access)
             assert await bridge.child.stop() == 0
     check(sent, found)
+
+
+def _answers_well(probe: Manifest, port: int) -> bool:
+    return probed(probe, port) == HTTPStatus.OK
 
 
 @needs_podman

@@ -21,7 +21,7 @@ from tests.deploy.debian import PIP_CONFIG, ROOT, needs
 from tests.support.processes import differences, read_truth
 
 PATIENCE_S = 900
-SCRIPTS = ("single", "pair", "bridge")
+SCRIPTS = ("single", "pair", "bridge", "bridged_pair")
 
 UNIT = """
 [Unit]
@@ -132,7 +132,7 @@ def test_services_in_a_real_systemd(machine: Path, script: str) -> None:
     wrong = re.findall(r"^not ok (.*)$", text, re.MULTILINE)
     assert not wrong, f"{wrong}\n{text[-10000:]}"
     assert re.findall(r"^ok (.*)$", text, re.MULTILINE) == names(script)
-    assert len(names(script)) > 25
+    assert len(names(script)) > 15
 
 
 @needs("systemd-nspawn", "mmdebstrap", "nats-server")
@@ -154,4 +154,14 @@ def test_a_bridge_that_is_stopped_killed_and_frozen_loses_nothing(machine: Path)
     sent = read_truth(machine / "bridged.jsonl")
     assert differences(sent, got.events) == []
     assert sum(map(len, sent.values())) > 1000
+    assert got.marks == []
+
+
+@needs("systemd-nspawn", "mmdebstrap", "nats-server")
+def test_a_bridge_beside_a_pair_is_one_stream(machine: Path) -> None:
+    """A handover, the active daemon killed, and then that and the bridge at once: every event once, without a mark."""
+    got = heard((machine / "pair-stream.jsonl").read_bytes().splitlines())
+    sent = read_truth(machine / "pair-bridged.jsonl")
+    assert differences(sent, got.events) == []
+    assert sum(map(len, sent.values())) > 2000
     assert got.marks == []

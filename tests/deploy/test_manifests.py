@@ -59,6 +59,12 @@ def workload(among: list[Manifest]) -> Manifest:
     )
 
 
+def labels_of(workload: Manifest) -> dict[str, str]:
+    """Return the labels of a workload's pods."""
+    labels: dict[str, str] = workload["spec"]["template"]["metadata"]["labels"]
+    return labels
+
+
 def configured(among: list[Manifest], folder: Path) -> Config:
     """Return the daemon's configuration, written down as its volume has it."""
     for name, text in of_kind("ConfigMap", among)["data"].items():
@@ -178,6 +184,19 @@ def test_an_update_takes_one_of_a_pair_at_a_time(tmp_path):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+def test_the_pod_monitor_of_the_bridge_fits(name, tmp_path):
+    """It asks the bridge's pods, at a port that nothing else has, under the job that the rules ask for."""
+    made = bridged(name, tmp_path)
+    (monitor,) = (one["spec"] for one in made if one["metadata"]["name"] == "feedhandler-bridge")
+    wanted = monitor["selector"]["matchLabels"]
+    (found,) = (one for one in workloads(made) if wanted.items() <= labels_of(one).items())
+    assert labels_of(found)[monitor["jobLabel"]] == "feedhandler"
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    ports = [port["name"] for one in containers_of(pod_of(found)) for port in one.get("ports", ())]
+    assert ports.count(endpoint["port"]) == 1
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 def test_the_bridge_takes_the_consumers_place(name, tmp_path):
     """Its arguments are those of the command, its files are in its volumes, its image is not the daemon's."""
     made = bridged(name, tmp_path)
@@ -195,4 +214,8 @@ def test_the_bridge_takes_the_consumers_place(name, tmp_path):
     volumes = volumes_of(pod, bridge)
     for path in (args.socket, args.tls_ca, args.credentials):
         assert os.fspath(path.parent) in volumes
+    (port,) = bridge["ports"]
+    assert args.http == f"0.0.0.0:{port['containerPort']}"
+    for probe, path in (("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")):
+        assert bridge[probe]["httpGet"] == {"path": path, "port": port["name"]}
     assert volumes["/run/feedhandler"] == volumes_of(pod_of(workload(made)), daemon)["/run/feedhandler"]
