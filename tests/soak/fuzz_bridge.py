@@ -532,11 +532,12 @@ def _missing(
 ) -> Iterator[str]:
     """Name what is neither in the stream nor within a gap, though a host that lives has brought it.
 
+    A channel begins with its first event that is not late: what is older is in the book before it, or was never there.
     Of what is older than the oldest event of the channel that a host could read in the stream it can't know whether it
     stood there: limits have deleted that, or its first reading does not reach so far back.
     """
     there = set(found)
-    first = truth.index(found[0]) if found else 0  # a late event may be older than the beginning
+    first = next((one for one in order if one is not None), len(truth))
     for host in fleet.hosts:
         if host.dead:
             continue
