@@ -318,7 +318,7 @@ class Channel:
     def is_needless(self, entry: Entry) -> bool:
         """Tell whether an entry need not be sent: a book that the stream is ahead of, trades that it has recovered."""
         if entry.is_snapshot:
-            return self.owed.goes_on
+            return self.owed.goes_on or self._overtaken
         return self.is_late(entry) and self._has_recovered(entry)
 
     def due_at(self, takeover_s: float) -> float:

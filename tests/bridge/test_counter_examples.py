@@ -454,3 +454,14 @@ def test_what_is_too_large_stands_in_its_place_for_all_hosts(stage: Stage) -> No
     stage.both(*events(TRADES, 6))
     stage.let(2 * TAKEOVER_S)
     assert stage.shown(TRADES) == ["1", "gap too_large", "6"]
+
+
+def test_a_book_that_is_pending_before_a_gap_is_left_out_where_the_stream_is_ahead(stage: Stage) -> None:
+    """It lacks what another host has written meanwhile."""
+    stage.both(book(BOOK), *events(BOOK, 1))
+    stage.bring(stage.b, book(BOOK, "audit"), gap(BOOK, 1, 9))
+    forestall(stage, *events(BOOK, 2))
+    stage.a.unlink()
+    stage.bring(stage.b, *events(BOOK, 2))
+    stage.let(2 * TAKEOVER_S)
+    assert "snapshot audit" not in stage.shown(BOOK)
