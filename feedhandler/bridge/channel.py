@@ -3,32 +3,47 @@
 **The stream is the merged sequence, and this host is one line of it**: the rules are those of the lines of a feed. A
 host is *aligned* in a channel when it knows its place there. Then what the stream has and the host has not brought yet
 is *owed*; what the host has and the stream has not is *pending*. Both are counted by occurrence, so real repeats come
-out as often as they came in. An event of ours that the stream has gone past is *late*.
+out as often as they came in. An event of ours that the stream has gone past is *late*. Where the stream has something
+that this host has not brought, and this host something that the stream has not, either may have missed the other's: the
+exchange's own times tell which, as far as they differ, else the stream counts as ahead.
 
-A host is a *witness* where its place is not known: at its start, behind a gap of its own daemon, and where messages of
-the stream were deleted before it has read them. It holds what it gets, and joins with the first event that stands once
-on both sides and whose content can't recur by accident, or with a record that is the very one that is in the stream
-already. What it held before that has been dealt with by the stream: it is dropped, a gap of its own included, since the
-stream went on without. An event that came late proves no place.
+A host is a *witness* where its place is not known: at its start, behind a gap of its own daemon or of another host, and
+where messages of the stream were deleted before it has read them. It holds what it gets, and joins with the first event
+that stands once on both sides and whose content can't recur by accident, or with a record that is the very one that is
+in the stream already. An event that came late proves no place, nor does one that stands before the newest gap. What
+the host held before that has been dealt with by the stream, and is dropped, a gap of its own included; but **what can't
+be in the stream is late** (`_is_missed`): it is newer than where the window begins, and not in the window; or this host
+had seen that the stream did not have it.
 
 Where no join comes, and the stream of the channel stands still (`decree`), the host begins by decree: in an empty
-channel at once, otherwise behind a gap record, which is its daemon's own if there is one, and with what arrived later
-than all that the stream has: a backlog begins with what is there already. A book begins with a snapshot. **Whoever
-else writes to the channel before the decree has reached the stream makes it void**, and the host is a witness again.
+channel at once, otherwise behind a gap record, which is its daemon's own if there is one, and with what is newer than
+all that the stream has: a backlog begins with what is there already. A book begins with a snapshot; where there is none
+behind what is there already, one is asked for. **Whoever else writes to the channel before the decree has reached the
+stream makes it void**, and the host is a witness again.
 
 A message of unknown type has no content that proves a place; on such a channel a host is always aligned, and promises
 nothing.
 
-Residue: what arrived later is told by the hosts' wall clocks. Where they differ, a decree may leave out what is newer,
-under its gap, or double contents that have no identity, or that the stream had before this host has read it. A book
-that one host gives is no fence for another: an ordinary event may be in it already. What a witness has held before its
-join, and the writer's daemon has missed without knowing it, is not made good. Where limits have deleted all that the
-stream had of a channel, its seqs begin anew.
+**What is proven**, as long as the exchange's own times do not go back within a channel: a content that can't recur is
+in the stream once; what a host that lives has brought is there, called late where it stands behind its place, or lies
+in a gap; nothing else is out of order; a book's delta that is not called late is not in the book before it.
+
+**What nobody can know**, and is left out or doubled without a mark:
+
+- What a host has from before the oldest record of the channel that it could read (limits have deleted what stood
+  there, or the reading at its start does not reach so far back: `window`) may have stood there. It is left out, unless
+  this host has seen the stream without it: then it is sent, and is doubled if another host's was deleted unread and
+  longer ago than the server knows ids (`--duplicate-window-s`).
+- A content without identity or time that was held before a join; in a decree it is new if the hosts' wall clocks say
+  so.
+- What a host has of a channel from before the first event there: the stream begins with that.
+- Rows that one daemon has recovered behind a gap of its own, and the writer missed without knowing it.
+- Where limits have deleted all that the stream had of a channel, its seqs begin anew.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable
-from itertools import dropwhile
+from collections.abc import Callable, Iterable
+from itertools import dropwhile, islice
 from typing import Final
 
 import msgspec
@@ -38,8 +53,10 @@ from feedhandler.bridge.entries import (
     BOOK,
     GAP,
     LATE,
+    ORDINARY,
     OTHER,
     SNAPSHOT,
+    TOO_LARGE,
     Entry,
     Stored,
     gap_entry,
@@ -47,6 +64,7 @@ from feedhandler.bridge.entries import (
 from feedhandler.bridge.ledger import Ledger
 from feedhandler.bridge.window import WINDOW_EVENTS, Place, Window
 from feedhandler.client import Event, Gap
+from feedhandler.core.messages import Identity
 from feedhandler.exchange.messages import Dialect
 from feedhandler.exchange.trades import RowKey, read_trades
 
@@ -95,7 +113,12 @@ class Channel:
         self._held: deque[Entry] = deque()
         self._held_keys: Counter[str] = Counter()
         self._held_bytes = 0
+        self._outdated = 0  # how many of the held, from the first on, are no news
         self._newest_origin = ""
+        self._newest = b""  # the record of the newest ordinary event
+        self._told_ms: int | None = None  # the newest of the exchange's times, as a record has told
+        self._overtaken = False  # the stream has gone on beside what is pending, while this host is a witness
+        self._fence = 0  # what stands in the window before another's gap proves no place
         self._joined = -1
         self._is_torn = False  # what comes next does not follow what is held
         self._unconfirmed = False  # we began by decree, and nothing of that is in the stream yet
@@ -131,6 +154,7 @@ class Channel:
 
     def _step_back(self) -> None:
         self.aligned = False
+        self._overtaken = self._overtaken or (self.owed.goes_on and len(self.pending) > 0)
         self.owed = Ledger()
 
     def _offer(self, entry: Entry, now: float) -> None:
@@ -140,19 +164,51 @@ class Channel:
         if entry.is_event and self.owed.take(entry.key):
             self._pass(self.pending.pass_all(), now)  # the stream is past what this host has brought before
             return
-        if self.owed.goes_on:
-            if entry.is_snapshot:
-                return  # the stream is ahead of this book
+        if entry.is_snapshot and self.owed.goes_on:
+            return  # the stream is ahead of this book
+        if self.owed.goes_on and self._is_behind(entry):
             entry.late_since = now
         self._append(entry)
+
+    def _is_behind(self, entry: Entry) -> bool:
+        """Tell whether the stream may be past an event's place, since there is what this host has not brought yet.
+
+        Either the stream's writers have missed the event, or this host has missed what it owes. The exchange's own
+        times tell which, as far as they differ; without them the stream counts as ahead.
+        """
+        if not entry.is_event:
+            return False
+        time = self._identity(entry).time_ms
+        newest = None if time is None else self.newest_ms()
+        if time is None or newest is None or time <= newest:
+            return True
+        self.owed.pass_all()
+        return False
 
     def _is_from_before(self, entry: Entry) -> bool:
         """Tell whether a late event is one that the stream had before this host joined it."""
         number = self.window.find(entry.key) if entry.kind == LATE else None
-        return number is not None and number <= self._joined and self._is_distinct(entry)
+        return number is not None and number <= self._joined and self.is_distinct(entry)
 
-    def _is_distinct(self, entry: Entry) -> bool:
-        return isinstance(entry.record, Event) and self._identify(bytes(entry.record.msg)).distinct
+    def is_distinct(self, entry: Entry) -> bool:
+        """Tell whether it is an event whose content can't recur by accident."""
+        return isinstance(entry.record, Event) and self._identity(entry).distinct
+
+    def _identity(self, entry: Entry) -> Identity:
+        assert isinstance(entry.record, Event)
+        return self._identify(bytes(entry.record.msg))
+
+    def _time_ms(self, data: bytes) -> int | None:
+        """Return the exchange's own time of a record of the stream; None where it has none."""
+        try:
+            return self._identify(bytes(_message(data).msg)).time_ms
+        except _BROKEN:
+            return None
+
+    def newest_ms(self, *flying: bytes) -> int | None:
+        """Return the newest of the exchange's own times in the stream, and in what is on its way there."""
+        times = (self._told_ms, *(self._time_ms(one) for one in (self._newest, *flying)))
+        return max((time for time in times if time is not None), default=None)
 
     def _append(self, entry: Entry) -> None:
         self.pending.add(entry)
@@ -164,27 +220,52 @@ class Channel:
     def take(self, stored: Stored, now: float, *, own: bool = False) -> None:
         """Take what has come to stand in the stream, from whichever host; ``own`` is what was on its way from here."""
         self.seq, self.sequence, self.begun, self.progressed = stored.seq, stored.sequence, True, now
-        self._newest_origin = stored.origin
-        self.recv = max(
-            self.recv, stored.recv - (stored.kind == GAP)
-        )  # a gap ends with what is not there yet
-        if stored.is_event:
-            self.window.add(stored)
-            if stored.kind == BACKFILLED:
-                self._recover(stored.data)
-        elif stored.kind == SNAPSHOT:
-            self.needs_book, self._book_seq = False, stored.seq
-        if stored.book_at > self.book_at:
-            self.book_at, self._book_given = stored.book_at, now
+        is_in_place = stored.is_event or _is_too_large(stored)
+        self._note_record(stored, now, is_in_place=is_in_place)
         if self._unconfirmed and not own and not self._is_first(stored):
             self.revoke()
         self._unconfirmed = False
-        if self._strike(stored, now) or not stored.is_event:
+        if self._strike(stored, now):
             return
-        if self.aligned:
+        if not is_in_place:
+            if stored.kind == GAP and self._promises:
+                self._stop_at_gap()
+        elif self.aligned:
             self._owe(Place(stored.key))
         else:
+            self._overtaken = self._overtaken or len(self.pending) > 0
             self._join_at(stored, now)
+
+    def _note_record(self, stored: Stored, now: float, *, is_in_place: bool) -> None:
+        """Keep what a record tells of the stream."""
+        kind = stored.kind
+        self._newest_origin = stored.origin if kind != LATE else ""
+        self.recv = max(self.recv, stored.recv - (kind == GAP))  # a gap ends with what is not there yet
+        if is_in_place:
+            self.window.add(stored)
+        if kind == ORDINARY:
+            self._newest = stored.data
+        else:
+            self._note_other(stored)
+        if stored.book_at > self.book_at:
+            self.book_at, self._book_given = stored.book_at, now
+
+    def _note_other(self, stored: Stored) -> None:
+        """Keep what a record tells that is no ordinary event."""
+        if stored.newest_ms is not None:
+            self._told_ms = stored.newest_ms
+        if self.window.oldest is None:
+            self.window.mark(stored)
+        if stored.kind == SNAPSHOT:
+            self.needs_book, self._book_seq = False, stored.seq
+        elif stored.kind == BACKFILLED:
+            self._recover(stored.data)
+
+    def _stop_at_gap(self) -> None:
+        """Be a witness behind another host's gap: what this one has may be from the gap, or from behind it."""
+        self._fence = self.window.last + 1
+        if self.aligned or len(self.pending):
+            self.revoke()
 
     def _is_first(self, stored: Stored) -> bool:
         """Tell whether this is the first record of our own that is pending."""
@@ -230,12 +311,14 @@ class Channel:
 
     def is_late(self, entry: Entry) -> bool:
         """Tell whether an event stands behind its place."""
-        return entry.is_event and entry.late_since > 0
+        if entry.late_since:
+            return entry.is_event
+        return (self.owed.goes_on or self._overtaken) and self._is_behind(entry)
 
     def is_needless(self, entry: Entry) -> bool:
         """Tell whether an entry need not be sent: a book that the stream is ahead of, trades that it has recovered."""
         if entry.is_snapshot:
-            return self.owed.goes_on
+            return self.owed.goes_on or self._overtaken
         return self.is_late(entry) and self._has_recovered(entry)
 
     def due_at(self, takeover_s: float) -> float:
@@ -252,6 +335,12 @@ class Channel:
         every_s *= 1 if self.seq != self._book_seq else QUIET_TIMES
         return now - self._book_given >= every_s
 
+    @property
+    def has_book(self) -> bool:
+        """Whether a snapshot of this host is on its way into the stream, or may get there."""
+        waiting = self.pending if self.aligned else self._news()
+        return any(entry.is_snapshot for entry in waiting)
+
     # Holding, joining, and beginning by decree.
 
     def _hold(self, entry: Entry) -> None:
@@ -265,6 +354,7 @@ class Channel:
 
     def _unhold(self) -> Entry:
         entry = self._held.popleft()
+        self._outdated = max(self._outdated - 1, 0)
         self._held_bytes -= entry.size
         self._held_keys[entry.key] -= 1
         if not self._held_keys[entry.key]:
@@ -290,49 +380,86 @@ class Channel:
         if not entry.is_event:
             return None
         number = self.window.find_origin(entry.origin)
-        if number is not None:
+        if number is not None and number >= self._fence and not self.window.is_late(number):
             return number
         number = self.window.find(entry.key)
         if (
             number is None
+            or number < self._fence
             or self._held_keys[entry.key] > 1
             or entry.kind == LATE
             or self.window.is_late(number)
         ):
             return None
-        return number if self._is_distinct(entry) else None
+        return number if self.is_distinct(entry) else None
 
     def _join(self, entry: Entry, number: int | None, now: float) -> None:
         """Be aligned: an entry is the one at a place of the window; None for the stream's newest record."""
-        while self._unhold() is not entry:
-            pass
-        self.aligned = True
+        before = []
+        while (one := self._unhold()) is not entry:
+            before.append(one)
+        self.aligned, self._overtaken = True, False
         self._joined = self.window.last if number is None else number
         self.owed = Ledger()
         for place in () if number is None else self.window.after(number):
             self.owed.add(place)
         self._pass(self.pending.pass_all(), now)
+        self._append_missed(before, now)
         rest = [self._unhold() for _ in range(len(self._held))]
         for one in rest:
             self.bring(one, now)
 
+    def _append_missed(self, entries: Iterable[Entry], now: float) -> None:
+        """Let those be sent, called late, that the stream has gone past without."""
+        oldest = self.window.oldest
+        oldest_ms = self._time_ms(oldest) if isinstance(oldest, bytes) else oldest
+        for entry in entries:
+            if self._is_missed(entry, oldest_ms):
+                entry.late_since = now
+                self._append(entry)
+
+    def _is_missed(self, entry: Entry, oldest_ms: int | None) -> bool:
+        """Tell whether an event can't be in the stream: it is newer than where the window begins, and not there.
+
+        Nor is, once it is not in the window, what this host has seen the stream without before.
+        """
+        if entry.kind not in {ORDINARY, LATE} or entry.key in self.window or entry.key in self.pending:
+            return False
+        identity = self._identity(entry)
+        if not identity.distinct:
+            return False
+        time = identity.time_ms
+        return entry.unseen or (time is not None and oldest_ms is not None and time > oldest_ms)
+
     def decree(self, now: float, patience_s: float) -> str:
         """Begin without a proof where none will come; return the reason of the gap, "" where there is none."""
-        news = [] if self.aligned else self._news()
+        if self.aligned or not self._held or not self._may_begin(self._held[0], now, patience_s):
+            return ""
+        news = self._news()
         if not news or not self._may_begin(news[0], now, patience_s):
             return ""
         own, entries = (news[0], news[1:]) if news[0].kind == GAP else (None, news)
         if self.is_book:
             entries = list(dropwhile(lambda one: not one.is_snapshot, entries))
+            self.needs_book = self.needs_book or (self.begun and not entries)
         if all(one.kind == GAP for one in entries):
             return ""
-        gap = (own or self._gap_before(entries)) if self.begun else None
-        for _ in range(len(self._held)):
-            self._unhold()
+        self._begin([own or self._gap_before(entries)] if self.begun else [], entries, now)
+        gap = next(iter(self.pending)).record
+        return gap.reason if isinstance(gap, Gap) else ""
+
+    def _begin(self, gap: list[Entry], entries: list[Entry], now: float) -> None:
+        """Begin by decree behind a gap, and with what the stream has gone past without."""
+        newest_ms = self.newest_ms()
+        held = [self._unhold() for _ in range(len(self._held))]
+        older = [one for one in held if one.is_event and not self._is_new(one, newest_ms)]
         self.aligned, self.owed, self._unconfirmed = True, Ledger(), True
-        for entry in [gap, *entries] if gap else entries:
+        self._joined, self._overtaken = self.window.last, False
+        for entry in gap:
             self._append(entry)
-        return gap.record.reason if gap and isinstance(gap.record, Gap) else ""
+        self._append_missed(older, now)
+        for entry in entries:
+            self._append(entry)
 
     def _may_begin(self, first: Entry, now: float, patience_s: float) -> bool:
         """Tell whether nobody else will go on here."""
@@ -345,37 +472,59 @@ class Channel:
 
         What is older may be in the stream, gaps and books before that are about what is.
         """
-        held = [one for one in self._held if self.is_book or not self._is_there(one)]
-        if not held or not self.begun or (held[0].kind == GAP and held[0].recv > self.recv):
-            return held
-        first = next((i for i, one in enumerate(held) if one.is_event and one.recv > self.recv), len(held))
+        if not self.begun:
+            return list(dropwhile(lambda one: one.kind == LATE, self._held))
+        newest_ms = self.newest_ms()
+        for entry in islice(self._held, self._outdated, None):
+            if entry.is_event and self._is_new(entry, newest_ms):
+                break
+            self._outdated += 1
+        held, first = list(self._held), self._outdated
         if first == len(held):
-            return []
+            if not (held and held[0].kind == GAP and held[0].recv > self.recv):
+                return []
+            first = 0
+        told = [not one.is_event or self._is_new(one, newest_ms) for one in held[first:]]
+        if self.is_book and False in told:  # a snapshot before an event that is there already would undo it
+            last = len(told) - told[::-1].index(False)
+            first, told = first + last, told[last:]
         while first and not held[first - 1].is_event:
             first -= 1
-        return [one for one in held[first:] if one.recv > self.recv or not one.is_event]
+            told.insert(0, True)
+        return [one for one, is_new in zip(held[first:], told, strict=True) if is_new]
 
-    def _is_there(self, entry: Entry) -> bool:
-        """Tell whether the stream has an event, whatever the clocks say."""
-        return self.window.find(entry.key) is not None and self._is_distinct(entry)
+    def _is_new(self, entry: Entry, newest_ms: int | None) -> bool:
+        """Tell whether an event is newer than all that the stream has, by the exchange's times, else by the hosts'."""
+        identity = self._identity(entry)
+        if identity.distinct and entry.key in self.window:
+            return False
+        if identity.time_ms is not None and newest_ms is not None and identity.time_ms != newest_ms:
+            return identity.time_ms > newest_ms
+        return entry.recv > self.recv
 
     def _gap_before(self, entries: list[Entry]) -> Entry:
         """Return the gap record that a beginning needs, unless it is the beginning of all or has one of its own."""
         until = next((one.recv for one in entries if one.recv > self.recv), self.recv)
         return gap_entry(entries[0], UNFORWARDED, self.recv, until)
 
+    def tear(self) -> None:
+        """Be a witness: messages of the stream are gone, and nobody knows which."""
+        self.revoke()
+        self.window = Window()
+        self._fence, self._joined = 0, -1
+
     def revoke(self) -> None:
         """Be a witness again, with all that is pending: another host was there before our decree, or may have been."""
         if not self._promises:
             return
-        self._unconfirmed = False
+        unseen, self._unconfirmed = not self._unconfirmed, False
         self._step_back()
         later = [self._unhold() for _ in range(len(self._held))]
         entries = list(self.pending)
         for number, entry in enumerate(entries):
             self.leave_out(entry)
             if entry.origin or number:  # the gap of a decree stands first
-                self._hold(msgspec.structs.replace(entry, done=False, late_since=0.0))
+                self._hold(msgspec.structs.replace(entry, done=False, late_since=0.0, unseen=unseen))
         for entry in later:
             self._hold(entry)
 
@@ -405,8 +554,19 @@ class Channel:
 
 
 class _Message(msgspec.Struct, gc=False):
-    msg: msgspec.Raw
+    msg: msgspec.Raw = msgspec.Raw()
+    reason: str = ""
 
 
 _message = msgspec.json.Decoder(_Message).decode
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def _is_too_large(stored: Stored) -> bool:
+    """Tell whether a record is a gap in the place of an event that was too large."""
+    if stored.kind != GAP:
+        return False
+    try:
+        return _message(stored.data).reason == TOO_LARGE
+    except _BROKEN:
+        return False

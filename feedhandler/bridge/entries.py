@@ -25,6 +25,9 @@ OTHER: Final = "other"
 ORDINARY, LATE, BACKFILLED = "ordinary", "late", "backfilled"
 GAP, SNAPSHOT = "gap", "snapshot"
 
+TOO_LARGE: Final = "too_large"
+"""The reason of a gap record in the place of an event that the server does not take."""
+
 ID: Final = "Nats-Msg-Id"
 EXPECTED_ID: Final = "Nats-Expected-Last-Msg-Id"
 EXPECTED_SEQUENCE: Final = "Nats-Expected-Last-Sequence"
@@ -35,6 +38,8 @@ RECV: Final = "Feed-Recv"
 ORIGIN: Final = "Feed-Origin"
 BOOK_AT: Final = "Feed-Snapshot"
 """In a book's channel: the sequence of the newest snapshot in the stream, from where a consumer may begin."""
+NEWEST: Final = "Feed-Newest"
+"""Beside what is no ordinary event: the newest of the exchange's own times in the channel (ms)."""
 
 
 class Entry(msgspec.Struct, gc=False, eq=False):
@@ -51,6 +56,8 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     """Its place in the ledger."""
     late_since: float = 0.0
     """When the stream went past its place (s); 0 while it has not."""
+    unseen: bool = False
+    """It is not in the stream, as far as this host has read it."""
     done: bool = False
     """It is in the stream, or need not get there."""
 
@@ -115,6 +122,8 @@ class Stored(NamedTuple):
     data: bytes
     book_at: int = 0
     """The sequence of the channel's newest snapshot, this one included; 0 where there is none."""
+    newest_ms: int | None = None
+    """The newest of the exchange's own times in the channel; None beside an ordinary event, which has its own."""
 
     @property
     def is_event(self) -> bool:
@@ -161,7 +170,9 @@ def encode(entry: Entry, seq: int) -> bytes:
             return msgspec.json.encode(_Snapshot("snapshot", book.channel, seq, reason, book.msg))
 
 
-def headers_of(entry: Entry, seq: int, occurrence: int, book_at: int = 0) -> dict[str, str]:
+def headers_of(
+    entry: Entry, seq: int, occurrence: int, book_at: int = 0, newest_ms: int | None = None
+) -> dict[str, str]:
     """Return what tells a stored entry without its being read."""
     headers = {
         ID: f"{entry.key}-{occurrence}",
@@ -170,7 +181,11 @@ def headers_of(entry: Entry, seq: int, occurrence: int, book_at: int = 0) -> dic
         RECV: str(entry.recv),
         ORIGIN: entry.origin,
     }
-    return headers | {BOOK_AT: str(book_at)} if book_at else headers
+    if book_at:
+        headers[BOOK_AT] = str(book_at)
+    if newest_ms is not None and newest_ms >= 0:
+        headers[NEWEST] = str(newest_ms)
+    return headers
 
 
 def read_stored(
@@ -185,9 +200,13 @@ def read_stored(
     if channel is None:
         channel = _channel_in(data)
     count, seq, recv, book_at = map(int, numbers)
-    return Stored(
-        sequence, channel, headers[KIND], key, count, seq, recv, headers.get(ORIGIN, ""), data, book_at
-    )
+    kind, origin = headers[KIND], headers.get(ORIGIN, "")
+    newest_ms = _time_in(headers[NEWEST]) if NEWEST in headers else None
+    return Stored(sequence, channel, kind, key, count, seq, recv, origin, data, book_at, newest_ms)
+
+
+def _time_in(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() else None
 
 
 class _Named(msgspec.Struct, gc=False):

@@ -38,6 +38,9 @@ class Ledger(Generic[Item]):
     def __len__(self) -> int:
         return len(self._passed) + len(self._ahead)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._by_key
+
     def __iter__(self) -> Iterator[Item]:
         return chain(self._passed.values(), self._ahead.values())
 

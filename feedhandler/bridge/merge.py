@@ -8,11 +8,20 @@ Ids tell the event and not the writer, so there are two conditions more: each bu
 before it in its channel (`Nats-Expected-Last-Subject-Sequence`), and the first flies alone until it is confirmed. So a
 message stands behind its predecessor or nowhere; whatever the server refuses or loses, nothing that follows it gets in
 before it, and nothing is stored twice. So who leads need not even read the stream: a condition that fails says that
-somebody else is there. This needs neither a lock nor a clock, nor the server's memory of ids.
+somebody else is there. This needs neither a lock nor a clock, nor the server's memory of ids. Where the server
+remembers an id all the same, of a message that this host could not read any more, a content that can't recur is the
+same event, and need not be sent; another one gets the next id (`repeat`).
 
 Who reads a message of another host **follows**: what stands there is struck out here. Who has had something pending
 for a while, with nobody else going on with that channel, **leads** (`due`). Two who both want to lead cost each other a
 round trip, no more.
+
+What a record of the stream tells of those before it, for hosts that can't read them any more: in a book's channel where
+its newest snapshot is, and beside all that is no ordinary event the newest of the exchange's own times (`Feed-Newest`).
+
+Proven of any number of hosts, whatever is lost or refused: a channel's seqs have no hole, no id is in the stream twice,
+and what stands there stands behind what its writer had read. What of the order and of losses is proven, and what can't
+be known, is `channel`'s.
 
 Residue: where one host's messages take longer to the server than another host needs to lead and to hear of its first,
 and both have the same contents at the same places, one may still fit behind the other's. What was to stand before it
@@ -29,6 +38,7 @@ from typing import Final, NamedTuple
 
 from feedhandler.bridge.channel import Channel
 from feedhandler.bridge.entries import (
+    BACKFILLED,
     EXPECTED_ID,
     EXPECTED_OF_SUBJECT,
     EXPECTED_SEQUENCE,
@@ -36,6 +46,8 @@ from feedhandler.bridge.entries import (
     ID,
     LATE,
     ORDINARY,
+    SNAPSHOT,
+    TOO_LARGE,
     Entry,
     Stored,
     encode,
@@ -49,8 +61,8 @@ from feedhandler.core.notes import Note, Notify, Value
 CHANNELS: Final = 10_000
 """Channels that are known; one more is left out, since something is wrong with the names."""
 
-TOO_LARGE: Final = "too_large"
-"""The reason of a gap record in the place of an event that the server does not take."""
+TELLING: Final = frozenset({LATE, BACKFILLED, GAP, SNAPSHOT})
+"""The kinds beside which the newest time of the channel is told."""
 
 HEADER_BYTES: Final = 1024
 """Room that is left for the headers of a message."""
@@ -144,9 +156,11 @@ class Merge:
         own = bool(self._flights) and _is_flight(self._flights[0], sequence, stored)
         if not own and (self.leads or self._flights):
             self.follow("another host writes" if stored else "somebody else writes")
-        if sequence > self.sequence + 1:  # what stood between is gone: limits, or somebody, have deleted it
+        if (
+            self.sequence and sequence > self.sequence + 1
+        ):  # limits, or somebody, have deleted what stood between
             for channel in self.channels.values():
-                channel.revoke()
+                channel.tear()
         self._settle(sequence, stored, now, own=own)
 
     def recall(self, stored: Stored, now: float) -> None:
@@ -226,8 +240,8 @@ class Merge:
         """Take note that the server knows the id of the first on its way, from the message at ``sequence``.
 
         An answer of another one comes too late: that has been read in the stream already. Return whether the message
-        there is an older event of the same content, whose number is not counted any more: what was on its way may then
-        be sent again at once, and gets a number behind it.
+        there is an older one: the same event, which need not be sent, or one of the same content whose number is not
+        counted any more. What was on its way may then be sent again at once, and gets a number behind it.
         """
         if not self._flights or self._flights[0].sequence != flight_sequence:
             return False
@@ -235,7 +249,12 @@ class Merge:
         is_older = sequence <= self.sequence
         known = dict(self._known)
         self.follow("an id was known to the server")
-        if is_older:
+        channel = self.channels[flight.entry.channel]
+        if is_older and channel.is_distinct(
+            flight.entry
+        ):  # it is the same event, which this host has not read
+            channel.leave_out(flight.entry)
+        elif is_older:
             known[flight.entry.channel, flight.entry.key] = flight.stored.occurrence
             self._known = known
         return is_older
@@ -284,7 +303,9 @@ class Merge:
         occurrence = self._occurrences(channel, entry.key, before + 1, seq) + 1
         if entry.is_snapshot:
             self._flying_books[name] = before + 1
-        headers = headers_of(entry, seq, occurrence, self._flying_books.get(name, channel.book_at))
+        book_at = self._flying_books.get(name, channel.book_at)
+        newest_ms = self._newest_ms(channel, entry, data) if entry.kind in TELLING else None
+        headers = headers_of(entry, seq, occurrence, book_at, newest_ms)
         stored = read_stored(before + 1, name, headers, data)
         assert stored is not None
         headers[EXPECTED_SEQUENCE] = str(before)
@@ -299,6 +320,12 @@ class Merge:
         self._flying_keys.setdefault((name, entry.key), deque()).append(occurrence)
         return flight
 
+    def _newest_ms(self, channel: Channel, entry: Entry, data: bytes) -> int | None:
+        """Return the newest time in a channel, of what is on its way, too, for what does not tell it by itself."""
+        flying = (one for one in reversed(self._flights) if one.entry.channel == channel.name)
+        before = next((one.data for one in flying if one.entry.kind == ORDINARY), b"")
+        return channel.newest_ms(before, data if entry.is_event else b"")
+
     def _occurrences(self, channel: Channel, key: str, sequence: int, seq: int) -> int:
         """Return how often a key has come when what is on its way is there; that is less than a window holds."""
         flying = self._flying_keys.get((channel.name, key))
@@ -309,7 +336,7 @@ class Merge:
     def wanted_books(self) -> Iterable[str]:
         """Return the channels that need a snapshot of their book, and none is on its way."""
         for channel in self.channels.values():
-            if channel.needs_book and not _has_book(channel):
+            if channel.needs_book and not channel.has_book:
                 yield channel.name
 
     def stale_books(self, now: float, every_s: float, tick_s: float) -> list[str]:
@@ -320,7 +347,7 @@ class Merge:
         if not self.leads:
             return []
         books = [channel for channel in self.channels.values() if channel.is_book]
-        stale = (one.name for one in books if one.is_stale(now, every_s) and not _has_book(one))
+        stale = (one.name for one in books if one.is_stale(now, every_s) and not one.has_book)
         return list(islice(stale, ceil(len(books) * tick_s / every_s)))
 
     def _channel(self, name: str) -> Channel | None:
@@ -333,10 +360,6 @@ class Merge:
 
     def _note(self, name: str, **fields: Value) -> None:
         self._notify(Note(name, fields))
-
-
-def _has_book(channel: Channel) -> bool:
-    return any(entry.is_snapshot for entry in channel.pending)
 
 
 def _is_flight(flight: Flight, sequence: int, stored: Stored | None) -> bool:

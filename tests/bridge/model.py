@@ -90,7 +90,7 @@ class Server:
     def messages_of(self, channel: str) -> list[bytes]:
         """Return the exchange's messages in a channel."""
         return [
-            bytes(msgspec.json.decode(one.data, type=_Record).msg)
+            payload_of(one.data)
             for one in self.messages
             if one.channel == channel and msgspec.json.decode(one.data, type=_Record).type == "event"
         ]
@@ -99,6 +99,11 @@ class Server:
 class _Record(msgspec.Struct):
     type: str
     msg: msgspec.Raw = msgspec.Raw(b"")
+
+
+def payload_of(data: bytes) -> bytes:
+    """Return the exchange's message in a record."""
+    return bytes(msgspec.json.decode(data, type=_Record).msg)
 
 
 class Host:

@@ -222,7 +222,7 @@ def test_a_host_alone_that_has_no_proof_says_so(stage):
     stage.a.unlink()
     stage.b = Host("b2", stage.server, Random(1))
     stage.b.link(stage.now)
-    stage.bring(stage.b, event(TRADES, 8, 8, recv=1001), *events(TRADES, 9, 10))
+    stage.bring(stage.b, event(TRADES, 8, 1, recv=1008), *events(TRADES, 9, 10))
     stage.let(PATIENCE_S)
     assert stage.shown(TRADES) == ["1", "2", "gap unforwarded", "9", "10"]
     record = stage.server.records(TRADES)[2]

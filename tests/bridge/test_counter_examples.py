@@ -44,7 +44,7 @@ def test_what_was_deleted_before_it_was_read_may_have_been_ours(stage: Stage) ->
     assert not len(channel.pending)
     stage.a.link(stage.now)
     stage.bring(stage.a, *events(TRADES, 5, 6))
-    stage.let()
+    stage.let(2 * TAKEOVER_S)
     assert stage.shown(TRADES) == ["1", "2", "3", "4", "5", "6"]
 
 
@@ -73,7 +73,7 @@ def test_a_beginning_by_decree_leaves_out_what_the_stream_has(stage: Stage) -> N
     ahead = msgspec.structs.replace(events(TRADES, 2)[0], recv=1009)
     stage.bring(host, gap(TRADES, 1, 8), ahead, *events(TRADES, 12))
     stage.let(2 * PATIENCE_S)
-    assert stage.shown(TRADES) == ["1", "3", "2 late", "gap outage", "12"]
+    assert stage.shown(TRADES) == ["1", "3", "2 late", "gap unforwarded", "12"]
 
 
 def test_an_old_gap_of_the_backlog_is_not_written_again(stage: Stage) -> None:
@@ -233,3 +233,235 @@ def test_a_message_fits_nowhere_but_behind_its_predecessor_of_the_channel(stage:
     stage.let(2 * TAKEOVER_S)
     assert stage.shown(TRADES) == ["1", "2", "6"]
     assert has_whole_seqs(stage, TRADES)
+
+
+def ahead(one: Event, recv: int = 1009) -> Event:
+    """Make a host's copy of an event whose clock is ahead."""
+    return msgspec.structs.replace(one, recv=recv)
+
+
+def forestall(stage: Stage, *records: Event) -> None:
+    """Let host a, which leads, write what host b has not brought; both are linked, and b reads it."""
+    stage.bring(stage.a, *records)
+    stage.a.tick(stage.now)
+    for _ in records:
+        stage.a.deliver()
+        stage.a.answer(stage.now)
+        stage.b.read(stage.now)
+
+
+def test_what_a_host_held_before_it_joined_is_late_where_the_writer_missed_it(stage: Stage) -> None:
+    """What is older than all that the stream has may have been there before; what is newer can't have been."""
+    stage.bring(stage.a, *events(TRADES, 1, 2, 5))
+    stage.let()
+    host = newcomer(stage)
+    stage.bring(host, *events(TRADES, 0, 3, 5))
+    stage.let(2 * TAKEOVER_S)
+    assert stage.shown(TRADES) == ["1", "2", "5", "3 late"]
+
+
+def test_a_late_record_tells_how_new_the_stream_was(stage: Stage) -> None:
+    """A host reads no further back than an event that came late, and holds what the writer missed behind it."""
+    stage.bring(stage.a, *events(TRADES, 1, 4), late(TRADES, 3), *events(TRADES, 9))
+    stage.let()
+    host = newcomer(stage)
+    host.merge.channels.clear()
+    host.merge.sequence = 2
+    stage.a.unlink()
+    host.link(stage.now)
+    stage.bring(host, *events(TRADES, 2, 6, 9))
+    stage.let(2 * TAKEOVER_S)
+    assert stage.shown(TRADES) == ["1", "4", "3 late", "9", "6 late"]
+
+
+def test_a_gap_of_another_host_is_a_fence(stage: Stage) -> None:
+    """Who reads a gap and is not so far yet can't tell whether its next event is from it: what stands behind tells."""
+    stage.both(*events(TRADES, 1))
+    stage.bring(stage.a, gap(TRADES, 1, 4), *events(TRADES, 5))
+    stage.let(2 * PATIENCE_S)
+    stage.bring(stage.b, *events(TRADES, 2, 3))
+    stage.let(2 * TAKEOVER_S)
+    assert stage.shown(TRADES) == ["1", "gap outage", "5"]
+    stage.bring(stage.b, *events(TRADES, 5))
+    stage.let(2 * TAKEOVER_S)
+    assert stage.shown(TRADES) == ["1", "gap outage", "5", "2 late", "3 late"]
+
+
+def test_a_book_behind_a_gap_has_what_another_host_brings(stage: Stage) -> None:
+    """The book that host a gives behind its gap may hold the next events of host b, which needs one of its own."""
+    stage.both(book(BOOK), *events(BOOK, 1))
+    stage.bring(stage.a, gap(BOOK, 1, 4), book(BOOK, "gap"))
+    stage.let(2 * PATIENCE_S)
+    stage.a.unlink()
+    stage.bring(stage.b, *events(BOOK, 2, 3))
+    stage.let(2 * PATIENCE_S)
+    assert stage.shown(BOOK) == ["snapshot start", "1", "gap outage", "snapshot gap"]
+    assert list(stage.b.merge.wanted_books()) == [BOOK]
+    stage.bring(stage.b, book(BOOK, "join"))
+    assert not list(stage.b.merge.wanted_books())
+    stage.let(2 * PATIENCE_S)
+    stage.bring(stage.b, *events(BOOK, 9))
+    stage.let()
+    assert stage.shown(BOOK)[4:] == ["gap unforwarded", "snapshot start", "9"]
+
+
+def test_a_gap_of_another_host_is_a_fence_for_what_is_pending(stage: Stage) -> None:
+    """Also where the host is a witness itself, behind a gap of its own daemon."""
+    stage.both(book(BOOK), *events(BOOK, 1))
+    stage.b.linked = False
+    stage.bring(stage.b, *events(BOOK, 2), gap(BOOK, 2, 9))
+    stage.bring(stage.a, gap(BOOK, 1, 8), book(BOOK, "gap"))
+    stage.let(2 * PATIENCE_S)
+    stage.b.linked = True
+    stage.let(2 * TAKEOVER_S)
+    assert stage.shown(BOOK) == ["snapshot start", "1", "gap outage", "snapshot gap"]
+
+
+def test_what_is_pending_is_late_where_the_stream_is_ahead(stage: Stage) -> None:
+    """Host a never had it; host b has not come so far yet when it goes on."""
+    stage.both(*events(TRADES, 1))
+    stage.bring(stage.b, *events(TRADES, 63))
+    forestall(stage, *events(TRADES, 66))
+    stage.a.unlink()
+    stage.let(2 * TAKEOVER_S)
+    assert stage.shown(TRADES) == ["1", "66", "63 late"]
+
+
+@pytest.mark.parametrize("first", ["own gap", "stream"])
+def test_what_is_pending_before_a_gap_is_late_where_the_stream_is_ahead(stage: Stage, first: str) -> None:
+    """A host whose own daemon has a gap owes nothing any more; what it had before may be overtaken all the same."""
+    stage.both(*events(TRADES, 1))
+    stage.bring(stage.b, *events(TRADES, 3))
+    if first == "own gap":
+        stage.bring(stage.b, gap(TRADES, 3, 9))
+    forestall(stage, *events(TRADES, 4))
+    if first == "stream":
+        stage.bring(stage.b, gap(TRADES, 3, 9))
+    stage.a.unlink()
+    stage.let(2 * TAKEOVER_S)
+    assert stage.shown(TRADES) == ["1", "4", "3 late"]
+
+
+def test_an_event_that_is_newer_than_the_stream_is_in_its_place(stage: Stage) -> None:
+    """A host that has missed what stands there is not behind for ever: the exchange's times tell who is."""
+    stage.both(*events(TRADES, 1))
+    forestall(stage, *events(TRADES, 2))
+    stage.a.unlink()
+    stage.bring(stage.b, *events(TRADES, 3, 4))
+    stage.let(2 * TAKEOVER_S)
+    assert stage.shown(TRADES) == ["1", "2", "3", "4"]
+
+
+def test_what_was_pending_before_messages_were_deleted_is_not_lost(stage: Stage) -> None:
+    """Host a has missed it; of host b's other pending event the server says that it knows it."""
+    stage.both(*events(TRADES, 1))
+    stage.b.unlink()
+    stage.bring(stage.b, *events(TRADES, 3, 4))
+    stage.bring(stage.a, *events(TRADES, 4, 5))
+    stage.let()
+    stage.a.unlink()
+    stage.b.merge.take(3, stage.server.read(3), stage.now)
+    stage.b.link(stage.now)
+    stage.bring(stage.b, *events(TRADES, 5, 6))
+    stage.let(3 * TAKEOVER_S)
+    assert stage.shown(TRADES) == ["1", "4", "5", "3 late", "6"]
+
+
+def test_a_late_record_of_our_own_proves_no_place(stage: Stage) -> None:
+    """A restarted bridge finds its own event in the stream, which stands there behind what this host has after it."""
+    stage.both(*events(TRADES, 1))
+    stage.bring(stage.b, *events(TRADES, 2))
+    forestall(stage, *events(TRADES, 3))
+    stage.bring(stage.b, *events(TRADES, 3))
+    stage.let(2 * TAKEOVER_S)
+    host = newcomer(stage, "b")
+    host._seqs[TRADES] = 1
+    stage.bring(host, *events(TRADES, 2, 3, 4))
+    stage.let(2 * TAKEOVER_S)
+    assert stage.shown(TRADES) == ["1", "3", "2 late", "4"]
+
+
+def test_a_late_event_from_before_a_decree_is_known(stage: Stage) -> None:
+    """A host begins by decree, and then its daemon has late what the stream had before."""
+    stage.bring(stage.a, *events(TRADES, 2))
+    stage.let()
+    stage.a.unlink()
+    host = newcomer(stage)
+    stage.bring(host, *events(TRADES, 3))
+    stage.let(2 * PATIENCE_S)
+    stage.bring(host, late(TRADES, 2))
+    stage.let(2 * TAKEOVER_S)
+    assert stage.shown(TRADES) == ["2", "gap unforwarded", "3"]
+
+
+def test_a_decree_is_not_deceived_by_a_clock(stage: Stage) -> None:
+    """The newest record of a book tells the newest time in it, whatever it is, and all that is read of it."""
+    stage.bring(stage.a, book(BOOK), *events(BOOK, 1, 2), book(BOOK, "audit"))
+    stage.let()
+    stage.a.unlink()
+    host = newcomer(stage)
+    host.merge.channels.clear()
+    stored = stage.server.read(4)
+    assert stored is not None
+    host.merge.recall(stored, stage.now)
+    stage.bring(host, book(BOOK), ahead(events(BOOK, 1)[0]), ahead(events(BOOK, 2)[0]))
+    stage.let(2 * PATIENCE_S)
+    assert stage.shown(BOOK) == ["snapshot start", "1", "2", "snapshot audit"]
+
+
+def test_a_decree_begins_a_book_behind_what_the_stream_has(stage: Stage) -> None:
+    """An older book, and an event behind it that is in the stream already, would undo what stands there."""
+    stage.bring(stage.a, book(BOOK), *events(BOOK, 1), late(BOOK, 3))
+    stage.let()
+    stage.a.unlink()
+    host = newcomer(stage)
+    stage.bring(host, gap(BOOK, 1, 8), book(BOOK), ahead(events(BOOK, 3)[0]), book(BOOK, "join"))
+    stage.let(2 * PATIENCE_S)
+    stage.bring(host, *events(BOOK, 12))
+    stage.let(2 * PATIENCE_S)
+    assert stage.shown(BOOK)[3:] == ["gap unforwarded", "snapshot start", "12"]
+
+
+def test_a_decree_brings_what_the_writer_missed(stage: Stage) -> None:
+    """It is older than the newest in the stream, and no part of the gap: it is late."""
+    stage.bring(stage.a, *events(TRADES, 1, 5))
+    stage.let()
+    stage.a.unlink()
+    host = newcomer(stage)
+    stage.bring(host, *events(TRADES, 3, 9))
+    stage.let(2 * PATIENCE_S)
+    assert stage.shown(TRADES) == ["1", "5", "gap unforwarded", "3 late", "9"]
+
+
+def test_a_channel_begins_with_an_event_in_its_place(stage: Stage) -> None:
+    """A backlog may begin with what came late: what stands around it is not there to tell."""
+    stage.b.unlink()
+    stage.bring(stage.a, late(TRADES, 37), *events(TRADES, 43))
+    stage.let()
+    stage.b.link(stage.now)
+    stage.bring(stage.b, *events(TRADES, 40, 43))
+    stage.let(2 * TAKEOVER_S)
+    assert stage.shown(TRADES) == ["43"]
+
+
+def test_what_is_too_large_stands_in_its_place_for_all_hosts(stage: Stage) -> None:
+    """The gap record of one host is the other's, too, and is no fence."""
+    large = Event(TRADES, 0, "a", 1005, msgspec.Raw(b'{"data":{"ts":5,"n":5,"x":"%b"}}' % (b"x" * 500)))
+    for host in (stage.a, stage.b):
+        host.merge.max_bytes = 1024 + 300
+    stage.both(*events(TRADES, 1), large)
+    assert stage.b.merge.channels[TRADES].aligned
+    stage.both(*events(TRADES, 6))
+    stage.let(2 * TAKEOVER_S)
+    assert stage.shown(TRADES) == ["1", "gap too_large", "6"]
+
+
+def test_a_book_that_is_pending_before_a_gap_is_left_out_where_the_stream_is_ahead(stage: Stage) -> None:
+    """It lacks what another host has written meanwhile."""
+    stage.both(book(BOOK), *events(BOOK, 1))
+    stage.bring(stage.b, book(BOOK, "audit"), gap(BOOK, 1, 9))
+    forestall(stage, *events(BOOK, 2))
+    stage.a.unlink()
+    stage.bring(stage.b, *events(BOOK, 2))
+    stage.let(2 * TAKEOVER_S)
+    assert "snapshot audit" not in stage.shown(BOOK)

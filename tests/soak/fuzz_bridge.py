@@ -26,10 +26,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from feedhandler.bridge.entries import ID, entry_of
+from feedhandler.bridge.entries import ID, SEQ, entry_of
 from feedhandler.bridge.merge import Merge
 from feedhandler.client import Event, Gap, Snapshot
-from tests.bridge.model import PATIENCE_S, STEP_S, Host, Server, event, timeless
+from tests.bridge.model import PATIENCE_S, STEP_S, Host, Server, event, payload_of, timeless
 
 TRADES, OTHERS, BOOK = "M/publicTrades", "N/publicTrades", "M/publicOrderBook"
 CHANNELS: Final = (TRADES, OTHERS, BOOK)
@@ -158,9 +158,9 @@ class Daemon:
 
     def _begin_anew(self, truth: list[Event], index: int, count: int) -> int:
         """Begin another session, some events later."""
+        self._pass_over([*(one for _, one in self._held), *truth[index : index + count]])
         self._held.clear()
         self._lacks.clear()
-        self._pass_over(truth[index : index + count])
         self._sessions += 1
         self._seqs.clear()
         self._say(_book(self._last, set(), "start"))
@@ -227,6 +227,8 @@ class Forwarder(Host):
         self.runs = False
         self.dead = False
         self.brought: set[bytes] = set()
+        self.met: dict[str, bytes | None] = {}
+        """Of each channel that had begun before: the first event that this run has read in the stream."""
         self.session = ""
         self._books: list[tuple[int, Snapshot]] = []
 
@@ -237,6 +239,7 @@ class Forwarder(Host):
         self._answers.clear()
         self.runs, self.linked = True, False
         self.brought.clear()
+        self.met.clear()
         self.link(now)
         self._read_from_oldest(backlog)
 
@@ -293,6 +296,7 @@ class Forwarder(Host):
                 if self.store.deleted < sequence < start:
                     stored = self.store.read(sequence)
                     assert stored is not None
+                    self._meet(sequence)
                     self.merge.recall(stored, now)
         self._read = max(start - 1, self.store.deleted)
         while self._read < len(self.store.messages):
@@ -304,7 +308,19 @@ class Forwarder(Host):
         """Read a message, unless it is gone; who leads does not read."""
         if not self.merge.leads:
             self._read = max(self.merge.sequence, self.store.deleted)
+            if self.linked and self._read < len(self.store.messages):
+                self._meet(self._read + 1)
             super().read(now)
+
+    def _meet(self, sequence: int) -> None:
+        """Take note of the first event of a channel that is read, if some of the channel stood before it."""
+        name, headers, data = self.store.messages[sequence - 1]
+        known = self.merge.channels.get(name)
+        if (known is None or not known.begun) and headers[SEQ] != "1":
+            self.met[name] = None
+        record = json.loads(data)
+        if self.met.get(name, b"") is None and record["type"] == "event":
+            self.met[name] = payload_of(data)
 
     def cut(self, arrived: int) -> None:
         """Lose the connection; so many of the messages on the way arrive still, and no answer."""
@@ -506,19 +522,29 @@ def _faults(fleet: Fleet, channel: str, records: list[dict], *, exact: bool) -> 
                     yield f"{truth[here]!r} is out of order"
                 order.append(here)
             newest = max(newest, here)
-    yield from _missing(fleet, truth, found, order)
+    yield from _missing(fleet, channel, truth, found, order)
     if channel == BOOK:
         yield from _book_faults(fleet, records, found, truth)
 
 
-def _missing(fleet: Fleet, truth: list[bytes], found: list[bytes], order: list[int | None]) -> Iterator[str]:
+def _missing(
+    fleet: Fleet, channel: str, truth: list[bytes], found: list[bytes], order: list[int | None]
+) -> Iterator[str]:
+    """Name what is neither in the stream nor within a gap, though a host that lives has brought it.
+
+    A channel begins with its first event that is not late: what is older is in the book before it, or was never there.
+    Of what is older than the oldest event of the channel that a host could read in the stream it can't know whether it
+    stood there: limits have deleted that, or its first reading does not reach so far back.
+    """
     there = set(found)
-    first = truth.index(found[0]) if found else 0  # a late event may be older than the beginning
+    first = next((one for one in order if one is not None), len(truth))
     for host in fleet.hosts:
         if host.dead:
             continue
+        met = host.met.get(channel)
+        begun = max(first, truth.index(met) if met else 0)
         for index, payload in enumerate(truth):
-            is_due = payload in host.brought and payload not in there and index > first
+            is_due = payload in host.brought and payload not in there and index > begun
             if is_due and not _in_gap(order, index):
                 yield f"{payload!r} is missing"
 
