@@ -32,7 +32,8 @@ Residue
   be taken for what came behind the gap; that may double it, or call others late. The gap is there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from feedhandler.core.divergence import Divergences
@@ -56,6 +57,8 @@ class Following(Streams):
 
     _output: Line | None = None
     _missed: dict[Line, list[tuple[Held, float]]]
+    _replaced: Mapping[str, int] = MappingProxyType({})
+    """From where on what is released of a channel stands behind a book of the output."""
 
     @property
     def follows(self) -> bool:
@@ -137,6 +140,15 @@ class Following(Streams):
                 line.owing.fence = window.head
         self._settle(now)
 
+    def followed_book(self, channel: str, now: float) -> None:
+        """Take a book that the output brings and that does not follow from what it has brought before.
+
+        It stands for what nobody here knows to be released, and a line may be about to bring that.
+        """
+        self._begun = True
+        self._replaced = {**self._replaced, channel: self.window.head}
+        self.followed_gap(now)
+
     def _come_to_head(self, count: int, now: float, recv: int) -> None:
         output = self.lines[OUTPUT]
         assert output.owing is not None
@@ -176,6 +188,10 @@ class Following(Streams):
         before: int | None = None,
     ) -> None:
         """Admit a new event; one that is another daemon's to release is put aside, unless the output has passed it."""
+        if before is not None and self._is_replaced(event.channel, before):
+            line.duplicates += 1
+            line.moved = now
+            return
         if not self.follows:
             super()._release(line, owing, payload, event, now, recv, before=before)
             return
@@ -185,6 +201,23 @@ class Following(Streams):
         else:
             line.aside.append(held)
         line.moved = now
+
+    def _is_replaced(self, channel: str, before: int) -> bool:
+        """Tell whether a book of the output stands for what belongs before a position.
+
+        That is so up to the first event that the output has brought behind the book. Where lines interleave channels
+        differently, an event of another channel says nothing of it.
+        """
+        window, start = self.window, self._replaced.get(channel)
+        if start is None or window.gone.get(channel, -1) >= start or before < window.base:
+            return False
+        if self._interleaved and window.channel(before) != channel:
+            return False
+        stretch = range(max(start, window.base), min(before, window.head))
+        return not any(window.channel(p) == channel and p not in window.late for p in stretch)
+
+    def _has_begun(self, channel: str) -> bool:
+        return channel in self._replaced or super()._has_begun(channel)
 
     def _resolve_aside(self, line: Line, now: float) -> bool:
         """Judge what a line has put aside as far as the output has reached it; tell whether that was anything."""
@@ -245,6 +278,14 @@ class Following(Streams):
             return True
         return bool(owing.passed) and held.identity.distinct and owing.take_passed(held.payload) is not None
 
+    def _is_out_late(self, owing: Owing, held: Held, now: float) -> bool:
+        """Tell whether the output has released what it had passed; a later copy without identity is another event."""
+        return (
+            self._is_out(owing, held, now)
+            if held.identity.distinct
+            else owing.deliver_late(held.payload, now)
+        )
+
     def _is_full(self, line: Line) -> bool:
         bounds = self._bounds
         size = sum(len(held.payload) for held in line.aside)
@@ -255,7 +296,7 @@ class Following(Streams):
         owing, missed = line.owing, self._missed.pop(line)
         if owing is None:
             return
-        left = [(held, since) for held, since in missed if not self._is_out(owing, held, now)]
+        left = [(held, since) for held, since in missed if not self._is_out_late(owing, held, now)]
         kept = [(held, since) for held, since in left if now - since < self._bounds.hold_s]
         if len(kept) < len(left):
             self._note("output_lacked", line=line.name, events=len(left) - len(kept))
@@ -291,12 +332,16 @@ class Following(Streams):
 
     # The end
 
-    def take_over(self, now: float, recv: int) -> None:
-        """Go on alone, from where the output has ended: what it would have released next is released now."""
+    def take_over(self, now: float, recv: int, hidden: Iterable[str] = ()) -> None:
+        """Go on alone, from where the output has ended: what it would have released next is released now.
+
+        Of channels that are ``hidden`` the other daemon has kept what it released, behind a book that it has not got.
+        """
         assert self._output is not None
         lines = [line for line in (*self.lines.values(), *self.ghosts) if line.aside]
         for line in lines:
             self._sift(line, now)
+        self._hide(hidden)
         self._output = None
         self._missed = {}
         self._divergences = Divergences(self._limits.quarantine_divergences)
@@ -305,3 +350,18 @@ class Following(Streams):
             aside, line.aside = line.aside, []
             self._rejudge(line, aside, now)
         self.remove_line(OUTPUT, now, recv)
+
+    def _hide(self, channels: Iterable[str]) -> None:
+        """Let a stretch begin at the head: of these channels it is not known what was released before.
+
+        A line that has brought all up to there goes on; any other has to prove its place behind it.
+        """
+        head, hidden = self.window.head, dict.fromkeys(channels, self.window.head)
+        self._replaced = {**self._replaced, **hidden}
+        if not hidden or not head:
+            return
+        if head not in self.window.gaps[-1:]:
+            self.window.gaps.append(head)
+        for line in (*self.lines.values(), *self.ghosts):
+            if line.owing is not None and line.owing.fence is None and line.owing.position < head:
+                line.owing.fence = head

@@ -47,6 +47,7 @@ def perform(pair: Pair, play: Play) -> None:
             host = pair.standby if step.kind.endswith("own") else pair.active
             _happen_to_a_line(host, LINES[step.line % len(LINES)], step)
         pair.look()
+        pair.check_image()
 
 
 def _happen(pair: Pair, step: Step) -> None:
@@ -64,7 +65,6 @@ def _happen_to_a_daemon(pair: Pair, step: Step) -> None:
     if step.kind == "take over":
         last_bytes = BYTES * step.line * step.size if step.flag else 0
         pair.take_over(LINES[step.line % len(LINES)], reads=step.size, last_bytes=last_bytes)
-        pair.check_image()
         if step.size:
             pair.client.connect(pair.active)
     elif step.kind == "resume":
@@ -120,7 +120,12 @@ async def _played(kind: str, play: Play, clock: MockClock) -> Outcome:
     pair, wrong = None, ""
     try:
         pair = Pair(
-            clock, dated=kind != "ordered", bounds=play.bounds, backlog_bytes=play.backlog, room=play.room
+            clock,
+            dated=kind != "ordered",
+            bounds=play.bounds,
+            backlog_bytes=play.backlog,
+            room=play.room,
+            interleaved=kind != "ordered",
         )
         perform(pair, play)
         pair.settle()

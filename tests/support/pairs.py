@@ -191,7 +191,10 @@ class SmallPublish(Publish, frozen=True, kw_only=True):
 class Host:
     """One daemon: all of it between its lines and its socket."""
 
-    def __init__(self, bounds: Bounds, backlog_bytes: int, *, follows: bool) -> None:
+    def __init__(
+        self, bounds: Bounds, backlog_bytes: int, *, follows: bool, interleaved: bool = False
+    ) -> None:
+        self._interleaved = interleaved
         self._config = Config(
             exchange=Exchange(websocket_url="ws://127.0.0.1:9"),
             feeds=(Feed(markets=(MARKET,), streams=STREAMS, lines=len(LINES)),),
@@ -236,7 +239,9 @@ class Host:
             account_other=lambda: False,
         )
         url = self._config.exchange.websocket_url
-        return LiveFeed(label, url, *wanted, around, follows=self.follows)
+        feed = LiveFeed(label, url, *wanted, around, follows=self.follows)
+        feed.arbiter._interleaved = self._interleaved
+        return feed
 
     @property
     def feed(self) -> LiveFeed:
@@ -369,9 +374,9 @@ class Client:
         self.read()
 
     @property
-    def is_there(self) -> bool:
-        """Whether the client is connected."""
-        return self._at is not None
+    def is_level(self) -> bool:
+        """Whether the client has all that there is."""
+        return self._at is not None and self._at[1].is_level
 
     def leave(self) -> None:
         """Be away."""
@@ -430,7 +435,10 @@ def _levels(message: bytes | str) -> dict[Level, Any]:
 
 
 class Pair:
-    """The market, the active daemon, its standby, and the consumer; ``room`` is that of the follower's connection."""
+    """The market, the active daemon, its standby, and the consumer; ``room`` is that of the follower's connection.
+
+    ``interleaved`` says that all daemons have seen lines differ in how they interleave trades and book.
+    """
 
     def __init__(
         self,
@@ -440,6 +448,7 @@ class Pair:
         bounds: Bounds,
         backlog_bytes: int = 10**6,
         room: int = ENDLESS,
+        interleaved: bool = False,
     ) -> None:
         self._clock = clock
         self._bounds = bounds
@@ -448,7 +457,8 @@ class Pair:
         self.market = Market(dated=dated)
         self.takeovers = 0
         self.client = Client(may_be_refused=backlog_bytes < ENOUGH_BYTES)
-        self.active = Host(bounds, backlog_bytes, follows=False)
+        self._interleaved = interleaved
+        self.active = Host(bounds, backlog_bytes, follows=False, interleaved=interleaved)
         self.client.connect(self.active)
         for name in LINES:
             self.active.connect(name)
@@ -457,7 +467,7 @@ class Pair:
 
     def _stand_by(self) -> None:
         """Let another daemon begin to follow."""
-        self.standby = Host(self._bounds, self._backlog_bytes, follows=True)
+        self.standby = Host(self._bounds, self._backlog_bytes, follows=True, interleaved=self._interleaved)
         self.follow()
 
     def follow(self) -> None:
@@ -587,11 +597,12 @@ class Pair:
         assert self.client.book == self.market.book(), "the last book differs"
 
     def check_image(self) -> None:
-        """Assert that the book that a new consumer would get is the one that the old one has."""
+        """Assert that the book that a new consumer would get is the one that the old one has, if that has all."""
+        self.client.read()
         publisher = self.active.publisher
         channel = publisher.find(BOOK)
         image = b"" if channel is None else publisher._image_of(channel)
-        if image and self.client.book is not None and self.client.is_there:
+        if image and self.client.book is not None and self.client.is_level:
             assert _levels(image) == self.client.book, "the images differ"
 
 
