@@ -22,14 +22,23 @@ Exceptions
   should it come late, and is not released here, not at a takeover either: what is published is not for us to correct.
   So is what a line that joins brings from before something that is out.
 - What is put aside is bounded as what a witness holds is. A line beyond that is a witness again.
-- A gap of the output that says that something may be missing is a gap in the window, for dead lines, too. So is a book
-  that replaces another: what it stands for was released by nobody, and a line may be about to bring it.
+- A gap of the output that says that something may be missing is a gap in the window, for dead lines, too.
+- A book that replaces another, or is the first, **stands for** deltas that nobody here knows to be released. So it is a
+  gap in the window, too, and what a line brings from before what is out behind the book is in there. Likewise at the
+  takeover, where a book is still to come: what the active daemon has kept for it is hidden (``take_over``).
 
 Residue
 -------
+What is not proven, and may be wrong without a mark of its own:
+
 - What the active daemon had read and not released when it was killed, and the own lines were not sent, goes with it.
-- Content without identity from a gap of the output, in a channel in which the line that brings it was not pinned, may
-  be taken for what came behind the gap; that may double it, or call others late. The gap is there.
+- That lines interleave channels differently is not handed over. A standby whose own lines have not shown it takes one
+  order over all channels for proof, as every daemon does until it has seen the contrary (`arbiter`).
+- An event with a time that joins from within a gap, in a channel whose last event before the gap has none: nothing
+  tells which of the two is older, and it goes out as the newer one.
+- Where lines interleave channels differently and deltas have neither time nor identity, a delta that a line brings
+  beside a book of the output may be in that book already, or not: its channel gets a gap (`pinning`), if it is not
+  pinned there by an event from behind the book.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

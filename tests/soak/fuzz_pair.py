@@ -52,7 +52,7 @@ def perform(pair: Pair, play: Play) -> None:
 
 def _happen(pair: Pair, step: Step) -> None:
     if step.kind == "emit":
-        pair.emit(*step.words, ahead=step.ahead, lost_on=step.lost_on)
+        pair.emit(*step.words, ahead=step.ahead, lost_on=step.lost_on % 4 if step.lost_on >= 0 else -1)
     elif step.kind == "answer":
         pair.answer()
     elif step.kind == "tell":

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedhandler.config import Bounds, Publish
-from feedhandler.core.channels import Channel
 from feedhandler.publish.outlet import Outlet
 from feedhandler.publish.server import Publisher
 from feedhandler.standby.mirror import Mirror

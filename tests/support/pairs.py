@@ -490,14 +490,18 @@ class Pair:
     # What happens
 
     def emit(self, *words: bytes, ahead: Sequence[int] = (), lost_on: int = -1) -> None:
-        """Broadcast; of all lines, the active daemon's first, each event overtakes so many of the other stream."""
+        """Broadcast; of all lines, the active daemon's first, each event overtakes so many of the other stream.
+
+        One line may drop them, if its daemon has another one.
+        """
         links = [host.links.get(name) for host in (self.active, self.standby) for name in LINES]
         for word in words:
             stream, payload = self.market.happen(word)
-            if lost_on >= 0 and stream == STREAMS[0]:
+            is_lost = lost_on >= 0 and links[lost_on ^ 1] is not None
+            if is_lost and stream == STREAMS[0]:
                 self.market.dropped.update(rows(payload))
             for index, link in enumerate(links):
-                if link is not None and index != lost_on:
+                if link is not None and not (is_lost and index == lost_on):
                     link.send(stream, payload, ahead[index] if index < len(ahead) else 0)
 
     def answer(self) -> None:
