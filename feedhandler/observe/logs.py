@@ -1,7 +1,9 @@
 """Logs: one line for a note, JSON or for a terminal, and never a wait for whoever reads them.
 
 Lines go through a bounded queue to a thread of their own, so a blocked pipe or disk costs log lines and nothing else:
-what does not fit is counted, and the count is logged when there is room again.
+what does not fit is counted, and the count is logged when there is room again. A line that comes alone is written at
+once, lines that come together in one write: each time the thread wants the interpreter, the data path gives it up, and
+finds its core's caches full of somebody else's data when it goes on.
 
 Repetitions of one note are rate limited: a note with the same key as one that was written less than `REPEAT_S` ago is
 kept back, the newest for all of them. When that time is over, it is written with ``repeated``, the number of notes
@@ -27,6 +29,12 @@ from feedhandler.observe.catalogue import LEVELS, kind_of
 QUEUE_LINES: Final = 10_000
 """Log lines that wait for their reader; further ones are left out and counted."""
 
+WRITE_BYTES: Final = 4096
+"""Lines that go into one write: so much a pipe takes in one piece (PIPE_BUF); a longer line has a write of its own."""
+
+PAUSE_S: Final = 0.1
+"""After writing all that waited, the thread lets so much time pass before it looks for more."""
+
 REPEAT_S: Final = 1.0
 """The same note with the same key is written once in so many seconds."""
 
@@ -45,6 +53,7 @@ class LogWriter:
         self._lines: queue.Queue[bytes | None] = queue.Queue(QUEUE_LINES)
         self._refused = 0  # counted by whoever puts
         self._failed = 0  # counted by the thread
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
@@ -70,6 +79,7 @@ class LogWriter:
 
     def close(self) -> None:
         """Write what waits, within `CLOSE_S`."""
+        self._closing.set()
         try:
             self._lines.put(None, timeout=CLOSE_S)
         except queue.Full:
@@ -77,18 +87,32 @@ class LogWriter:
         self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
-        while (line := self._lines.get()) is not None:
-            try:
-                self._write(line)
-            except OSError:  # nobody reads, or the disk is full: the next line may have more luck
-                self._failed += 1
+        batch = b""
+        while (line := self._next(wait=not batch)) is not None:
+            if not line or len(batch) + len(line) > WRITE_BYTES:
+                self._write(batch)
+                batch = b""
+            if not line:
+                self._closing.wait(PAUSE_S)
+            batch += line
+        self._write(batch)
 
-    def _write(self, line: bytes) -> None:
-        while line:
+    def _next(self, *, wait: bool) -> bytes | None:
+        """Take a line; nothing where none is there and it is not waited for, None at the end."""
+        try:
+            return self._lines.get(block=wait)
+        except queue.Empty:
+            return b""
+
+    def _write(self, lines: bytes) -> None:
+        while lines:
             try:
-                line = line[os.write(self._descriptor, line) :]
+                lines = lines[os.write(self._descriptor, lines) :]
             except BlockingIOError:  # somebody else made the descriptor non-blocking
                 select.select([], [self._descriptor], [])
+            except OSError:  # nobody reads, or the disk is full: the next lines may have more luck
+                self._failed += lines.count(b"\n")
+                return
 
 
 @dataclass

@@ -28,7 +28,7 @@ WATCHES = 8
 WATCH_S = 1.0
 """Between two looks of a watcher."""
 LOG_KINDS = ("quiet", "told", "blocked")
-LOG_TURNS = 4
+LOG_TURNS = 8
 FOLLOWED_KINDS = ("alone", "followed")
 FOLLOWED_TURNS = 8
 CUT_S = 1.0
@@ -204,11 +204,11 @@ def logs(theatre: Theatre, setting: Setting, durations: Durations) -> Figures:
     """Play as for a watcher, while lines break all the time, with three kinds of log in turn.
 
     `quiet` logs errors only; `told` everything, into a pipe that is read; `blocked` everything, into one that is not.
+    Every other turn goes through them backwards, so that what drifts falls on all of them.
     """
     figures: dict[str, list[float]] = {}
     with theatre.stage(setting) as stage:
-        for number in range(LOG_TURNS * len(LOG_KINDS)):
-            name = LOG_KINDS[number % len(LOG_KINDS)]
+        for name in (LOG_KINDS + LOG_KINDS[::-1]) * (LOG_TURNS // 2):
             with _logging(stage.log, name):
                 before = stage.log.pipe.lines
                 seen = _both_ways(stage, durations, cut_s=CUT_S)

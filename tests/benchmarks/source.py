@@ -15,8 +15,9 @@ what was sent on that connection before.
 | `paced`: `seconds`, `rate` | one event after the other, over all markets in turn; the stamp is the time | likewise |
 | `burst`: `events` | so many events at once; the stamp is their number | likewise |
 
-With `cut_s` a flat or paced play breaks one connection of each market every so many seconds, the oldest, as long as
-there are others; one that comes back joins where the foremost of its sisters is.
+With `cut_s` a flat or paced play breaks one connection of each market every so many seconds, one market after the
+other, the oldest, as long as there are others; one that comes back joins where the foremost of its sisters is or was:
+what was broadcast before a line connects, that line never gets.
 
 Flat out the lines take turns, a piece each, and none is sent more than `LEAD_EVENTS` ahead of its slowest sister: a
 real exchange broadcasts, and does not serve one connection after the other. Played is what the system has taken; the
@@ -66,6 +67,8 @@ class Market:
         self.lines: list[Connection] = []
         self.play: Callable[[Connection], Iterator[bytes]] | None = None
         """What a line plays that joins now."""
+        self._foremost = 0
+        """Events of the play that were put out on any line, also one that is gone."""
         self._book = dict(programme.opening)
         self._rounds: dict[int, list[bytes]] = {}
         self._first_stamp = self._next_stamp = 0
@@ -86,25 +89,31 @@ class Market:
 
     def start(self) -> None:
         """Begin a play: what has been played so far is the book to begin with."""
-        done = max((line.sent for line in self.lines), default=0)
-        self._book = self._after(done)
+        self._book = self._after(self._advanced())
         self._rounds.clear()
         self._first_stamp = self._next_stamp
+        self._foremost = 0
         for line in self.lines:
             line.sent = line.round = 0
 
     def join(self, line: "Connection") -> None:
-        """Let a line go on where the foremost is."""
+        """Let a line go on where the foremost is or was."""
         if not self.lines:
             self.reset()
         line.market = self
-        line.sent = max((other.sent for other in self.lines), default=0)
+        line.sent = self._advanced()
         line.round = line.sent // len(self.frames)
         line.play = None if self.play is None else self.play(line)
         self.lines.append(line)
 
+    def leave(self, line: "Connection") -> None:
+        """Let a line go."""
+        self._advanced()
+        self.lines.remove(line)
+
     def reset(self) -> None:
         """Begin with the opening book again."""
+        self._foremost = 0
         self._book = dict(self.programme.opening)
 
     def reply(self, kind: str, request_id: str | None, sent: int) -> bytes:
@@ -116,6 +125,11 @@ class Market:
             self._played(sent), max(0, min(sent, len(self.frames)) - 10 * played.TRADE_ROWS), None
         )
         return played.trades_reply(self.name, recent, request_id, now_ms)
+
+    def _advanced(self) -> int:
+        """Return how far the foremost line is or was."""
+        self._foremost = max(self._foremost, *(line.sent for line in self.lines), 0)
+        return self._foremost
 
     def _after(self, sent: int) -> dict[tuple[str, str], str]:
         book = dict(self._book)
@@ -257,6 +271,7 @@ class Source:
         self._blocked: set[Connection] = set()
         self._expected: int | None = None
         self._cut_s = self._cut_at = 0.0
+        self._cut_turns: Iterator[Market] = iter(())
         self._over = False
 
     def run(self) -> None:
@@ -278,13 +293,13 @@ class Source:
         self._cut()
 
     def _cut(self) -> None:
-        """Break the oldest line of each market that has others, where that is due."""
+        """Break the oldest line of the market whose turn it is, if it has others, where that is due."""
         if not self._cut_s or time.monotonic() < self._cut_at:
             return
-        self._cut_at += self._cut_s
-        for market in self._markets.values():
-            if len(market.lines) > 1:
-                self.drop(market.lines[0])
+        self._cut_at += self._cut_s / len(self._markets)
+        market = next(self._cut_turns)
+        if len(market.lines) > 1:
+            self.drop(market.lines[0])
 
     # Connections
 
@@ -320,7 +335,7 @@ class Source:
         self._connections.discard(connection)
         self._blocked.discard(connection)
         if connection.market is not None:
-            connection.market.lines.remove(connection)
+            connection.market.leave(connection)
         self._selector.unregister(connection)
         connection.play = None
         connection.close()
@@ -388,6 +403,7 @@ class Source:
     def _begin(self, cut_s: float) -> int:
         """Begin a play in which connections break; return when that was (ns)."""
         self._cut_s, self._cut_at = cut_s, time.monotonic() + cut_s
+        self._cut_turns = cycle(self._markets.values())
         for market in self._markets.values():
             market.start()
         return time.monotonic_ns()
@@ -427,7 +443,9 @@ class Source:
             frame = market.frames[counts[market.name] % len(market.frames)]
             counts[market.name] += 1
             data = played.stamped(frame, time.monotonic_ns())
-            first = number % len(market.lines)  # the winner changes all the time, as in the recordings
+            first = number % max(
+                len(market.lines), 1
+            )  # the winner changes all the time, as in the recordings
             for line in market.lines[first:] + market.lines[:first]:
                 line.put(data)
                 line.sent += 1

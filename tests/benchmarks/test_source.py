@@ -8,6 +8,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
+from typing import cast
 
 import pytest
 
@@ -15,6 +17,7 @@ from feedhandler.ingest.frames import FrameSplitter
 from tests.benchmarks import events as played
 from tests.benchmarks import wire
 from tests.benchmarks.control import Child, python
+from tests.benchmarks.source import Connection, Market, Source
 
 MASK = b"\x01\x02\x03\x04"
 EVENTS = 200
@@ -114,9 +117,34 @@ def test_a_line_that_breaks_during_a_play_goes_on_with_its_sister(source: Child,
     """The oldest line is cut while it is not the only one; who comes back gets what its sisters get from then on."""
     ports = source.ask(do="listen")
     source.ask(do="prepare", markets=["BTC-USD"], events=EVENTS)
-    with closing(Client(ports["plain"]).sock) as first, closing(Client(ports["plain"]).sock):
+    with closing(Client(ports["plain"]).sock) as first, closing(Client(ports["plain"]).sock) as second:
         source.ask(do="expect", lines=2)
+        reader = Thread(target=_drain, args=(second,))
+        reader.start()
         done = source.ask(do=play, seconds=0.3, cut_s=0.05, **({"rate": 1000.0} if play == "paced" else {}))
         assert sum(done["events"].values()) > 0
-        while first.recv(1 << 16):
-            pass  # what it was sent before, and then its end
+        _drain(first)  # what it was sent before, and then its end
+        second.shutdown(socket.SHUT_RDWR)
+        reader.join()
+
+
+def _drain(sock: socket.socket) -> None:
+    """Read to the end."""
+    while sock.recv(1 << 16):
+        pass
+
+
+def test_who_comes_back_gets_nothing_from_before() -> None:
+    """A line joins where the foremost was, also if that one is gone: a broadcast of the past is nobody's any more."""
+    market = Market("BTC-USD", played.generated(EVENTS))
+    ahead, behind, back = (Connection(socket.socket(), cast("Source", None)) for _ in range(3))
+    for line in (ahead, behind):
+        market.join(line)
+    ahead.sent, behind.sent = 70, 40
+    market.leave(ahead)
+    market.join(back)
+    assert (behind.sent, back.sent) == (40, 70)
+    market.start()
+    assert (behind.sent, back.sent) == (0, 0)
+    for line in (ahead, behind, back):
+        line.close()

@@ -4,6 +4,12 @@
 
 socket=/run/feedhandler/feed.sock
 
+log_waits() { # whether the daemon has log lines that nobody has read
+    exec 3<> /dev/tcp/127.0.0.1/9464
+    printf 'GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3
+    timeout 5 cat <&3 | grep --quiet '^feedhandler_log_lines_waiting [^0]'
+}
+
 export API_KEY=key-of-the-machine API_SECRET=secret-of-the-machine
 check install section Install
 check configure section Configure
@@ -69,6 +75,31 @@ check watchdog-was-it eval 'test "$(journalctl --unit $unit | grep --count "Watc
 check it-said-why eval 'logged progress_stopped'
 check it-left-a-trace logged 'Fatal Python error: Aborted'
 rm /run/systemd/system/$unit.service.d/freezing.conf
+systemctl daemon-reload
+systemctl restart $unit
+
+cat > /run/systemd/system/$unit.service.d/flooding.conf << 'END'
+[Service]
+ExecStart=
+ExecStart=/bin/bash -c '{ until [ -e /run/flood ]; do sleep 0.1; done; head --bytes 16M /dev/zero | tr "\\0" x | fold --width 4000 >&2; } & exec /opt/feedhandler/bin/feedhandler run --config /etc/feedhandler/feedhandler.toml'
+END
+systemctl daemon-reload
+systemctl restart $unit
+check lives-before-the-journal-stops within 15 status_says '4/4 lines up'
+pid=$(shown MainPID)
+systemctl kill --kill-who main --signal STOP systemd-journald
+touch /run/flood # who shares the daemon's standard error fills what the system keeps for a journal that does not read
+sleep 2
+check commanded-beside-a-standing-journal timeout 5 feedhandler ctl --socket $socket restart BTC-USD a
+check log-waits within 5 log_waits
+check events-beside-a-standing-journal test "$(run_as_service --property SupplementaryGroups=feedhandler-consumers \
+    timeout 10 feedhandler tail --socket $socket --count 100 | wc --lines)" -ge 100
+check all-well-beside-a-standing-journal status_says '^2/2 feeds live'
+systemctl kill --kill-who main --signal CONT systemd-journald
+check log-goes-on within 10 eval '! log_waits'
+check what-had-to-wait-was-logged within 10 logged '"event": "command_received"'
+check the-same-daemon test "$(shown MainPID)" = "$pid"
+rm /run/systemd/system/$unit.service.d/flooding.conf /run/flood
 systemctl daemon-reload
 systemctl restart $unit
 

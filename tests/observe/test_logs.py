@@ -1,9 +1,12 @@
 """The log: its lines, its restraint, and that nobody ever waits for its reader."""
 
+import contextlib
 import fcntl
 import json
 import os
+import socket
 import threading
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -208,6 +211,31 @@ def test_a_full_pipe_loses_lines_and_blocks_nobody(
     pipe.start_reading()
     writer.close()
     assert pipe.end() == [b"%0200d" % number for number in taken]
+
+
+def test_lines_that_come_together_are_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first line goes at once, those after it in as few writes as a pipe takes whole."""
+    monkeypatch.setattr(logs_module, "PAUSE_S", 3600.0)
+    reader, descriptor = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with reader, descriptor:
+        writer = LogWriter(descriptor.fileno())
+        writer.put("first")
+        assert reader.recv(8192).startswith(b"first\n")
+        sent = [f"{number:0200}" for number in range(60)] + ["x" * 5000, "last"]
+        for line in sent:
+            writer.put(line)
+        writer.close()
+        reader.setblocking(False)
+        writes = list(_packets(reader))
+    assert b"".join(writes).decode().splitlines() == sent
+    assert all(one.endswith(b"\n") and (len(one) <= 4096 or one.startswith(b"x")) for one in writes)
+    assert len(writes) <= 6
+
+
+def _packets(reader: socket.socket) -> Iterator[bytes]:
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            yield reader.recv(8192)
 
 
 def test_lines_that_nobody_can_read_are_counted() -> None:
