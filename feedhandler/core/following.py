@@ -205,11 +205,22 @@ class Following(Streams):
             super()._release(line, owing, payload, event, now, recv, before=before)
             return
         held = self._held(payload, event, now, recv, line.floor)
-        if before is not None and self._is_late(event.channel, payload, before):
+        if before is not None and self._has_passed(held, before):
             self._missed.setdefault(line, []).append((held, now))
         else:
             line.aside.append(held)
         line.moved = now
+
+    def _has_passed(self, held: Held, before: int) -> bool:
+        """Tell whether the output will not bring any more, unless late, what belongs before a position that is out.
+
+        In one order over all channels that is so in any channel. What has an identity may wait for its own channel to
+        tell: it is not taken for another event meanwhile.
+        """
+        channel = held.event.channel
+        if not self._interleaved and not held.identity.distinct:
+            return True
+        return self._is_late(channel, held.payload, before)
 
     def _is_replaced(self, channel: str, before: int) -> bool:
         """Tell whether a book of the output stands for what belongs before a position.

@@ -159,7 +159,7 @@ class Joining(Admission):
             return False
         if held.identity.distinct and self.window.find_from(held.payload, line.floor):
             return False
-        return not self._others_in(line, channel)
+        return channel in line.guessed or not self._others_in(line, channel)
 
     def _judge_early(self, line: Line, owing: Owing, held: Held, now: float) -> None:
         """Judge an event that stands before the join of its line, and that the window does not hold there."""

@@ -1,7 +1,10 @@
 """Counter-examples that the fuzzer of takeovers (`tests.soak.fuzz_takeover`) has found, in its smallest form each."""
 
+import pytest
+
 from feedhandler.core.following import Following
 from tests.core.test_following import Pair, begun
+from tests.soak.fuzz_takeover import ordered
 
 
 def following(pair: Pair, *words: bytes) -> None:
@@ -130,3 +133,9 @@ def test_what_the_other_daemon_kept_is_not_known() -> None:
     pair.standby.receive("y", b"b13", b"t14", b"b15")
     assert pair.standby.output == [b"by", b"bx", b"t12", b"b13", b"t14", b"b15"]
     assert pair.standby.gaps == []
+
+
+@pytest.mark.parametrize("seed", [446, 452, 1399, 100923, 102145])
+def test_plays_that_were_wrong(seed: int) -> None:
+    """(3) Contents from within a gap that came again behind it; the last two need a hold that is full, or given up."""
+    assert ordered(seed).wrong == ""

@@ -48,3 +48,19 @@ def test_any_play_is_exact_or_marked(kind: str) -> None:
 
     play()
     assert takeovers >= TAKEOVERS
+
+
+@pytest.mark.parametrize(
+    ("kind", "seed"),
+    [
+        ("ordered", 180),
+        ("ordered", 194),
+        ("ordered", 292),
+        ("ordered", 585),
+        ("mixed", 1587),
+        ("mixed", 1603),
+    ],
+)
+def test_plays_that_were_wrong(kind: str, seed: int) -> None:
+    """(4, 5) Books that stand for deltas, repairs under way and channels of books alone, at the moment of a takeover."""
+    assert judge(kind, seed).wrong == ""
