@@ -62,5 +62,5 @@ def test_any_play_is_exact_or_marked(kind: str) -> None:
     ],
 )
 def test_plays_that_were_wrong(kind: str, seed: int) -> None:
-    """(4, 5) Books that stand for deltas, repairs under way and channels of books alone, at the moment of a takeover."""
+    """(4, 5) Books that stand for deltas, repairs under way, channels of books alone, at the moment of a takeover."""
     assert judge(kind, seed).wrong == ""
