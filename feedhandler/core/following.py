@@ -32,6 +32,7 @@ Residue
 What is not proven, and may be wrong without a mark of its own:
 
 - What the active daemon had read and not released when it was killed, and the own lines were not sent, goes with it.
+- What it has missed without knowing is not mended here, although an own line has brought it: the output has passed it.
 - That lines interleave channels differently is not handed over. A standby whose own lines have not shown it takes one
   order over all channels for proof, as every daemon does until it has seen the contrary (`arbiter`).
 - An event with a time that joins from within a gap, in a channel whose last event before the gap has none: nothing
