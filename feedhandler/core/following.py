@@ -37,6 +37,8 @@ What is not proven, and may be wrong without a mark of its own:
   order over all channels for proof, as every daemon does until it has seen the contrary (`arbiter`).
 - An event with a time that joins from within a gap, in a channel whose last event before the gap has none: nothing
   tells which of the two is older, and it goes out as the newer one.
+- Content without identity from a gap of the output, where takeovers follow one another and holds are at their smallest,
+  can still be doubled, under the gap (one of some thousand random plays, `tests.soak.fuzz_takeover`).
 - Where lines interleave channels differently and deltas have neither time nor identity, a delta that a line brings
   beside a book of the output may be in that book already, or not: its channel gets a gap (`pinning`), if it is not
   pinned there by an event from behind the book.
