@@ -136,7 +136,7 @@ class Anchoring(Joining):
         line.first = {}
         line.joined_at = self.window.head
         line.pinned = None if line.floor == self.window.head else set()
-        line.guessed, line.cut, line.left_out = set(self.window.newest), set(), set()
+        line.guessed, line.cut, line.left_out = set(self.window.newest), set(), {}
         line.moved = now
         self._outage = False
         self._begun = True

@@ -187,6 +187,12 @@ class BookTrack:
         index = bisect_right(self._positions, self._start)
         return self._positions[index] if index < len(self._positions) else None
 
+    @property
+    def oldest(self) -> bytes:
+        """The oldest delta behind the snapshot that is remembered; empty where there is none."""
+        index = bisect_right(self._positions, self._start)
+        return self._payloads[index] if index < len(self._payloads) else b""
+
     def deltas(self, after: int, to: int) -> Sequence[bytes] | None:
         """Return the deltas behind the position ``after`` up to ``to``; None where memory reaches back less."""
         if after + 1 < self._whole_from:

@@ -168,8 +168,17 @@ class BookKeeper:
     def _fold(self, late: Release) -> None:
         """Put a late delta at its place in the book, unless the book has begun behind it."""
         first = self.track.first
-        if (first is not None and late.before > first) or self._is_younger(late):
+        behind = first is not None and late.before > first and not self._is_older(late)
+        if behind or self._is_younger(late):
             self._insert(late)
+
+    def _is_older(self, late: Release) -> bool:
+        """Tell whether a late delta is older than the first one behind the snapshot, as far as times tell.
+
+        Who brings it may not know of that one: then it is placed before a later one.
+        """
+        time_ms, first_ms = self._desk.time_ms(late.payload), self._desk.time_ms(self.track.oldest)
+        return time_ms is not None and first_ms is not None and time_ms < first_ms
 
     def _insert(self, late: Release) -> None:
         self.track.insert_late(late.payload, late.before)

@@ -22,17 +22,30 @@ Exceptions
   should it come late, and is not released here, not at a takeover either: what is published is not for us to correct.
   So is what a line that joins brings from before something that is out.
 - What is put aside is bounded as what a witness holds is. A line beyond that is a witness again.
-- A gap of the output that says that something may be missing is a gap in the window, for dead lines, too. So is a book
-  that replaces another: what it stands for was released by nobody, and a line may be about to bring it.
+- A gap of the output that says that something may be missing is a gap in the window, for dead lines, too.
+- A book that replaces another, or is the first, **stands for** deltas that nobody here knows to be released. So it is a
+  gap in the window, too, and what a line brings from before what is out behind the book is in there. Likewise at the
+  takeover, where a book is still to come: what the active daemon has kept for it is hidden (``take_over``).
 
 Residue
 -------
+What is not proven, and may be wrong without a mark of its own:
+
 - What the active daemon had read and not released when it was killed, and the own lines were not sent, goes with it.
-- Content without identity from a gap of the output, in a channel in which the line that brings it was not pinned, may
-  be taken for what came behind the gap; that may double it, or call others late. The gap is there.
+- What it has missed without knowing is not mended here, although an own line has brought it: the output has passed it.
+- That lines interleave channels differently is not handed over. A standby whose own lines have not shown it takes one
+  order over all channels for proof, as every daemon does until it has seen the contrary (`arbiter`).
+- An event with a time that joins from within a gap, in a channel whose last event before the gap has none: nothing
+  tells which of the two is older, and it goes out as the newer one.
+- Content without identity from a gap of the output, where takeovers follow one another and holds are at their smallest,
+  can still be doubled, under the gap (one of some thousand random plays, `tests.soak.fuzz_takeover`).
+- Where lines interleave channels differently and deltas have neither time nor identity, a delta that a line brings
+  beside a book of the output may be in that book already, or not: its channel gets a gap (`pinning`), if it is not
+  pinned there by an event from behind the book.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from feedhandler.core.divergence import Divergences
@@ -56,6 +69,8 @@ class Following(Streams):
 
     _output: Line | None = None
     _missed: dict[Line, list[tuple[Held, float]]]
+    _replaced: Mapping[str, int] = MappingProxyType({})
+    """From where on what is released of a channel stands behind a book of the output."""
 
     @property
     def follows(self) -> bool:
@@ -137,6 +152,15 @@ class Following(Streams):
                 line.owing.fence = window.head
         self._settle(now)
 
+    def followed_book(self, channel: str, now: float) -> None:
+        """Take a book that the output brings and that does not follow from what it has brought before.
+
+        It stands for what nobody here knows to be released, and a line may be about to bring that.
+        """
+        self._begun = True
+        self._replaced = {**self._replaced, channel: self.window.head}
+        self.followed_gap(now)
+
     def _come_to_head(self, count: int, now: float, recv: int) -> None:
         output = self.lines[OUTPUT]
         assert output.owing is not None
@@ -176,15 +200,47 @@ class Following(Streams):
         before: int | None = None,
     ) -> None:
         """Admit a new event; one that is another daemon's to release is put aside, unless the output has passed it."""
+        if before is not None and self._is_replaced(event.channel, before):
+            line.duplicates += 1
+            line.moved = now
+            return
         if not self.follows:
             super()._release(line, owing, payload, event, now, recv, before=before)
             return
         held = self._held(payload, event, now, recv, line.floor)
-        if before is not None and self._is_late(event.channel, payload, before):
+        if before is not None and self._has_passed(held, before):
             self._missed.setdefault(line, []).append((held, now))
         else:
             line.aside.append(held)
         line.moved = now
+
+    def _has_passed(self, held: Held, before: int) -> bool:
+        """Tell whether the output will not bring any more, unless late, what belongs before a position that is out.
+
+        In one order over all channels that is so in any channel. What has an identity may wait for its own channel to
+        tell: it is not taken for another event meanwhile.
+        """
+        channel = held.event.channel
+        if not self._interleaved and not held.identity.distinct:
+            return True
+        return self._is_late(channel, held.payload, before)
+
+    def _is_replaced(self, channel: str, before: int) -> bool:
+        """Tell whether a book of the output stands for what belongs before a position.
+
+        That is so up to the first event that the output has brought behind the book. Where lines interleave channels
+        differently, an event of another channel says nothing of it.
+        """
+        window, start = self.window, self._replaced.get(channel)
+        if start is None or window.gone.get(channel, -1) >= start or before < window.base:
+            return False
+        if self._interleaved and window.channel(before) != channel:
+            return False
+        stretch = range(max(start, window.base), min(before, window.head))
+        return not any(window.channel(p) == channel and p not in window.late for p in stretch)
+
+    def _has_begun(self, channel: str) -> bool:
+        return channel in self._replaced or super()._has_begun(channel)
 
     def _resolve_aside(self, line: Line, now: float) -> bool:
         """Judge what a line has put aside as far as the output has reached it; tell whether that was anything."""
@@ -245,6 +301,14 @@ class Following(Streams):
             return True
         return bool(owing.passed) and held.identity.distinct and owing.take_passed(held.payload) is not None
 
+    def _is_out_late(self, owing: Owing, held: Held, now: float) -> bool:
+        """Tell whether the output has released what it had passed; a later copy without identity is another event."""
+        return (
+            self._is_out(owing, held, now)
+            if held.identity.distinct
+            else owing.deliver_late(held.payload, now)
+        )
+
     def _is_full(self, line: Line) -> bool:
         bounds = self._bounds
         size = sum(len(held.payload) for held in line.aside)
@@ -255,7 +319,7 @@ class Following(Streams):
         owing, missed = line.owing, self._missed.pop(line)
         if owing is None:
             return
-        left = [(held, since) for held, since in missed if not self._is_out(owing, held, now)]
+        left = [(held, since) for held, since in missed if not self._is_out_late(owing, held, now)]
         kept = [(held, since) for held, since in left if now - since < self._bounds.hold_s]
         if len(kept) < len(left):
             self._note("output_lacked", line=line.name, events=len(left) - len(kept))
@@ -291,12 +355,16 @@ class Following(Streams):
 
     # The end
 
-    def take_over(self, now: float, recv: int) -> None:
-        """Go on alone, from where the output has ended: what it would have released next is released now."""
+    def take_over(self, now: float, recv: int, hidden: Iterable[str] = ()) -> None:
+        """Go on alone, from where the output has ended: what it would have released next is released now.
+
+        Of channels that are ``hidden`` the other daemon has kept what it released, behind a book that it has not got.
+        """
         assert self._output is not None
         lines = [line for line in (*self.lines.values(), *self.ghosts) if line.aside]
         for line in lines:
             self._sift(line, now)
+        self._hide(hidden)
         self._output = None
         self._missed = {}
         self._divergences = Divergences(self._limits.quarantine_divergences)
@@ -305,3 +373,18 @@ class Following(Streams):
             aside, line.aside = line.aside, []
             self._rejudge(line, aside, now)
         self.remove_line(OUTPUT, now, recv)
+
+    def _hide(self, channels: Iterable[str]) -> None:
+        """Let a stretch begin at the head: of these channels it is not known what was released before.
+
+        A line that has brought all up to there goes on; any other has to prove its place behind it.
+        """
+        head, hidden = self.window.head, dict.fromkeys(channels, self.window.head)
+        self._replaced = {**self._replaced, **hidden}
+        if not hidden or not head:
+            return
+        if head not in self.window.gaps[-1:]:
+            self.window.gaps.append(head)
+        for line in (*self.lines.values(), *self.ghosts):
+            if line.owing is not None and line.owing.fence is None and line.owing.position < head:
+                line.owing.fence = head

@@ -31,7 +31,8 @@ OPEN = -2
 class Held(NamedTuple):
     """One held event: as received, as read, its identity, its arrival (wall clock ns; monotonic s).
 
-    ``floor`` is the position from which on it is to be looked for: before that nobody has released it.
+    ``floor`` is the position from which on it is to be looked for: before that nobody has released it. One that is
+    ``early`` stands on its line before the event that has shown where the line stands.
     """
 
     payload: bytes
@@ -40,6 +41,7 @@ class Held(NamedTuple):
     recv: int
     at: float
     floor: int
+    early: bool = False
 
 
 class Hold:

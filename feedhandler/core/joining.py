@@ -11,7 +11,7 @@ what is kept (`compared`), and of what is left nobody has released it up to ther
 older than the window cannot tell; the last event of the channel that has gone tells for what is younger than that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from feedhandler.core.admission import Admission
@@ -57,12 +57,12 @@ class Joining(Admission):
         line.first = dict(first)
         line.owing = self._owing_at(position, {p for p in places if p >= 0}, first, now)
         line.joined_at = position + 1
-        line.pinned, line.guessed, line.left_out = set(first), set(), set()
+        line.pinned, line.guessed, line.left_out = set(first), set(), {}
         line.moved = now
         self._health(line, "joined", now)
         self._note("line_joined", line=line.name, held=len(held), position=position)
         self._take_common_order(line, held[:index], places)
-        self._catch_up(line, line.owing, held, places, first, now)
+        self._catch_up(line, line.owing, held, places, first, now, index)
 
     def _owing_at(self, position: int, matched: set[int], first: dict[str, int], now: float) -> Owing:
         """Return what a line owes that has brought ``matched`` and stands right after ``position``.
@@ -111,8 +111,9 @@ class Joining(Admission):
         places: list[int],
         first: dict[str, int],
         now: float,
+        index: int,
     ) -> None:
-        """Judge what a joining line held and the window does not hold, in the line's order.
+        """Judge what a joining line held and the window does not hold, in the line's order; ``index`` is the proof.
 
         Behind a gap, what has no identity may be from before it and released already. From the first event with an
         identity on it surely is not. What is left out so is a gap of its channel: what is out by now may be behind it.
@@ -122,8 +123,10 @@ class Joining(Admission):
         known = start in {window.base, line.crossing} or line.floor >= start
         line.crossing = -1
         waiting: set[str] = set()
-        left_out: set[str] = set()
-        for one, place_ in zip(held, places, strict=True):
+        left_out: dict[str, int] = {}
+        for i, (one, place_) in enumerate(zip(held, places, strict=True)):
+            if i == index:
+                line.aside = [kept._replace(early=True) for kept in line.aside]
             found = window.find_from(one.payload, line.floor) if one.identity.distinct else ()
             is_new = one.identity.distinct and not found
             known = known or (bool(found) and found[0] >= start) or (is_new and self._is_past(one, start))
@@ -137,6 +140,39 @@ class Joining(Admission):
                 self._leave_out(one, left_out)
             else:
                 line.duplicates += 1
+
+    def _rejudge(self, line: Line, held: Iterable[Held], now: float) -> None:
+        """Judge what was held as if it came now, and what was early where it stands."""
+        for one in held:
+            if line.owing is None:
+                super()._rejudge(line, [one._replace(early=False)], now)
+            elif not line.aside and self._is_before_join(line, one):
+                self._judge_early(line, line.owing, one, now)
+            else:
+                was_empty = not line.aside
+                super()._rejudge(line, [one], now)
+                if was_empty and one.early:
+                    line.aside = [kept._replace(early=True) for kept in line.aside]
+
+    def _is_before_join(self, line: Line, held: Held) -> bool:
+        """Tell whether an event's place is before the line's first proof, since nobody can bring a better one.
+
+        As long as all lines are seen to keep one order over all channels.
+        """
+        channel = held.event.channel
+        if not held.early or self._interleaved or line.pinned is None or channel in line.pinned:
+            return False
+        if held.identity.distinct and self.window.find_from(held.payload, line.floor):
+            return False
+        return channel in line.guessed or not self._others_in(line, channel)
+
+    def _judge_early(self, line: Line, owing: Owing, held: Held, now: float) -> None:
+        """Judge an event that stands before the join of its line, and that the window does not hold there."""
+        start = self.window.proven_from(line.joined_at - 1)
+        if held.identity.distinct or line.floor >= start:
+            self._before_join(line, owing, held, {held.event.channel: line.joined_at - 1}, now)
+        else:
+            self._leave_out(held, line.left_out)
 
     def _compare_before(self, end: int) -> None:
         """Compare what is kept of lines with what the window is about to drop before ``end``."""
@@ -274,7 +310,7 @@ class Joining(Admission):
         """
         window = self.window
         owing = Owing(window, window.head)
-        left_out: set[str] = set()
+        left_out: dict[str, int] = {}
         for held in events:
             channel = held.event.channel
             before = self._first_newer(channel, held.identity.time_ms)

@@ -44,7 +44,8 @@ class Line:
         """Of the channels of which it has brought something from before it joined, the first of that in the window."""
         self.guessed: set[str] = set()
         self.cut: set[str] = set()
-        self.left_out: set[str] = set()
+        self.left_out: dict[str, int] = {}
+        """Of channels of which events were left to a gap, the newest event when it was written."""
         self.aside: list[Held] = []
         self.moved = 0.0
         self.restarting = False

@@ -78,12 +78,13 @@ class Pinning(Merge):
         time, other = held.identity.time_ms, self._dialect.identify(last).time_ms
         return time is not None and other is not None and other < time
 
-    def _leave_out(self, held: Held, left_out: set[str]) -> None:
-        """Leave an event to a gap: the first one of its channel writes it."""
+    def _leave_out(self, held: Held, left_out: dict[str, int]) -> None:
+        """Leave an event to a gap: the first one of its channel writes it, and each behind what has come since."""
         channel = held.event.channel
+        newest = self.window.newest.get(channel, -1)
         self._note("hold_outdated", channel=channel, events=1)
-        if channel not in left_out:
-            left_out.add(channel)
+        if left_out.get(channel) != newest:
+            left_out[channel] = newest
             self.outputs.append(Gap(channel, UNPROVEN, self._last_recv, held.recv))
 
     def _has_delivered(self, line: Line, owing: Owing, channel: str) -> bool:
@@ -109,5 +110,9 @@ class Pinning(Merge):
         not, or where the line's hold was too small for the channel, nothing proves that it is complete.
         """
         line.guessed.add(channel)
-        if (self._interleaved or channel in line.cut) and channel in self.window.newest:
+        if (self._interleaved or channel in line.cut) and self._has_begun(channel):
             self.outputs.append(Gap(channel, UNPROVEN, self._last_recv, recv))
+
+    def _has_begun(self, channel: str) -> bool:
+        """Tell whether anything of a channel is out."""
+        return channel in self.window.newest

@@ -90,6 +90,7 @@ class Recovery:
         self._requests = Asking(desk, settings, new_id)
         self._pulse = Pulse()
         self._states: dict[str, str] = {}
+        self._fallen: set[str] = set()
         self._feed_state = DOWN
         self._begun = False
         self._published: Run | None = None  # its keepers have not heard of it yet
@@ -233,6 +234,8 @@ class Recovery:
             if gap.channel not in {"", name} or gap.stream not in {"", split(name)[1]}:
                 continue
             begun = self.resumed.pop(name, -1) >= 0 or self._begun
+            if keeper is not None and not keeper.syncing:
+                self._fallen.add(name)
             if isinstance(keeper, BookKeeper) or (keeper is not None and begun):
                 self._requests.void(keeper)
                 result += keeper.open_gap(own, now)
@@ -401,6 +404,10 @@ class Recovery:
             keeper.channel: keeper.passing for keeper in self._keepers() if isinstance(keeper, BookKeeper)
         }
 
+    def books_to_come(self) -> list[str]:
+        """Return the channels whose book is not there: what is held of them comes behind it."""
+        return [keeper.channel for keeper in self._keepers() if keeper.kind == BOOK and keeper.syncing]
+
     def behind(self) -> list[BookTrack]:
         """Return the books that have deltas to follow (`BookTrack.catch_up`)."""
         books = [keeper for keeper in self._keepers() if isinstance(keeper, BookKeeper)]
@@ -412,10 +419,14 @@ class Recovery:
         return self._feed_state
 
     def _announce(self, recv: int, result: list[Output]) -> None:
-        """Announce the state of every channel in which it has changed; what was published has begun."""
+        """Announce the state of every channel in which it has changed; what was published has begun.
+
+        A repair that has begun is announced whatever was: a daemon that follows has to know that a gap is owed.
+        """
         self._begun = self._begun or any(type(output) is not State for output in result)
         for name, keeper in self._channels.items():
             state = self._state_of(keeper)
-            if self._states[name] != state:
+            if self._states[name] != state or (name in self._fallen and state == SYNCING):
                 self._states[name] = state
                 result.append(State(state, recv, name))
+        self._fallen.clear()

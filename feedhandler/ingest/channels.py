@@ -71,10 +71,20 @@ class FeedChannels:
         channel = self._channels[name] if name in self._channels else self._channel(name)
         return channel is not None and channel.feed == self._feed
 
+    @property
+    def have_begun(self) -> bool:
+        """Whether anything was published in any of those that this feed publishes in."""
+        return any(channel.next > 1 for channel in self.own())
+
     def last_recv(self, name: str) -> int:
-        """Return when the last record of a channel arrived that goes on; -1 for one that begins."""
+        """Return when the last event of a channel arrived that goes on; -1 for one that begins.
+
+        Of one in which nothing but books has come nobody knows; that is now.
+        """
         channel = self._channels.get(name)
-        return channel.last_ns if channel is not None and channel.next > 1 else -1
+        if channel is None or channel.next == 1:
+            return -1
+        return channel.last_ns if channel.last_ns >= 0 else self._around.wall_ns()
 
     def hears_account(self) -> bool:
         """Tell whether the lines are subscribed to anything of the account: then unknown messages may be about it."""

@@ -155,9 +155,11 @@ class Feed:
         begun = {name: self._channels.last_recv(name) for name in self._channels.names()}
         gaps = [Gap(name, UNPROVEN, last, wall_ns) for name, last in begun.items() if name in self.heir.owed]
         gaps = [gap for gap in gaps if gap.since >= 0]
+        if self._channels.have_begun:
+            self.arbiter.go_on(max((last for last in begun.values() if last >= 0), default=wall_ns))
         self._channels.publish(self.recovery.take_over(self.arbiter.state, gaps, now, wall_ns))
         self._streams.open()
-        self.arbiter.take_over(now, wall_ns)
+        self.arbiter.take_over(now, wall_ns, self.recovery.books_to_come())
         self._carry_out(now, wall_ns)
 
     def retune(self, health: Health, recovery: RecoverySettings) -> None:

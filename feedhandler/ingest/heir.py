@@ -114,7 +114,7 @@ class Heir:
     def book(self, channel: str, message: bytes, now: float, reason: str) -> None:
         """Take a channel's book, after all that has come; one that replaces another stands for what nobody saw."""
         if reason in REPLACING:
-            self._arbiter.followed_gap(now)
+            self._arbiter.followed_book(channel, now)
             self._owed.discard(channel)
         self._recovery.inherit_book(channel, message, self._arbiter.window.head - 1, now)
 

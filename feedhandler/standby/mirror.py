@@ -51,6 +51,7 @@ class Mirror:
         self._now_s = now_s
         self._images: dict[str, Record] = {}
         self._ended: dict[str, Record] = {}
+        self._states: dict[str, str] = {}
         self._label = ""
         self._channels: list[str] = []
         self._payloads: list[bytes] = []
@@ -196,9 +197,19 @@ class Mirror:
         channel = self._publisher.find(record.head.channel)
         if channel is not None:
             self._publisher.inherit_state(channel, record.line)
-            heir = self._heir(channel)
+            self._states[channel.name] = record.head.state
+            if self.is_level:
+                self._show_states()
+
+    def _show_states(self) -> None:
+        """Tell the feeds the states: when level, since what is replayed comes behind a state that is newer."""
+        self._pass_on()
+        states, self._states = self._states, {}
+        for name, word in states.items():
+            channel = self._publisher.find(name)
+            heir = None if channel is None else self._heir(channel)
             if heir is not None:
-                heir.state(channel.name, record.head.state)
+                heir.state(name, word)
 
     def _retired(self, record: Record) -> None:
         channel = self._publisher.find(record.head.channel)
@@ -221,12 +232,16 @@ class Mirror:
         self.is_level = True
 
     def finish(self) -> None:
-        """End what was retired before: all that is kept of it has come, be it that the other daemon died just then."""
+        """End what was retired before: all that is kept of it has come, be it that the other daemon died just then.
+
+        Likewise the states are now those that were told before.
+        """
         for name, record in self._ended.items():
             channel = self._publisher.find(name)
             if channel is not None:
                 self._publisher.inherit_end(channel, record.line, record.head.since)
         self._ended.clear()
+        self._show_states()
 
     def _heard(self, record: Record) -> None:
         self.is_heard = record.head.ready

@@ -694,3 +694,16 @@ def test_a_delta_that_nobody_can_read_costs_one_repair() -> None:
             published = world.answer(world.snapshot())
             assert [getattr(one, "reason", "") for one in published] == ["audit", "audit"]
     assert world.keeper.passing
+
+
+def test_a_late_delta_that_is_older_than_the_first_one_behind_the_snapshot_is_in_there() -> None:
+    """(5) Who brings it does not know that one, and so has it belong before a later one; the times tell."""
+    world = Exchange()
+    for price in (2, 2, 3, 4):
+        world.happen(price, 1 + len(world.payloads))
+    world.keeper.inherit_book(world.snapshot(2), 1, world.now)
+    for index in (2, 3):
+        world.keeper.follow(Release(CHANNEL, world.payloads[index], "a", 7, "", index))
+    before = world.keeper.image()
+    world.keeper.take(Release(CHANNEL, world.payloads[0], "b", 7, "late", 4, 3), world.now)
+    assert world.keeper.image() == before

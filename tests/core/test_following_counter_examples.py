@@ -1,7 +1,10 @@
 """Counter-examples that the fuzzer of takeovers (`tests.soak.fuzz_takeover`) has found, in its smallest form each."""
 
+import pytest
+
 from feedhandler.core.following import Following
 from tests.core.test_following import Pair, begun
+from tests.soak.fuzz_takeover import ordered
 
 
 def following(pair: Pair, *words: bytes) -> None:
@@ -58,3 +61,81 @@ def test_a_dead_line_does_not_bring_what_is_behind_a_gap() -> None:
     pair.standby.deliver("y")
     pair.take_over()
     assert pair.standby.output[len(pair.active.output) :] == [b"b77"]
+
+
+def test_what_a_line_brought_before_its_proof_does_not_stand_behind_it() -> None:
+    """An event of a gap was put aside for the output to bring; at the takeover it is not the copy from behind the gap.
+
+    Where it stood on the line is known: before what the line shares. So it is left to the gap.
+    """
+    pair = Pair()
+    pair.standby.connect("x")
+    brought(pair, b"b42", b"by", b"t58", b"bx", b"t60", b"bx", b"t68")
+    following(pair, b"b1", b"t1", b"-", b"t58", b"bx", b"t60", b"bx", b"t68", b"by")
+    pair.take_over()
+    brought(pair, b"by", b"b77")
+    assert pair.standby.output == [b"b42", b"b77"]
+    assert pair.standby.late == [b"b42"]
+    assert [gap.channel for gap in pair.standby.gaps] == ["M/b"]
+
+
+def test_what_the_output_has_passed_is_no_later_copy() -> None:
+    """What was kept should it come late has no identity: the next event of the same bytes is another one."""
+    pair = Pair()
+    pair.standby.connect("x")
+    following(pair, b"b1", b"t1", b"-", b"by", b"tx", b"tx")
+    brought(pair, b"b34", b"tx", b"by", b"bx", b"by", b"tx", b"tx", b"b69")
+    following(pair, b"b69", b"by")
+    pair.standby.wait(0.1)
+    brought(pair, b"by", b"t83", b"b84")
+    pair.take_over()
+    assert pair.standby.output == [b"t83", b"b84"]
+
+
+def test_what_a_book_stands_for_does_not_come_behind_it() -> None:
+    """(5) The output has begun with a book; what a line brings from before what is out is in there."""
+    pair = Pair()
+    pair.standby.connect("x")
+    following(pair, b"t1", b"t4")
+    pair.arbiter.followed_book("M/b", pair.standby.now)
+    pair.take_over()
+    brought(pair, b"t1", b"b2", b"bx", b"t4")
+    assert pair.standby.output == []
+    brought(pair, b"b5")
+    assert pair.standby.output == [b"b5"]
+
+
+def test_behind_nothing_but_a_book_comes_a_gap() -> None:
+    """(4) Nothing proves what of it the book stands for."""
+    pair = Pair()
+    pair.standby.connect("x")
+    pair.arbiter.followed_book("M/b", pair.standby.now)
+    brought(pair, b"bx")
+    pair.take_over()
+    pair.standby.wait(3)
+    assert [gap.reason for gap in pair.standby.gaps] == ["unproven"]
+    assert pair.standby.output == [b"bx"]
+
+
+def test_what_the_other_daemon_kept_is_not_known() -> None:
+    """(5) It had deltas and no book yet: an early one of the same bytes as a later one is not that."""
+    pair = Pair()
+    pair.standby.connect("x", "y")
+    following(pair, b"t1", b"t4", b"t7", b"t8")
+    pair.standby.receive("x", b"t7")
+    pair.standby.receive("x", b"t8")
+    pair.tell()
+    pair.arbiter.take_over(pair.standby.now, pair.standby.wall, ["M/b"])
+    pair.standby.wait(0.1)
+    pair.standby.receive("x", b"by", b"bx", b"t12")
+    pair.standby.receive("y", b"t1", b"bx", b"t4", b"t7", b"t8", b"by", b"bx", b"t12")
+    pair.standby.receive("x", b"b13", b"t14")
+    pair.standby.receive("y", b"b13", b"t14", b"b15")
+    assert pair.standby.output == [b"by", b"bx", b"t12", b"b13", b"t14", b"b15"]
+    assert pair.standby.gaps == []
+
+
+@pytest.mark.parametrize("seed", [446, 452, 1399, 100923, 102145])
+def test_plays_that_were_wrong(seed: int) -> None:
+    """(3) Contents from within a gap that came again behind it; the last two need a hold that is full, or given up."""
+    assert ordered(seed).wrong == ""

@@ -476,3 +476,14 @@ def test_other_settings_hold_for_what_is_there() -> None:
     house.asked()
     house.wait(1.1)
     assert len(house.asked()) == 1
+
+
+def test_a_repair_is_announced_although_its_channel_was_said_to_be_syncing() -> None:
+    """A daemon that follows takes an event for the end of the repair that was announced before it."""
+    house = House(TRADES)
+    house.event(TRADES, trade(1))
+    house.release(State("syncing", 0))
+    assert house.recovery.state(TRADES) == "syncing"
+    house.event(TRADES, trade(2), 1)
+    assert house.release(Gap("", "unproven", 1, 2)) == [State("syncing", 7, TRADES)]
+    assert house.release(Gap("", "unproven", 1, 3)) == []

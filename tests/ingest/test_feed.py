@@ -687,3 +687,12 @@ async def test_a_channel_is_not_left_to_a_feed_that_makes_nothing_of_it(bench: B
     assert [note["channel"] for note in bench.named("foreign_event")] == [TRADES]
     own.retire()
     assert sorted(one.name for one in publisher.channels() if one.retired) == [BOOK, TRADES]
+
+
+async def test_a_channel_of_books_alone_goes_on_behind_a_gap(bench: Bench) -> None:
+    """(4) Nothing but a book was published in it, by whoever; a feed that begins anew does not know what came since."""
+    channel = bench.shop.channel(BOOK, feed="BTC-USD", account=False)
+    channel.snapshot("start", b"{}")
+    bench.wall_ns = 50
+    feed = bench.feed(streams=("publicOrderBook",))
+    assert feed.recovery.resumed == {BOOK: 50}

@@ -18,8 +18,8 @@ seeds and what was wrong; with ``--shrink`` the shortest play that still is. The
 import argparse
 import random
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from feedhandler.config import Bounds, Health
@@ -60,9 +60,13 @@ class Play:
     bounds: Bounds
     backlog: int
     steps: list[Step]
+    room: int = sys.maxsize
+    """Bytes that a connection takes; of plays that have any."""
 
 
-def drawn(seed: int, *, words: tuple[bytes, ...], mixed: bool = False) -> Play:
+def drawn(
+    seed: int, *, words: tuple[bytes, ...], kinds: tuple[str, ...] = KINDS, mixed: bool = False
+) -> Play:
     """Return the play of a seed."""
     draw = random.Random(seed)
     interleaves, drops = mixed and draw.random() < 0.6, mixed and draw.random() < 0.4
@@ -72,10 +76,10 @@ def drawn(seed: int, *, words: tuple[bytes, ...], mixed: bool = False) -> Play:
         hold_events=400 if drops else draw.choice([8, 16, 400]),
     )
     calm = draw.random() < 0.4
-    kinds = [kind for kind in KINDS if not (calm and kind.startswith("kill"))]
+    happening = [kind for kind in kinds if not (calm and kind.startswith("kill"))]
     steps = [
         Step(
-            draw.choice(kinds),
+            draw.choice(happening),
             draw.randrange(8),
             draw.randint(0, 7),
             draw.random() < 0.3,
@@ -223,6 +227,9 @@ class Outcome(NamedTuple):
     wrong: str
 
 
+Judge = Callable[[int, Play], Outcome]
+
+
 def ordered(seed: int, play: Play | None = None) -> Outcome:
     """Judge a play in one order, whose contents recur."""
     return _judged(play or draw_ordered(seed), _assert_exact_or_marked)
@@ -264,15 +271,14 @@ JUDGES: Final = {"ordered": ordered, "mixed": mixed}
 DRAWS: Final = {"ordered": draw_ordered, "mixed": draw_mixed}
 
 
-def shrunk(kind: str, seed: int) -> Play:
+def shrunk(judge: Judge, seed: int, play: Play) -> Play:
     """Return the shortest play that is wrong in the same way: as the first word of what was wrong says."""
-    judge, play = JUDGES[kind], DRAWS[kind](seed)
     fault = _sort(judge(seed, play).wrong)
     size = len(play.steps) // 2
     while size:
         start = 0
         while start < len(play.steps):
-            fewer = Play(play.bounds, play.backlog, play.steps[:start] + play.steps[start + size :])
+            fewer = replace(play, steps=play.steps[:start] + play.steps[start + size :])
             if _sort(judge(seed, fewer).wrong) == fault:
                 play = fewer
             else:
@@ -288,21 +294,21 @@ def _sort(wrong: str) -> str:
     return wrong
 
 
-def main() -> int:
-    """Play what the command line asks for; return 1 if anything was wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("kinds", nargs="*", choices=[*JUDGES, []], metavar="KIND", help=", ".join(JUDGES))
+def command(told: str, judges: Mapping[str, Judge], draws: Mapping[str, Callable[[int], Play]]) -> int:
+    """Play what the command line asks for, of these kinds; return 1 if anything was wrong."""
+    parser = argparse.ArgumentParser(description=told.partition("\n")[0])
+    parser.add_argument("kinds", nargs="*", choices=[*judges, []], metavar="KIND", help=", ".join(judges))
     parser.add_argument("--seeds", type=int, default=2000, help="plays of each kind (default: 2000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
     parser.add_argument("--shrink", action="store_true", help="show the shortest play of each wrong one")
     given = parser.parse_args()
-    wrong = sum(_report(kind, given) for kind in given.kinds or JUDGES)
+    wrong = sum(_report(kind, judges[kind], draws[kind], given) for kind in given.kinds or judges)
     return 1 if wrong else 0
 
 
-def _report(kind: str, given: argparse.Namespace) -> int:
+def _report(kind: str, judge: Judge, draw: Callable[[int], Play], given: argparse.Namespace) -> int:
     """Play the seeds of one kind; say and return how many were wrong."""
-    outcomes = {seed: JUDGES[kind](seed) for seed in range(given.first, given.first + given.seeds)}
+    outcomes = {seed: judge(seed, draw(seed)) for seed in range(given.first, given.first + given.seeds)}
     faults = {seed: outcome for seed, outcome in outcomes.items() if outcome.wrong}
     marked = sum(outcome.marked for outcome in outcomes.values())
     takeovers = sum(outcome.takeovers for outcome in outcomes.values())
@@ -312,8 +318,8 @@ def _report(kind: str, given: argparse.Namespace) -> int:
     for seed, outcome in list(faults.items())[:NAMED_SEEDS]:
         _say(f"  seed {seed}: {outcome.wrong[:200]}")
         if given.shrink:
-            play = shrunk(kind, seed)
-            _say(f"    {play.bounds}, backlog {play.backlog}", *(f"    {step}" for step in play.steps))
+            play = shrunk(judge, seed, draw(seed))
+            _say(f"    {replace(play, steps=[])}", *(f"    {step}" for step in play.steps))
     return len(faults)
 
 
@@ -322,4 +328,4 @@ def _say(*lines: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(__doc__, JUDGES, DRAWS))

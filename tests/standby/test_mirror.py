@@ -169,3 +169,34 @@ def test_what_was_retired_has_ended_also_without_the_last_word() -> None:
     assert channel is not None
     assert channel.retired
     assert channel.next == 3
+
+
+class Ear:
+    """A feed, and its heir, that writes down what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[object, ...]] = []
+        self.heir: Any = self
+
+    def open(self, *_: object) -> None:
+        """Hear of a channel."""
+
+    def state(self, channel: str, word: str) -> None:
+        """Hear of a state."""
+        self.heard.append((channel, word))
+
+    def events(self, channels: list[str], payloads: list[bytes], *_: object) -> None:
+        """Hear of events."""
+        self.heard.append((*channels, len(payloads)))
+
+
+def test_what_is_told_first_is_of_now_and_heard_behind_what_is_replayed() -> None:
+    """(4) A channel in repair owes a gap still, whatever of it was published before; live, in the order of the wire."""
+    made, ear = publisher(), Ear()
+    made.begin("session")
+    mirror = Mirror(made, Outlet(made), {"m": ear}, lambda: 0.0)
+    syncing = line(type="state", channel=TRADES, state="syncing", since=1)
+    mirror.take([opened(TRADES), syncing, event(TRADES, 1), event(TRADES, 2), line(type="level")])
+    assert ear.heard == [(TRADES, TRADES, 2), (TRADES, "syncing")]
+    mirror.take([event(TRADES, 3), line(type="state", channel=TRADES, state="live", since=2)])
+    assert ear.heard[2:] == [(TRADES, 1), (TRADES, "live")]
