@@ -8,13 +8,14 @@ from tests.soak.fuzz_takeover import ordered
 
 
 def following(pair: Pair, *words: bytes) -> None:
-    """Let the output bring ordinary events one by one; a dash stands for a gap."""
+    """Let the output bring ordinary events one by one; a dash stands for a gap. What comes of it nobody hears."""
     arbiter: Following = pair.arbiter
     for word in words:
         if word == b"-":
             arbiter.followed_gap(pair.standby.now)
         else:
             arbiter.followed([f"M/{word[:1].decode()}"], [word], pair.standby.now, pair.standby.wall)
+    arbiter.outputs.clear()
 
 
 def brought(pair: Pair, *words: bytes) -> None:
@@ -133,6 +134,37 @@ def test_what_the_other_daemon_kept_is_not_known() -> None:
     pair.standby.receive("y", b"b13", b"t14", b"b15")
     assert pair.standby.output == [b"by", b"bx", b"t12", b"b13", b"t14", b"b15"]
     assert pair.standby.gaps == []
+
+
+def test_what_two_lines_brought_before_their_proof_comes_once() -> None:
+    """(3) Both keep it for the output to bring; released for the one, it is what the other has kept."""
+    pair = Pair()
+    following(pair, b"b1", b"t1")
+    pair.standby.connect("x", "y")
+    following(pair, b"-")
+    for name in "xy":
+        pair.standby.receive(name, b"t59", b"tx", b"tx", b"b82", b"b90")
+    following(pair, b"b82", b"b90")
+    pair.take_over()
+    assert pair.standby.output == [b"t59", b"tx", b"tx"]
+    pair.standby.receive("y", b"tx", b"b91")
+    pair.standby.receive("x", b"tx", b"b91")
+    assert pair.standby.output == [b"t59", b"tx", b"tx", b"tx", b"b91"]
+
+
+def test_a_copy_that_one_line_alone_brought_before_its_proof_is_not_owed_by_the_other() -> None:
+    """(3) The younger line has kept one of two copies; its next one is another event."""
+    pair = Pair()
+    following(pair, b"b1", b"t1")
+    pair.standby.connect("x", "y")
+    following(pair, b"-")
+    pair.standby.receive("x", b"t58", b"tx", b"t59", b"tx", b"b82", b"b90")
+    pair.standby.receive("y", b"t59", b"tx", b"b82", b"b90")
+    following(pair, b"b82", b"b90")
+    pair.take_over()
+    pair.standby.receive("y", b"tx", b"b91")
+    pair.standby.receive("x", b"tx", b"b91")
+    assert pair.standby.output == [b"t58", b"tx", b"t59", b"tx", b"tx", b"b91"]
 
 
 @pytest.mark.parametrize("seed", [446, 452, 1399, 100923, 102145])
