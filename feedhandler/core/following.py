@@ -33,12 +33,12 @@ What is not proven, and may be wrong without a mark of its own:
 
 - What the active daemon had read and not released when it was killed, and the own lines were not sent, goes with it.
 - What it has missed without knowing is not mended here, although an own line has brought it: the output has passed it.
+  So it is where one of its lines dies with an event unread, its other line was subscribed behind that event, and by
+  channels in another order has shared one from before the death: the two are the first to interleave differently.
 - That lines interleave channels differently is not handed over. A standby whose own lines have not shown it takes one
   order over all channels for proof, as every daemon does until it has seen the contrary (`arbiter`).
 - An event with a time that joins from within a gap, in a channel whose last event before the gap has none: nothing
   tells which of the two is older, and it goes out as the newer one.
-- Content without identity from a gap of the output, where takeovers follow one another and holds are at their smallest,
-  can still be doubled, under the gap (one of some thousand random plays, `tests.soak.fuzz_takeover`).
 - Where lines interleave channels differently and deltas have neither time nor identity, a delta that a line brings
   beside a book of the output may be in that book already, or not: its channel gets a gap (`pinning`), if it is not
   pinned there by an event from behind the book.
@@ -52,7 +52,8 @@ from feedhandler.core.divergence import Divergences
 from feedhandler.core.health import LineHealth
 from feedhandler.core.holding import Held
 from feedhandler.core.line import Line
-from feedhandler.core.messages import Event
+from feedhandler.core.merge import UNPROVEN
+from feedhandler.core.messages import Event, Gap
 from feedhandler.core.owing import Owing
 from feedhandler.core.streams import Streams
 from feedhandler.core.trail import Frames
@@ -369,10 +370,26 @@ class Following(Streams):
         self._missed = {}
         self._divergences = Divergences(self._limits.quarantine_divergences)
         self._leader_gone = self.leader == OUTPUT
+        self._mark_guesses(recv)
         for line in sorted(lines, key=lambda line: len(line.aside), reverse=True):
             aside, line.aside = line.aside, []
             self._rejudge(line, aside, now)
         self.remove_line(OUTPUT, now, recv)
+
+    def _mark_guesses(self, recv: int) -> None:
+        """Write the gap of each channel in which a line has guessed its place, and the output has not shown it since.
+
+        A guess is marked where it is made; but there nothing was for this daemon to publish.
+        """
+        guessed = {
+            channel
+            for line in (*self.lines.values(), *self.ghosts)
+            if line.owing is not None
+            for channel in line.guessed
+            if not self._has_delivered(line, line.owing, channel) and self._is_guess_marked(line, channel)
+        }
+        for channel in sorted(guessed):
+            self.outputs.append(Gap(channel, UNPROVEN, self._last_recv, recv))
 
     def _hide(self, channels: Iterable[str]) -> None:
         """Let a stretch begin at the head: of these channels it is not known what was released before.

@@ -2,6 +2,7 @@
 
 import pytest
 
+from feedhandler.config import Bounds
 from feedhandler.core.following import Following
 from tests.core.test_following import Pair, begun
 from tests.soak.fuzz_takeover import ordered
@@ -165,6 +166,35 @@ def test_a_copy_that_one_line_alone_brought_before_its_proof_is_not_owed_by_the_
     pair.standby.receive("y", b"tx", b"b91")
     pair.standby.receive("x", b"tx", b"b91")
     assert pair.standby.output == [b"t58", b"tx", b"t59", b"tx", b"tx", b"b91"]
+
+
+def test_a_place_guessed_beside_the_output_has_its_gap_at_the_takeover() -> None:
+    """(3) The hold was too small for what the line brought of trades; while another publishes, no gap is written."""
+    pair = Pair(bounds=Bounds(settled_events=4, hold_events=4))
+    pair.standby.connect("x")
+    following(pair, b"b1", b"t1")
+    brought(pair, b"t34", b"b35", b"b36", b"t59", b"b44")
+    following(pair, b"b35", b"b36", b"b44")
+    pair.standby.wait(6)
+    brought(pair, b"b45")
+    pair.take_over()
+    assert pair.standby.output == [b"t59", b"b45"]
+    assert [gap.channel for gap in pair.standby.gaps] == ["M/t"]
+
+
+def test_a_place_guessed_beside_the_output_that_it_has_shown_since_is_no_gap() -> None:
+    """(3) The output has brought what the line waited for."""
+    pair = Pair(bounds=Bounds(settled_events=4, hold_events=4))
+    pair.standby.connect("x")
+    following(pair, b"b1", b"t1")
+    brought(pair, b"t34", b"b35", b"b36", b"t59", b"b44")
+    following(pair, b"b35", b"b36", b"b44")
+    pair.standby.wait(6)
+    following(pair, b"t34", b"t59")
+    brought(pair, b"b45")
+    pair.take_over()
+    assert pair.standby.output == [b"b45"]
+    assert pair.standby.gaps == []
 
 
 @pytest.mark.parametrize("seed", [446, 452, 1399, 100923, 102145])
