@@ -64,6 +64,9 @@ OUTPUT: Final = "active"
 SILENCE_S: Final = 2.0
 """For so long a market says nothing to a line that has connected before that counts as all there is to hear."""
 
+PATIENCE_S: Final = 10.0
+"""Likewise to one that has no place yet because what was said proves none: the next event would tell."""
+
 
 class Following(Streams):
     """The merge of one feed's lines, which another daemon may publish meanwhile."""
@@ -81,8 +84,9 @@ class Following(Streams):
     def in_step(self, now: float) -> bool:
         """Tell whether a line of its own has its place beside the output, or would have it at a takeover now.
 
-        Where nothing is said that could be shared, it counts so after `SILENCE_S`. Without any line of its own there
-        is nothing to find.
+        Where nothing is said that could be shared, it counts so after `SILENCE_S`; where something was said that proves
+        nothing, after `PATIENCE_S`: a takeover then has its gap, as a kill has. Without any line of its own there is
+        nothing to find.
         """
         own = [line for line in self.lines.values() if line is not self._output]
         return not own or any(
@@ -95,9 +99,19 @@ class Following(Streams):
         return is_witness and line.waiting and line.hold.shared(newest_too=True) is not None
 
     def _is_silent(self, line: Line, now: float) -> bool:
-        """Tell whether nothing was said since a line began to connect, and that for a while."""
-        has_heard_nothing = not line.waiting and line.owing is None and line.floor == self.window.head
-        return line.connected and has_heard_nothing and now - line.connected_at >= SILENCE_S
+        """Tell whether nothing was said since a line began to connect, or nothing any more, and that for a while."""
+        if not line.connected or line.owing is not None:
+            return False
+        if not line.waiting and line.floor == self.window.head:
+            return now - line.connected_at >= SILENCE_S
+        held = line.hold.events
+        last = max(line.connected_at, self._last_release, held[-1].at if held else line.connected_at)
+        return now - last >= PATIENCE_S and self._goes_on_by_time(line)
+
+    def _goes_on_by_time(self, line: Line) -> bool:
+        """Tell whether a takeover would double nothing that a witness holds: by its own time it is released or not."""
+        held = line.hold.events
+        return not held or (self._is_dated() and any(one.identity.distinct for one in held))
 
     def follow(self, now: float) -> None:
         """Begin to follow, before anything has happened."""
