@@ -153,7 +153,11 @@ class Feed:
         self._streams.close(strange)
         self._channels.forget(strange)
         begun = {name: self._channels.last_recv(name) for name in self._channels.names()}
-        gaps = [Gap(name, UNPROVEN, last, wall_ns) for name, last in begun.items() if name in self.heir.owed]
+        gaps = [
+            Gap(name, UNPROVEN, min(last, wall_ns), wall_ns)
+            for name, last in begun.items()
+            if name in self.heir.owed
+        ]
         gaps = [gap for gap in gaps if gap.since >= 0]
         if self._channels.have_begun:
             self.arbiter.go_on(max((last for last in begun.values() if last >= 0), default=wall_ns))

@@ -119,6 +119,19 @@ def test_behind_nothing_but_a_book_comes_a_gap() -> None:
     assert pair.standby.output == [b"bx"]
 
 
+def test_a_gap_whose_beginning_nobody_knows_does_not_begin_behind_its_end() -> None:
+    """(4) Nothing but a book was published, nobody knows when: before now, and so before the line was connected."""
+    pair = Pair()
+    pair.standby.connect("x")
+    connected_recv = pair.standby.wall
+    pair.standby.wait(3)
+    pair.arbiter.followed_book("M/b", pair.standby.now)
+    pair.arbiter.go_on(pair.standby.wall)
+    pair.take_over()
+    [gap] = pair.standby.gaps
+    assert gap.since == gap.until == connected_recv
+
+
 def test_what_the_other_daemon_kept_is_not_known() -> None:
     """(5) It had deltas and no book yet: an early one of the same bytes as a later one is not that."""
     pair = Pair()
