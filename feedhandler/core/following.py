@@ -35,8 +35,9 @@ What is not proven, and may be wrong without a mark of its own:
 - What it has missed without knowing is not mended here, although an own line has brought it: the output has passed it.
   So it is where one of its lines dies with an event unread, its other line was subscribed behind that event, and by
   channels in another order has shared one from before the death: the two are the first to interleave differently.
-- That lines interleave channels differently is not handed over. A standby whose own lines have not shown it takes one
-  order over all channels for proof, as every daemon does until it has seen the contrary (`arbiter`).
+- Who has not been told that lines interleave channels differently, and whose own lines have not shown it, takes one
+  order over all channels for proof, as every daemon does until it has seen the contrary (`arbiter`). The active daemon
+  tells what it has seen.
 - An event with a time that joins from within a gap, in a channel whose last event before the gap has none: nothing
   tells which of the two is older, and it goes out as the newer one.
 - Where lines interleave channels differently and deltas have neither time nor identity, a delta that a line brings
@@ -150,6 +151,10 @@ class Following(Streams):
         self._skip_where_past(output, position, before, now)
         self._come_to_head(1, now, recv)
         return position, before
+
+    def followed_interleaving(self) -> None:
+        """Hear that the other daemon has seen lines interleave channels differently."""
+        self._interleaved = True
 
     def followed_unknown(self, payload: bytes) -> None:
         """Take a message of unknown type that the output brings."""

@@ -83,6 +83,11 @@ class Merge:
         return self._trail.bytes
 
     @property
+    def interleaves(self) -> bool:
+        """Whether lines were seen to interleave channels differently; once seen it stays so."""
+        return self._interleaved
+
+    @property
     def disputed(self) -> int:
         """How many events wait for a verdict (rule R6)."""
         return len(self._divergences.disputed())

@@ -94,6 +94,7 @@ class Feed:
         )
         self._unproven: dict[str, int] = {}
         self._retired = False
+        self._told_interleaving = False
         self._ticks = 0
         self._pace = Pace(self.arbiter, self.recovery, self._is_changing)
         self._streams = FeedStreams(
@@ -339,6 +340,10 @@ class Feed:
         arbiter = self.arbiter
         if arbiter.follows:
             arbiter.outputs.clear()  # another daemon says so
+        elif arbiter.interleaves and not self._told_interleaving:
+            self._told_interleaving = (
+                self._channels.interleave()
+            )  # before anything is released that rests on it
         if arbiter.outputs:
             outputs, arbiter.outputs = arbiter.outputs, []
             passed = self.recovery.process(outputs, now, wall_ns)
