@@ -60,6 +60,7 @@ from feedhandler.bridge.entries import (
     Entry,
     Stored,
     gap_entry,
+    misnumbered_entry,
 )
 from feedhandler.bridge.ledger import Ledger
 from feedhandler.bridge.window import WINDOW_EVENTS, Place, Window
@@ -99,7 +100,10 @@ class Channel:
         self.pending_bytes = 0
         self.owed: Ledger[Place] = Ledger()
         self.aligned = not self._promises
-        self.seq = 0
+        self.seq = 0  # the highest in the stream
+        self._is_numbered = False  # what comes next should have the seq behind it
+        self._mark: Entry | None = None  # the gap record that tells of a seq that did not follow
+        self.misnumbered = 0
         self.sequence = 0  # where the newest of it stands in the stream
         self.recv = 0
         self.sent_recv = 0
@@ -219,9 +223,12 @@ class Channel:
 
     def take(self, stored: Stored, now: float, *, own: bool = False) -> None:
         """Take what has come to stand in the stream, from whichever host; ``own`` is what was on its way from here."""
-        self.seq, self.sequence, self.begun, self.progressed = stored.seq, stored.sequence, True, now
+        self._count(stored, now)
+        self.sequence, self.begun, self.progressed = stored.sequence, True, now
         is_in_place = stored.is_event or _is_too_large(stored)
         self._note_record(stored, now, is_in_place=is_in_place)
+        if self._is_mark(stored):
+            return
         if self._unconfirmed and not own and not self._is_first(stored):
             self.revoke()
         self._unconfirmed = False
@@ -235,6 +242,24 @@ class Channel:
         else:
             self._overtaken = self._overtaken or len(self.pending) > 0
             self._join_at(stored, now)
+
+    def _count(self, stored: Stored, now: float) -> None:
+        """Keep the highest seq; where one does not follow, let a gap record say so, which every host sends alike."""
+        if self._is_numbered and stored.seq != self.seq + 1:
+            self.misnumbered += 1
+            if self._mark is None:
+                self._mark = misnumbered_entry(stored, self.recv, now)
+                self._send(self._mark)
+        self.seq = max(self.seq, stored.seq) if self._is_numbered else stored.seq
+        self._is_numbered = True
+
+    def _is_mark(self, stored: Stored) -> bool:
+        """Tell whether it is the gap record that this host would have sent, too: it tells nothing of places."""
+        if self._mark is None or stored.key != self._mark.key:
+            return False
+        self._mark.done, self._mark = True, None
+        self.needs_book = self.is_book
+        return True
 
     def _note_record(self, stored: Stored, now: float, *, is_in_place: bool) -> None:
         """Keep what a record tells of the stream."""
@@ -323,10 +348,11 @@ class Channel:
 
     def due_at(self, takeover_s: float) -> float:
         """Return when somebody should have sent what is pending (s); infinity where nothing is."""
+        marked = self._mark.arrived if self._mark else float("inf")
         for entry in self.pending:
             if not entry.is_snapshot:
-                return (entry.late_since or max(entry.arrived, self.progressed)) + takeover_s
-        return float("inf")
+                return min(marked, entry.late_since or max(entry.arrived, self.progressed)) + takeover_s
+        return marked + takeover_s
 
     def is_stale(self, now: float, every_s: float) -> bool:
         """Tell whether the book should be given again, for those who begin later, and this host's is the stream's."""
@@ -512,6 +538,7 @@ class Channel:
         self.revoke()
         self.window = Window()
         self._fence, self._joined = 0, -1
+        self._is_numbered = False
 
     def revoke(self) -> None:
         """Be a witness again, with all that is pending: another host was there before our decree, or may have been."""
