@@ -41,7 +41,7 @@ from itertools import islice
 from math import ceil
 from typing import Final, NamedTuple
 
-from feedhandler.bridge.channel import Channel
+from feedhandler.bridge.channel import UNFORWARDED, Channel
 from feedhandler.bridge.entries import (
     BACKFILLED,
     EXPECTED_ID,
@@ -214,6 +214,9 @@ class Merge:
             reason = channel.decree(now, patience_s)
             if reason:
                 self._note("bridge_gap_declared", channel=channel.name, reason=reason)
+            if channel.declared:
+                self._note("bridge_gap_declared", channel=channel.name, reason=UNFORWARDED)
+                channel.declared = 0
             wait_s = takeover_s if channel.begun else 0.0
             soonest = min(soonest, channel.due_at(wait_s))
             if channel.dropped:
