@@ -228,7 +228,7 @@ class Channel:
     def take(self, stored: Stored, now: float, *, own: bool = False) -> None:
         """Take what has come to stand in the stream, from whichever host; ``own`` is what was on its way from here."""
         self._count(stored, now)
-        self.sequence, self.begun, self.progressed = stored.sequence, True, now
+        self.begun, self.progressed = True, now
         is_in_place = stored.is_event or _is_too_large(stored)
         self._note_record(stored, now, is_in_place=is_in_place)
         if self._is_mark(stored):
@@ -248,7 +248,7 @@ class Channel:
 
     def _count(self, stored: Stored, now: float) -> None:
         """Keep the highest seq; where one does not follow, let a gap record say so, which every host sends alike."""
-        if self._is_numbered and stored.seq != self.seq + 1:
+        if self._is_numbered and stored.seq != self.seq + 1 and stored.sequence > self.sequence:
             self.misnumbered += 1
             if self._misnumbered not in self._marks:
                 mark = misnumbered_entry(stored, self.recv, now)
@@ -256,6 +256,7 @@ class Channel:
                 self._add_mark(mark)
         self.seq = max(self.seq, stored.seq) if self._is_numbered else stored.seq
         self._is_numbered = True
+        self.sequence = max(self.sequence, stored.sequence)
 
     def _add_mark(self, mark: Entry) -> None:
         self._marks[mark.key] = mark

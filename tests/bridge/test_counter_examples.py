@@ -520,3 +520,30 @@ def test_a_seq_that_comes_twice_is_followed_by_a_gap_record_and_a_book(stage: St
     assert stage.shown(BOOK) == ["snapshot start", "1", "2", "3", "4", "gap misnumbered"]
     assert numbers(stage, BOOK) == [1, 2, 3, 4, 4, 5]
     assert list(stage.a.merge.wanted_books()) == list(stage.b.merge.wanted_books()) == [BOOK]
+
+
+def test_what_is_read_again_does_not_count_as_misnumbered(stage: Stage) -> None:
+    """The newest of each channel is read first; after a lost link the reading may begin before it."""
+    stage.both(*events(TRADES, 1, 2, 3))
+    host = Host("c", stage.server, Random(1))
+    for sequence in (3, 1, 2, 3):
+        stored = stage.server.read(sequence)
+        assert stored is not None
+        if host.merge.channels:
+            host.merge.take(sequence, stored, stage.now)
+        else:
+            host.merge.recall(stored, stage.now)
+    host.merge.due(stage.now, TAKEOVER_S, PATIENCE_S)
+    assert not host.notes
+    assert host.merge.channels[TRADES].seq == 3
+
+
+def test_what_was_deleted_before_it_was_read_does_not_count_as_misnumbered(stage: Stage) -> None:
+    """Where the stream's limits have taken some, the next seq is the one to count on from."""
+    stage.both(*events(TRADES, 1, 2, 3, 4, 5))
+    host = Host("c", stage.server, Random(1))
+    for sequence in (1, 4, 5):
+        host.merge.take(sequence, stage.server.read(sequence), stage.now)
+    host.merge.due(stage.now, TAKEOVER_S, PATIENCE_S)
+    assert not host.notes
+    assert host.merge.channels[TRADES].seq == 5
