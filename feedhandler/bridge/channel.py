@@ -34,10 +34,12 @@ in a gap; nothing else is out of order; a book's delta that is not called late i
 - What a host has from before the oldest record of the channel that it could read (limits have deleted what stood
   there, or the reading at its start does not reach so far back: `window`) may have stood there. It is left out, unless
   this host has seen the stream without it: then it is sent, and is doubled if another host's was deleted unread and
-  longer ago than the server knows ids (`--duplicate-window-s`).
+  longer ago than the server knows ids (`--duplicate-window-s`). The ids that the server knows could tell of what is
+  younger than that; to ask for it would need the hosts' clocks.
 - A content without identity or time that was held before a join; in a decree it is new if the hosts' wall clocks say
   so.
-- What a host has of a channel from before the first event there: the stream begins with that.
+- What a host has of a channel from before the first event there in its place: the stream begins with that, also where
+  something older is there, called late by a daemon.
 - Rows that one daemon has recovered behind a gap of its own, and the writer missed without knowing it.
 - Where limits have deleted all that the stream had of a channel, its seqs begin anew.
 """

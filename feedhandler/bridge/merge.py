@@ -20,17 +20,17 @@ What a record of the stream tells of those before it, for hosts that can't read 
 its newest snapshot is, and beside all that is no ordinary event the newest of the exchange's own times (`Feed-Newest`).
 
 Proven of any number of hosts, whatever is lost or refused: no id is in the stream twice; a channel's seqs follow each
-other, or a gap record (`misnumbered`) behind says that one did not. What of the order and of losses is proven, and what
-can't be known, is `channel`'s.
+other, or a gap record (`misnumbered`) behind says that one did not, once a host that has read it writes. What of the
+order and of losses is proven, and what can't be known, is `channel`'s.
 
 Residue: where one host's messages take longer to the server than another host needs to lead, one of them may still get
 in: **the other host has the same event at the same place of the stream, but something else before it**, so the place,
 the id and the channel's number are those that were expected. The content is right, and what was to stand before it
 comes later, called late; but its seq counts what was never stored: it skips a number, or stands there twice (so may
-`Feed-Snapshot` name what is no snapshot). The server compares no more than these three before it stores, so nobody can
-prevent this as long as ids are the events'. Each host that reads it sees it, and sends the same gap record, numbered
-behind the highest; behind that a book is given again. A host that began to read behind it takes the gap record for one
-of another's, and is a witness.
+`Feed-Snapshot` name what is no snapshot). A server of 2.9 compares no more than these three before it stores, and ids
+tell the event. Each host that reads it sees it, and sends the same gap record, numbered behind the highest; behind that
+a book is given again. It is missing if no host lives, or starts again before the messages are out of its reach, to send
+it. A host that began to read behind it takes the gap record for one of another's, and is a witness.
 
 Pure: the messages of the stream come in by `take` in their order, the records of the own socket by `bring`.
 """
