@@ -222,8 +222,11 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """The bound of every queue, window, hold and payload."""
 
-    window_events: Annotated[int, Whole(16, 100_000_000)] = 65_536
-    """Events in the window of a feed; the oldest go first, and a line that owes them is a witness again."""
+    window_events: Annotated[int, Whole(1024, 100_000_000)] = 65_536
+    """Events in the window of a feed; the oldest go first, and a line that owes them is a witness again.
+
+    What such a line brings from before the window counts as out: nobody can tell any more. Hence the least value.
+    """
     window_mib: Annotated[int, Whole(1, 65_536)] = 32
     """Size of the window of a feed; likewise."""
     window_s: Annotated[float, Real(1, 86_400)] = 60.0

@@ -196,6 +196,7 @@ def assert_closed(node: Node) -> None:
         "feed.sock": (user, group, 0o660),
         "feed.sock.lock": (user, group, 0o600),
         "feed.sock.attempts": (user, group, 0o600),
+        "feed.sock.token-requests": (user, group, 0o600),
         "control.sock": (user, group, 0o600),
         "control.sock.lock": (user, group, 0o600),
     }
@@ -229,7 +230,7 @@ async def test_a_rolling_update_is_a_takeover(containers, tmp_path):
         pods = [Pod(node, number) for number in (0, 1)]
         standby, active = pods
         await active.start(stack, IMAGE)
-        for name in ("feed.sock", "feed.sock.attempts"):
+        for name in ("feed.sock", "feed.sock.attempts", "feed.sock.token-requests"):
             await until((node.socket / name).exists)
         assert_closed(node)
         survivor = Survivor(node.socket / "feed.sock")
