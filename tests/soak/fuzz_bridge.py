@@ -548,8 +548,8 @@ def _missing(
 
     A channel begins with its first event that is not late: what is older is in the book before it, or was never there.
     Of what is older than the oldest event of the channel that a host could read in the stream it can't know whether it
-    stood there: limits have deleted that, or its first reading does not reach so far back. That excuses one play in
-    some two thousand, the beginning none of so many.
+    stood there: limits have deleted that, or its first reading does not reach so far back. That excused one play
+    of 1,800, the beginning none.
     """
     there = set(found)
     first = next((one for one in order if one is not None), len(truth))
