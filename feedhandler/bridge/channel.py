@@ -13,7 +13,8 @@ that stands once on both sides and whose content can't recur by accident, or wit
 in the stream already. An event that came late proves no place, nor does one that stands before the newest gap. What
 the host held before that has been dealt with by the stream, and is dropped, a gap of its own included; but **what can't
 be in the stream is late** (`_is_missed`): it is newer than where the window begins, and not in the window; or this host
-had seen that the stream did not have it.
+had seen that the stream did not have it. What is too much to hold goes, the oldest first; if it might have been late, a
+gap record behind the join has its bounds, since nobody can say then what of it the stream has got.
 
 Where no join comes, and the stream of the channel stands still (`decree`), the host begins by decree: in an empty
 channel at once, otherwise behind a gap record, which is its daemon's own if there is one, and with what is newer than
@@ -33,10 +34,12 @@ in a gap; nothing else is out of order; a book's delta that is not called late i
 - What a host has from before the oldest record of the channel that it could read (limits have deleted what stood
   there, or the reading at its start does not reach so far back: `window`) may have stood there. It is left out, unless
   this host has seen the stream without it: then it is sent, and is doubled if another host's was deleted unread and
-  longer ago than the server knows ids (`--duplicate-window-s`).
+  longer ago than the server knows ids (`--duplicate-window-s`). The ids that the server knows could tell of what is
+  younger than that; to ask for it would need the hosts' clocks.
 - A content without identity or time that was held before a join; in a decree it is new if the hosts' wall clocks say
   so.
-- What a host has of a channel from before the first event there: the stream begins with that.
+- What a host has of a channel from before the first event there in its place: the stream begins with that, also where
+  something older is there, called late by a daemon.
 - Rows that one daemon has recovered behind a gap of its own, and the writer missed without knowing it.
 - Where limits have deleted all that the stream had of a channel, its seqs begin anew.
 """
@@ -60,6 +63,7 @@ from feedhandler.bridge.entries import (
     Entry,
     Stored,
     gap_entry,
+    misnumbered_entry,
 )
 from feedhandler.bridge.ledger import Ledger
 from feedhandler.bridge.window import WINDOW_EVENTS, Place, Window
@@ -69,7 +73,7 @@ from feedhandler.exchange.messages import Dialect
 from feedhandler.exchange.trades import RowKey, read_trades
 
 HELD_EVENTS: Final = 65_536
-"""What a witness holds at most; beyond it the oldest goes."""
+"""What a witness holds at most; beyond it the oldest goes, and a gap record tells of it if it is not in the stream."""
 
 HELD_BYTES: Final = 32 * 1024 * 1024
 
@@ -99,7 +103,11 @@ class Channel:
         self.pending_bytes = 0
         self.owed: Ledger[Place] = Ledger()
         self.aligned = not self._promises
-        self.seq = 0
+        self.seq = 0  # the highest in the stream
+        self._is_numbered = False  # what comes next should have the seq behind it
+        self._marks: dict[str, Entry] = {}  # gap records of their own, which say nothing of places
+        self.misnumbered = 0
+        self._misnumbered = ""
         self.sequence = 0  # where the newest of it stands in the stream
         self.recv = 0
         self.sent_recv = 0
@@ -110,6 +118,8 @@ class Channel:
         self._book_seq = 0
         self._book_given = float("-inf")
         self.dropped = 0
+        self._lost: Gap | None = None  # the bounds of what was dropped, and may be in nobody's hands
+        self.declared = 0
         self._held: deque[Entry] = deque()
         self._held_keys: Counter[str] = Counter()
         self._held_bytes = 0
@@ -219,12 +229,14 @@ class Channel:
 
     def take(self, stored: Stored, now: float, *, own: bool = False) -> None:
         """Take what has come to stand in the stream, from whichever host; ``own`` is what was on its way from here."""
-        self.seq, self.sequence, self.begun, self.progressed = stored.seq, stored.sequence, True, now
+        self._count(stored, now)
+        self.begun, self.progressed = True, now
         is_in_place = stored.is_event or _is_too_large(stored)
         self._note_record(stored, now, is_in_place=is_in_place)
-        if self._unconfirmed and not own and not self._is_first(stored):
-            self.revoke()
-        self._unconfirmed = False
+        if self._is_mark(stored):
+            return
+        if self._unconfirmed:
+            self._end_decree(is_void=not own and not self._is_first(stored))
         if self._strike(stored, now):
             return
         if not is_in_place:
@@ -235,6 +247,31 @@ class Channel:
         else:
             self._overtaken = self._overtaken or len(self.pending) > 0
             self._join_at(stored, now)
+
+    def _count(self, stored: Stored, now: float) -> None:
+        """Keep the highest seq; where one does not follow, let a gap record say so, which every host sends alike."""
+        if self._is_numbered and stored.seq != self.seq + 1 and stored.sequence > self.sequence:
+            self.misnumbered += 1
+            if self._misnumbered not in self._marks:
+                mark = misnumbered_entry(stored, self.recv, now)
+                self._misnumbered = mark.key
+                self._add_mark(mark)
+        self.seq = max(self.seq, stored.seq) if self._is_numbered else stored.seq
+        self._is_numbered = True
+        self.sequence = max(self.sequence, stored.sequence)
+
+    def _add_mark(self, mark: Entry) -> None:
+        self._marks[mark.key] = mark
+        self._send(mark)
+
+    def _is_mark(self, stored: Stored) -> bool:
+        """Tell whether it is a gap record that this host would have sent, too, and that tells nothing of places."""
+        mark = self._marks.pop(stored.key, None)
+        if mark is None:
+            return False
+        mark.done = True
+        self.needs_book = self.is_book
+        return True
 
     def _note_record(self, stored: Stored, now: float, *, is_in_place: bool) -> None:
         """Keep what a record tells of the stream."""
@@ -266,6 +303,13 @@ class Channel:
         self._fence = self.window.last + 1
         if self.aligned or len(self.pending):
             self.revoke()
+
+    def _end_decree(self, *, is_void: bool) -> None:
+        if is_void:
+            self.revoke()
+        else:
+            self._lost = None  # the gap of the decree tells of it
+        self._unconfirmed = False
 
     def _is_first(self, stored: Stored) -> bool:
         """Tell whether this is the first record of our own that is pending."""
@@ -323,10 +367,11 @@ class Channel:
 
     def due_at(self, takeover_s: float) -> float:
         """Return when somebody should have sent what is pending (s); infinity where nothing is."""
+        marked = min((mark.arrived for mark in self._marks.values()), default=float("inf"))
         for entry in self.pending:
             if not entry.is_snapshot:
-                return (entry.late_since or max(entry.arrived, self.progressed)) + takeover_s
-        return float("inf")
+                return min(marked, entry.late_since or max(entry.arrived, self.progressed)) + takeover_s
+        return marked + takeover_s
 
     def is_stale(self, now: float, every_s: float) -> bool:
         """Tell whether the book should be given again, for those who begin later, and this host's is the stream's."""
@@ -351,6 +396,20 @@ class Channel:
             dropped = self._unhold()
             self.dropped += dropped.is_event
             self.needs_book = self.needs_book or dropped.is_snapshot
+            self._lose(dropped)
+
+    def _lose(self, entry: Entry) -> None:
+        """Keep the bounds of what is dropped from the hold though a join might have let it be sent."""
+        if not self._may_be_missed(entry):
+            return
+        since = self._lost.since if self._lost else entry.recv
+        self._lost = Gap(self.name, 0, UNFORWARDED, since, max(since, entry.recv))
+
+    def _may_be_missed(self, entry: Entry) -> bool:
+        oldest_ms = self._oldest_ms()
+        if oldest_ms is not None or not entry.is_event:
+            return self._is_missed(entry, oldest_ms)
+        return entry.key not in self.window and self.is_distinct(entry)
 
     def _unhold(self) -> Entry:
         entry = self._held.popleft()
@@ -405,18 +464,32 @@ class Channel:
             self.owed.add(place)
         self._pass(self.pending.pass_all(), now)
         self._append_missed(before, now)
+        self._declare_lost(entry, now)
         rest = [self._unhold() for _ in range(len(self._held))]
         for one in rest:
             self.bring(one, now)
 
     def _append_missed(self, entries: Iterable[Entry], now: float) -> None:
         """Let those be sent, called late, that the stream has gone past without."""
-        oldest = self.window.oldest
-        oldest_ms = self._time_ms(oldest) if isinstance(oldest, bytes) else oldest
+        oldest_ms = self._oldest_ms()
         for entry in entries:
             if self._is_missed(entry, oldest_ms):
                 entry.late_since = now
                 self._append(entry)
+
+    def _declare_lost(self, entry: Entry, now: float) -> None:
+        """Let a gap record tell of what was dropped from the hold before a join; the stream may have it, or not."""
+        if self._lost is None:
+            return
+        mark = gap_entry(entry, UNFORWARDED, self._lost.since, self._lost.until)
+        mark.arrived, self._lost = now, None
+        self.declared += 1
+        self._add_mark(mark)
+
+    def _oldest_ms(self) -> int | None:
+        """Return how new the stream was where the window begins (the exchange's time)."""
+        oldest = self.window.oldest
+        return self._time_ms(oldest) if isinstance(oldest, bytes) else oldest
 
     def _is_missed(self, entry: Entry, oldest_ms: int | None) -> bool:
         """Tell whether an event can't be in the stream: it is newer than where the window begins, and not there.
@@ -438,7 +511,8 @@ class Channel:
         news = self._news()
         if not news or not self._may_begin(news[0], now, patience_s):
             return ""
-        own, entries = (news[0], news[1:]) if news[0].kind == GAP else (None, news)
+        has_own = news[0].kind == GAP and self._lost is None
+        own, entries = (news[0], news[1:]) if has_own else (None, news)
         if self.is_book:
             entries = list(dropwhile(lambda one: not one.is_snapshot, entries))
             self.needs_book = self.needs_book or (self.begun and not entries)
@@ -512,6 +586,7 @@ class Channel:
         self.revoke()
         self.window = Window()
         self._fence, self._joined = 0, -1
+        self._is_numbered = False
 
     def revoke(self) -> None:
         """Be a witness again, with all that is pending: another host was there before our decree, or may have been."""

@@ -28,6 +28,9 @@ GAP, SNAPSHOT = "gap", "snapshot"
 TOO_LARGE: Final = "too_large"
 """The reason of a gap record in the place of an event that the server does not take."""
 
+MISNUMBERED: Final = "misnumbered"
+"""The reason of a gap record behind a message whose seq does not follow."""
+
 ID: Final = "Nats-Msg-Id"
 EXPECTED_ID: Final = "Nats-Expected-Last-Msg-Id"
 EXPECTED_SEQUENCE: Final = "Nats-Expected-Last-Sequence"
@@ -153,6 +156,14 @@ def gap_entry(first: Entry, reason: str, since: int, until: int) -> Entry:
     record = Gap(first.channel, 0, reason, since, until)
     key = _digest(first.channel, f"{reason} {first.origin}".encode())
     return Entry(first.channel, GAP, record, key, "", until, first.arrived)
+
+
+def misnumbered_entry(stored: Stored, since: int, arrived: float) -> Entry:
+    """Return the gap record for a message whose seq does not follow (ns); every host's is the same."""
+    until = max(since, stored.recv)
+    record = Gap(stored.channel, 0, MISNUMBERED, since, until)
+    key = _digest(stored.channel, f"{MISNUMBERED} {stored.sequence}".encode())
+    return Entry(stored.channel, GAP, record, key, "", until, arrived)
 
 
 def encode(entry: Entry, seq: int) -> bytes:

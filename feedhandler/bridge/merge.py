@@ -5,9 +5,9 @@ directly behind what this host has read: `Nats-Expected-Last-Sequence` is the nu
 some are on their way (many are, none waits for the one before), each names the id of the one before it, too
 (`Nats-Expected-Last-Msg-Id`), so that it can't slip in behind another's message that happens to make the number fit.
 Ids tell the event and not the writer, so there are two conditions more: each but the first names the number of the one
-before it in its channel (`Nats-Expected-Last-Subject-Sequence`), and the first flies alone until it is confirmed. So a
-message stands behind its predecessor or nowhere; whatever the server refuses or loses, nothing that follows it gets in
-before it, and nothing is stored twice. So who leads need not even read the stream: a condition that fails says that
+before it in its channel (`Nats-Expected-Last-Subject-Sequence`), and the first flies alone until it is confirmed. So
+whatever the server refuses or loses, nothing that follows it gets in before it (but for the residue), and nothing is
+stored twice. So who leads need not even read the stream: a condition that fails says that
 somebody else is there. This needs neither a lock nor a clock, nor the server's memory of ids. Where the server
 remembers an id all the same, of a message that this host could not read any more, a content that can't recur is the
 same event, and need not be sent; another one gets the next id (`repeat`).
@@ -19,13 +19,18 @@ round trip, no more.
 What a record of the stream tells of those before it, for hosts that can't read them any more: in a book's channel where
 its newest snapshot is, and beside all that is no ordinary event the newest of the exchange's own times (`Feed-Newest`).
 
-Proven of any number of hosts, whatever is lost or refused: a channel's seqs have no hole, no id is in the stream twice,
-and what stands there stands behind what its writer had read. What of the order and of losses is proven, and what can't
-be known, is `channel`'s.
+Proven of any number of hosts, whatever is lost or refused: no id is in the stream twice; a channel's seqs follow each
+other, or a gap record (`misnumbered`) behind says that one did not, once a host that has read it writes. What of the
+order and of losses is proven, and what can't be known, is `channel`'s.
 
-Residue: where one host's messages take longer to the server than another host needs to lead and to hear of its first,
-and both have the same contents at the same places, one may still fit behind the other's. What was to stand before it
-comes later, called late.
+Residue: where one host's messages take longer to the server than another host needs to lead, one of them may still get
+in: **the other host has the same event at the same place of the stream, but something else before it**, so the place,
+the id and the channel's number are those that were expected. The content is right, and what was to stand before it
+comes later, called late; but its seq counts what was never stored: it skips a number, or stands there twice (so may
+`Feed-Snapshot` name what is no snapshot). A server of 2.9 compares no more than these three before it stores, and ids
+tell the event. Each host that reads it sees it, and sends the same gap record, numbered behind the highest; behind that
+a book is given again. It is missing if no host lives, or starts again before the messages are out of its reach, to send
+it. A host that began to read behind it takes the gap record for one of another's, and is a witness.
 
 Pure: the messages of the stream come in by `take` in their order, the records of the own socket by `bring`.
 """
@@ -36,7 +41,7 @@ from itertools import islice
 from math import ceil
 from typing import Final, NamedTuple
 
-from feedhandler.bridge.channel import Channel
+from feedhandler.bridge.channel import UNFORWARDED, Channel
 from feedhandler.bridge.entries import (
     BACKFILLED,
     EXPECTED_ID,
@@ -209,11 +214,17 @@ class Merge:
             reason = channel.decree(now, patience_s)
             if reason:
                 self._note("bridge_gap_declared", channel=channel.name, reason=reason)
+            if channel.declared:
+                self._note("bridge_gap_declared", channel=channel.name, reason=UNFORWARDED)
+                channel.declared = 0
             wait_s = takeover_s if channel.begun else 0.0
             soonest = min(soonest, channel.due_at(wait_s))
             if channel.dropped:
                 self._note("bridge_hold_overflowed", channel=channel.name, events=channel.dropped)
                 channel.dropped = 0
+            if channel.misnumbered:
+                self._note("bridge_misnumbered", channel=channel.name, records=channel.misnumbered)
+                channel.misnumbered = 0
         return soonest <= now
 
     def lead(self) -> None:

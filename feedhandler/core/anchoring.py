@@ -62,7 +62,8 @@ class Anchoring(Joining):
         """Write the gap before what a witness holds; who is aligned has to prove its place behind it anew."""
         reason = OUTAGE if self._outage else UNPROVEN
         until = line.hold.events[0].recv if line.hold.events else line.connected_recv
-        self.outputs.append(Gap("", reason, self._last_recv, until))
+        since = min(self._last_recv, until)  # the last may be known as no more than before now
+        self.outputs.append(Gap("", reason, since, until))
         self._note("gap_declared", reason=reason)
         self.window.gaps.append(self.window.head)
         for other in aligned:

@@ -56,6 +56,7 @@ class Channel:
         "_middle_ns",
         "account",
         "feed",
+        "interleaved",
         "market",
         "marks",
         "name",
@@ -74,6 +75,7 @@ class Channel:
         self.feed = feed
         self.account = account
         self.retired = False
+        self.interleaved = False  # whether lines of its feed were seen to interleave channels differently
         self.market, self.stream = split(name)
         self.next = first
         self.marks = (

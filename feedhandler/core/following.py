@@ -33,12 +33,13 @@ What is not proven, and may be wrong without a mark of its own:
 
 - What the active daemon had read and not released when it was killed, and the own lines were not sent, goes with it.
 - What it has missed without knowing is not mended here, although an own line has brought it: the output has passed it.
-- That lines interleave channels differently is not handed over. A standby whose own lines have not shown it takes one
-  order over all channels for proof, as every daemon does until it has seen the contrary (`arbiter`).
+  So it is where one of its lines dies with an event unread, its other line was subscribed behind that event, and by
+  channels in another order has shared one from before the death: the two are the first to interleave differently.
+- Who has not been told that lines interleave channels differently, and whose own lines have not shown it, takes one
+  order over all channels for proof, as every daemon does until it has seen the contrary (`arbiter`). The active daemon
+  tells what it has seen.
 - An event with a time that joins from within a gap, in a channel whose last event before the gap has none: nothing
   tells which of the two is older, and it goes out as the newer one.
-- Content without identity from a gap of the output, where takeovers follow one another and holds are at their smallest,
-  can still be doubled, under the gap (one of some thousand random plays, `tests.soak.fuzz_takeover`).
 - Where lines interleave channels differently and deltas have neither time nor identity, a delta that a line brings
   beside a book of the output may be in that book already, or not: its channel gets a gap (`pinning`), if it is not
   pinned there by an event from behind the book.
@@ -52,7 +53,8 @@ from feedhandler.core.divergence import Divergences
 from feedhandler.core.health import LineHealth
 from feedhandler.core.holding import Held
 from feedhandler.core.line import Line
-from feedhandler.core.messages import Event
+from feedhandler.core.merge import UNPROVEN
+from feedhandler.core.messages import Event, Gap
 from feedhandler.core.owing import Owing
 from feedhandler.core.streams import Streams
 from feedhandler.core.trail import Frames
@@ -62,6 +64,9 @@ OUTPUT: Final = "active"
 
 SILENCE_S: Final = 2.0
 """For so long a market says nothing to a line that has connected before that counts as all there is to hear."""
+
+PATIENCE_S: Final = 10.0
+"""Likewise to one that has no place yet because what was said proves none: the next event would tell."""
 
 
 class Following(Streams):
@@ -80,8 +85,9 @@ class Following(Streams):
     def in_step(self, now: float) -> bool:
         """Tell whether a line of its own has its place beside the output, or would have it at a takeover now.
 
-        Where nothing is said that could be shared, it counts so after `SILENCE_S`. Without any line of its own there
-        is nothing to find.
+        Where nothing is said that could be shared, it counts so after `SILENCE_S`; where something was said that proves
+        nothing, after `PATIENCE_S`: a takeover then has its gap, as a kill has. Without any line of its own there is
+        nothing to find.
         """
         own = [line for line in self.lines.values() if line is not self._output]
         return not own or any(
@@ -94,9 +100,19 @@ class Following(Streams):
         return is_witness and line.waiting and line.hold.shared(newest_too=True) is not None
 
     def _is_silent(self, line: Line, now: float) -> bool:
-        """Tell whether nothing was said since a line began to connect, and that for a while."""
-        has_heard_nothing = not line.waiting and line.owing is None and line.floor == self.window.head
-        return line.connected and has_heard_nothing and now - line.connected_at >= SILENCE_S
+        """Tell whether nothing was said since a line began to connect, or nothing any more, and that for a while."""
+        if not line.connected or line.owing is not None:
+            return False
+        if not line.waiting and line.floor == self.window.head:
+            return now - line.connected_at >= SILENCE_S
+        held = line.hold.events
+        last = max(line.connected_at, self._last_release, held[-1].at if held else line.connected_at)
+        return now - last >= PATIENCE_S and self._goes_on_by_time(line)
+
+    def _goes_on_by_time(self, line: Line) -> bool:
+        """Tell whether a takeover would double nothing that a witness holds: by its own time it is released or not."""
+        held = line.hold.events
+        return not held or (self._is_dated() and any(one.identity.distinct for one in held))
 
     def follow(self, now: float) -> None:
         """Begin to follow, before anything has happened."""
@@ -135,6 +151,10 @@ class Following(Streams):
         self._skip_where_past(output, position, before, now)
         self._come_to_head(1, now, recv)
         return position, before
+
+    def followed_interleaving(self) -> None:
+        """Hear that the other daemon has seen lines interleave channels differently."""
+        self._interleaved = True
 
     def followed_unknown(self, payload: bytes) -> None:
         """Take a message of unknown type that the output brings."""
@@ -369,10 +389,26 @@ class Following(Streams):
         self._missed = {}
         self._divergences = Divergences(self._limits.quarantine_divergences)
         self._leader_gone = self.leader == OUTPUT
+        self._mark_guesses(recv)
         for line in sorted(lines, key=lambda line: len(line.aside), reverse=True):
             aside, line.aside = line.aside, []
             self._rejudge(line, aside, now)
         self.remove_line(OUTPUT, now, recv)
+
+    def _mark_guesses(self, recv: int) -> None:
+        """Write the gap of each channel in which a line has guessed its place, and the output has not shown it since.
+
+        A guess is marked where it is made; but there nothing was for this daemon to publish.
+        """
+        guessed = {
+            channel
+            for line in (*self.lines.values(), *self.ghosts)
+            if line.owing is not None
+            for channel in line.guessed
+            if not self._has_delivered(line, line.owing, channel) and self._is_guess_marked(line, channel)
+        }
+        for channel in sorted(guessed):
+            self.outputs.append(Gap(channel, UNPROVEN, self._last_recv, recv))
 
     def _hide(self, channels: Iterable[str]) -> None:
         """Let a stretch begin at the head: of these channels it is not known what was released before.

@@ -83,6 +83,11 @@ class Merge:
         return self._trail.bytes
 
     @property
+    def interleaves(self) -> bool:
+        """Whether lines were seen to interleave channels differently; once seen it stays so."""
+        return self._interleaved
+
+    @property
     def disputed(self) -> int:
         """How many events wait for a verdict (rule R6)."""
         return len(self._divergences.disputed())
@@ -242,12 +247,24 @@ class Merge:
         """
         window = self.window
         channel = window.channel(before)
+        if self._is_kept_early(line, owing, position):
+            return False
         if channel != window.channel(position):
             return not owing.owes(before)
         if window.gone.get(channel, -1) >= line.joined_at or line.first.get(channel, before) < before:
             return False
         start = max(line.joined_at, window.base)
         return not any(window.channel(p) == channel and p not in window.late for p in range(start, before))
+
+    def _is_kept_early(self, line: Line, owing: Owing, position: int) -> bool:
+        """Tell whether a line has brought a late event already, and keeps it from before the proof of its place.
+
+        Such a one may be without identity: it is one of as many copies as are kept.
+        """
+        window = self.window
+        payload = window.payload(position)
+        kept = sum(held.early and window.key(held.payload) == window.key(payload) for held in line.aside)
+        return kept > 0 and kept >= sum(p in window.late and owing.owes(p) for p in window.find(payload))
 
     def _release_late(self, line: Line, owing: Owing, held: Held, before: int, now: float) -> None:
         """Release an event that belongs before another, unless it is the copy of one that came late already.

@@ -110,8 +110,12 @@ class Pinning(Merge):
         not, or where the line's hold was too small for the channel, nothing proves that it is complete.
         """
         line.guessed.add(channel)
-        if (self._interleaved or channel in line.cut) and self._has_begun(channel):
+        if self._is_guess_marked(line, channel):
             self.outputs.append(Gap(channel, UNPROVEN, self._last_recv, recv))
+
+    def _is_guess_marked(self, line: Line, channel: str) -> bool:
+        """Tell whether nothing proves that a line that guesses its place in a channel has all of it."""
+        return (self._interleaved or channel in line.cut) and self._has_begun(channel)
 
     def _has_begun(self, channel: str) -> bool:
         """Tell whether anything of a channel is out."""

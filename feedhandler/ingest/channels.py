@@ -102,6 +102,12 @@ class FeedChannels:
         for name in names:
             del self._channels[name]
 
+    def interleave(self) -> bool:
+        """Let a daemon that follows know that the feed's lines interleave channels differently; tell if any is open."""
+        for channel in self.own():
+            self._outlet.interleaved(channel)
+        return bool(self.own())
+
     # The way out
 
     def publish(self, outputs: Iterable[Output]) -> None:

@@ -94,6 +94,7 @@ class Feed:
         )
         self._unproven: dict[str, int] = {}
         self._retired = False
+        self._told_interleaving = False
         self._ticks = 0
         self._pace = Pace(self.arbiter, self.recovery, self._is_changing)
         self._streams = FeedStreams(
@@ -153,7 +154,11 @@ class Feed:
         self._streams.close(strange)
         self._channels.forget(strange)
         begun = {name: self._channels.last_recv(name) for name in self._channels.names()}
-        gaps = [Gap(name, UNPROVEN, last, wall_ns) for name, last in begun.items() if name in self.heir.owed]
+        gaps = [
+            Gap(name, UNPROVEN, min(last, wall_ns), wall_ns)
+            for name, last in begun.items()
+            if name in self.heir.owed
+        ]
         gaps = [gap for gap in gaps if gap.since >= 0]
         if self._channels.have_begun:
             self.arbiter.go_on(max((last for last in begun.values() if last >= 0), default=wall_ns))
@@ -335,6 +340,10 @@ class Feed:
         arbiter = self.arbiter
         if arbiter.follows:
             arbiter.outputs.clear()  # another daemon says so
+        elif arbiter.interleaves and not self._told_interleaving:
+            self._told_interleaving = (
+                self._channels.interleave()
+            )  # before anything is released that rests on it
         if arbiter.outputs:
             outputs, arbiter.outputs = arbiter.outputs, []
             passed = self.recovery.process(outputs, now, wall_ns)

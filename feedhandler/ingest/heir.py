@@ -94,6 +94,10 @@ class Heir:
         release = Release(channel, payload, OUTPUT, recv, kind, position, before)
         self._recovery.inherit_events(release, now)
 
+    def interleaved(self) -> None:
+        """Hear that lines of the feed interleave its channels differently."""
+        self._arbiter.followed_interleaving()
+
     def gap(self, gap: Gap, now: float) -> None:
         """Take a gap of a channel."""
         if split(gap.channel)[1] in self._streams():

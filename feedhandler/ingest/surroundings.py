@@ -45,6 +45,9 @@ class Outlet(Protocol):
     def state(self, channel: Channel, word: str, since_ns: int) -> None:
         """Tell a channel's state."""
 
+    def interleaved(self, channel: Channel) -> None:
+        """Hear that lines of a channel's feed interleave its channels differently."""
+
     def flush(self) -> None:
         """Send what was kept."""
 

@@ -374,6 +374,11 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "bridge_hold_overflowed": Kind(
         "warning", "a channel whose place in the stream is not known brought more than is held", ("channel",)
     ),
+    "bridge_misnumbered": Kind(
+        "error",
+        "in the stream a seq does not follow the one before it; a gap record says so behind it",
+        ("channel",),
+    ),
     "bridge_record_too_large": Kind(
         "error",
         "a record is larger than NATS takes (max_payload); a gap record stands for an event",
@@ -458,6 +463,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "position": "the place in the merged sequence of a feed",
     "read": "how many messages of the stream were read or confirmed",
     "reason": "why, a word of a closed set",
+    "records": "how many records of the stream",
     "result": "what came of it, a word of a closed set",
     "retry_s": "how long until the next attempt",
     "rows": "how many trades",

@@ -7,7 +7,8 @@ A **doubt** is told with the reasons and makes nothing unready: lines that are u
 accepted any more, until they have to be opened again; and one of two daemons serves as well without its standby.
 
 A standby is ready when it could take over at once without a gap: it is told all that the active daemon publishes, the
-active daemon would hand over to it, and of each feed a line of its own has found its place beside that.
+active daemon would hand over to it, and of each feed a line of its own has found its place beside that. In a market
+that is silent there is none to be found, and waiting shows no more: it is ready then, and a takeover has its gap there.
 """
 
 from collections.abc import Iterator

@@ -21,6 +21,7 @@ class Outlet:
         self.snapshot = publisher.snapshot
         self.offer_book = publisher.offer_book
         self.state = publisher.state
+        self.interleaved = publisher.interleaved
         self.flush = publisher.flush
 
     def begin(self) -> None:

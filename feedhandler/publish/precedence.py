@@ -178,6 +178,11 @@ class Precedence:
         else:
             self.lose()
 
+    def tell(self, record: bytes) -> None:
+        """Tell the follower, if there is one, what is true from now on, wherever it stands."""
+        if self._follower is not None:
+            self._follower.tell(record)
+
     def lose(self) -> None:
         """Go on without the follower."""
         follower = self._follower

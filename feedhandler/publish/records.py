@@ -92,6 +92,11 @@ def forgotten(name: str, gone: Forgotten) -> bytes:
     return _line(type="forgotten", channel=name, account=gone.account, first=gone.next, last=gone.last_ns)
 
 
+def interleaved(name: str) -> bytes:
+    """Say that lines of a channel's feed interleave its channels differently: one order proves nothing there."""
+    return _line(type="interleaved", channel=name)
+
+
 def level() -> bytes:
     """Say that from here on whoever reads this is sent everything before any consumer is."""
     return _line(type="level")

@@ -232,6 +232,12 @@ class Publisher:
         self._states[channel.number] = record
         self._append(record, states_track(channel))
 
+    def interleaved(self, channel: Channel) -> None:
+        """Let a daemon that follows know that lines of a channel's feed interleave its channels differently."""
+        if not channel.interleaved:
+            channel.interleaved = True
+            self.precedence.tell(records.interleaved(channel.name))
+
     # What another daemon has published, before anybody is served here.
 
     def inherit_channel(

@@ -353,6 +353,7 @@ def follow(shelf: Shelf) -> Stream:
     lines = [records.forgotten(name, gone) for name, gone in shelf.channels.forgotten_names()]
     for channel, first in zip(subscription.channels, subscription.first_seqs().values(), strict=True):
         lines += [records.channel(channel, first), shelf.state_of(channel), _image(shelf, channel, "join")]
+        lines += [records.interleaved(channel.name)] if channel.interleaved else []
     return Stream(subscription, b"".join(lines), Counter())
 
 

@@ -6,6 +6,7 @@ it; and to the feed that its channel belongs to (`ingest.heir`), which goes on w
     channel, forgotten      the numbering is taken over
     event, gap, snapshot    the next seq of their channel, or nothing here can be relied on any more
     state, retired          kept for later consumers
+    interleaved             the feed of a channel knows that lines interleave its channels differently
     snapshot (reason join)  the book of a channel after a seq: the feed has it as soon as it has come so far
     heard                   the other daemon relies on this one, or does not any more
     level                   from here on all is known before any consumer knows it
@@ -72,6 +73,7 @@ class Mirror:
             "channel": self._channel,
             "forgotten": self._forgotten,
             "retired": self._retired,
+            "interleaved": self._interleaved,
             "level": self._level,
             "heard": self._heard,
             "error": self._last_word,
@@ -210,6 +212,12 @@ class Mirror:
             heir = None if channel is None else self._heir(channel)
             if heir is not None:
                 heir.state(name, word)
+
+    def _interleaved(self, record: Record) -> None:
+        channel = self._publisher.find(record.head.channel)
+        heir = None if channel is None else self._heir(channel)
+        if heir is not None:
+            heir.interleaved()
 
     def _retired(self, record: Record) -> None:
         channel = self._publisher.find(record.head.channel)

@@ -279,6 +279,58 @@ def test_bounds_of_a_hold(stage, monkeypatch):
     assert [one.fields["events"] for one in stage.b.notes if one.name == "bridge_hold_overflowed"] == [6]
 
 
+def test_what_a_hold_has_dropped_is_marked(stage, monkeypatch):
+    """Behind the join a gap record bounds what the stream lacked when it was dropped, for all hosts to see (R5, R9)."""
+    monkeypatch.setattr(channel_module, "HELD_EVENTS", 4)
+    stage.both(book(BOOK), *events(BOOK, 1, 2))
+    stage.b.unlink()
+    stage.b = Host("b2", stage.server, Random(1))
+    stage.b.link(stage.now)
+    stage.bring(stage.b, *events(BOOK, *range(10, 16)))
+    stage.bring(stage.a, *events(BOOK, *range(11, 16)))
+    stage.let(3 * TAKEOVER_S)
+    assert stage.shown(BOOK)[3:] == ["11", "12", "13", "14", "15", "gap unforwarded"]
+    mark = stage.server.records(BOOK)[-1]
+    assert (mark["since"], mark["until"]) == (1010, 1011)
+    assert [one.fields for one in stage.b.notes if one.name == "bridge_gap_declared"] == [
+        {"channel": BOOK, "reason": "unforwarded"}
+    ]
+    assert list(stage.b.merge.wanted_books()) == [BOOK]
+    assert stage.b.merge.channels[BOOK].aligned
+
+
+def test_what_a_hold_has_dropped_is_not_marked_if_the_stream_has_it(stage, monkeypatch):
+    """A restarted bridge that reads a long backlog drops what is older than all that it has read of the stream."""
+    monkeypatch.setattr(channel_module, "HELD_EVENTS", 4)
+    stage.both(*events(TRADES, *range(1, 13)))
+    stage.b.unlink()
+    stage.b = Host("b2", stage.server, Random(1), read_back=5)
+    stage.b.link(stage.now)
+    stage.bring(stage.b, *events(TRADES, *range(1, 14)))
+    stage.let(3 * TAKEOVER_S)
+    assert [one.fields["events"] for one in stage.b.notes if one.name == "bridge_hold_overflowed"] == [3]
+    assert stage.shown(TRADES)[11:] == ["12", "13"]
+
+
+def test_a_decree_that_is_void_keeps_what_was_dropped(stage, monkeypatch):
+    """Another host wrote before it, so the gap record of the decree is not written; the one behind the join is."""
+    monkeypatch.setattr(channel_module, "HELD_EVENTS", 4)
+    stage.both(*events(TRADES, 1, 2))
+    stage.b.unlink()
+    stage.b = Host("b2", stage.server, Random(1))
+    stage.b.link(stage.now)
+    stage.b.linked = False
+    stage.bring(stage.b, *events(TRADES, *range(10, 16)))
+    stage.now += 2 * PATIENCE_S
+    stage.b.merge.due(stage.now, TAKEOVER_S, PATIENCE_S)
+    assert stage.b.merge.channels[TRADES].aligned
+    stage.bring(stage.a, *events(TRADES, *range(11, 16)))
+    stage.let()
+    stage.b.linked = True
+    stage.let(3 * TAKEOVER_S)
+    assert stage.shown(TRADES)[2:] == ["11", "12", "13", "14", "15", "gap unforwarded"]
+
+
 def test_a_host_that_owes_more_than_the_window_is_a_witness_again(stage):
     """It joins with what it brings next that is still there (R3)."""
     stage.both(*events(TRADES, 1))

@@ -465,3 +465,85 @@ def test_a_book_that_is_pending_before_a_gap_is_left_out_where_the_stream_is_ahe
     stage.bring(stage.b, *events(BOOK, 2))
     stage.let(2 * TAKEOVER_S)
     assert "snapshot audit" not in stage.shown(BOOK)
+
+
+def in_flight(stage: Stage, *records: Event) -> None:
+    """Let a have some on their way, behind one that is confirmed; they are slower than it takes b to lead."""
+    stage.bring(stage.a, *records)
+    stage.a.tick(stage.now)
+    stage.a.deliver()
+    stage.a.answer(stage.now)
+    stage.a.tick(stage.now)
+    stage.b.read(stage.now)
+
+
+def slow(stage: Stage) -> None:
+    """Let b take over and write two messages; only then what a has sent arrives."""
+    stage.now += 2 * TAKEOVER_S
+    for _ in range(2):
+        stage.b.tick(stage.now)
+        stage.b.deliver()
+        stage.b.answer(stage.now)
+    for _ in range(4):
+        stage.a.deliver()
+
+
+def numbers(stage: Stage, channel: str) -> list[int]:
+    """Return the seqs of a channel."""
+    return [one["seq"] for one in stage.server.records(channel)]
+
+
+def test_a_seq_that_is_missing_is_followed_by_a_gap_record(stage: Stage) -> None:
+    """The other host has the same event at the same place of the stream, but less of its channel before it."""
+    stage.both(*events(OTHERS, 8))
+    in_flight(stage, *events(TRADES, 1, 2, 3, 4))
+    stage.bring(stage.b, *events(OTHERS, 9), *events(TRADES, 1, 3))
+    slow(stage)
+    assert numbers(stage, TRADES) == [1, 2, 4]
+    stage.let(4 * TAKEOVER_S)
+    assert stage.shown(TRADES) == ["1", "3", "4", "2 late", "gap misnumbered"]
+    assert numbers(stage, TRADES) == [1, 2, 4, 5, 6]
+    for host in (stage.a, stage.b):
+        assert [one.fields for one in host.notes if one.name == "bridge_misnumbered"] == [
+            {"channel": TRADES, "records": 1}
+        ]
+
+
+def test_a_seq_that_comes_twice_is_followed_by_a_gap_record_and_a_book(stage: Stage) -> None:
+    """The other host has more of its channel before the same place: who goes by seqs takes the second for the first."""
+    stage.both(book(BOOK), *events(BOOK, 1), *events(TRADES, 1))
+    in_flight(stage, *events(TRADES, 2, 3), *events(BOOK, 3, 4))
+    stage.bring(stage.b, *events(TRADES, 2), *events(BOOK, 2, 3))
+    slow(stage)
+    assert numbers(stage, BOOK) == [1, 2, 3, 4, 4]
+    stage.let(4 * TAKEOVER_S)
+    assert stage.shown(BOOK) == ["snapshot start", "1", "2", "3", "4", "gap misnumbered"]
+    assert numbers(stage, BOOK) == [1, 2, 3, 4, 4, 5]
+    assert list(stage.a.merge.wanted_books()) == list(stage.b.merge.wanted_books()) == [BOOK]
+
+
+def test_what_is_read_again_does_not_count_as_misnumbered(stage: Stage) -> None:
+    """The newest of each channel is read first; after a lost link the reading may begin before it."""
+    stage.both(*events(TRADES, 1, 2, 3))
+    host = Host("c", stage.server, Random(1))
+    for sequence in (3, 1, 2, 3):
+        stored = stage.server.read(sequence)
+        assert stored is not None
+        if host.merge.channels:
+            host.merge.take(sequence, stored, stage.now)
+        else:
+            host.merge.recall(stored, stage.now)
+    host.merge.due(stage.now, TAKEOVER_S, PATIENCE_S)
+    assert not host.notes
+    assert host.merge.channels[TRADES].seq == 3
+
+
+def test_what_was_deleted_before_it_was_read_does_not_count_as_misnumbered(stage: Stage) -> None:
+    """Where the stream's limits have taken some, the next seq is the one to count on from."""
+    stage.both(*events(TRADES, 1, 2, 3, 4, 5))
+    host = Host("c", stage.server, Random(1))
+    for sequence in (1, 4, 5):
+        host.merge.take(sequence, stage.server.read(sequence), stage.now)
+    host.merge.due(stage.now, TAKEOVER_S, PATIENCE_S)
+    assert not host.notes
+    assert host.merge.channels[TRADES].seq == 5

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from feedhandler.config import Bounds, Health
-from feedhandler.core.following import OUTPUT, SILENCE_S, Following
+from feedhandler.core.following import OUTPUT, PATIENCE_S, SILENCE_S, Following
 from feedhandler.core.messages import Gap, Release
 from tests.support.lines import Connection, Words, World
 
@@ -366,6 +366,66 @@ def test_it_is_in_step_when_a_line_is_aligned_or_there_is_nothing_to_share() -> 
     assert not arbiter.in_step(standby.now + SILENCE_S)
     for name in OWN:
         standby.remove(name)
+    assert arbiter.in_step(standby.now)
+
+
+def test_it_waits_no_longer_for_a_market_that_proves_nothing_and_is_silent() -> None:
+    """(3) The only event came while the line was connecting; a takeover then has its gap, with the next event."""
+    pair = Pair()
+    arbiter, standby = pair.arbiter, pair.standby
+    pair.active.connect("a")
+    arbiter.connecting("x", standby.now)
+    pair.emit(b"b1")
+    pair.active.deliver_all()
+    pair.tell()
+    standby.connections["x"] = Connection()
+    arbiter.connected("x", standby.now, standby.wall)
+    pair.wait(0.9 * PATIENCE_S)
+    assert not arbiter.in_step(standby.now)
+    pair.wait(0.2 * PATIENCE_S)
+    assert arbiter.in_step(standby.now)
+    pair.take_over()
+    pair.emit(b"b2", b"b3")
+    pair.settle()
+    assert standby.output[:3] == [b"b1", b"b2", b"b3"]
+    assert len(standby.gaps) == 1
+    standby.assert_exact_or_marked()
+
+
+def test_what_the_output_has_hidden_by_a_gap_keeps_nobody_waiting() -> None:
+    """(3) A line holds an event that the active daemon has left to a gap; nothing else was said."""
+    pair = Pair()
+    arbiter, standby = pair.arbiter, pair.standby
+    arbiter.followed(["M/b"], [b"b1"], standby.now, standby.wall)
+    standby.connect("x")
+    pair.active.source += [b"b1", b"b2"]
+    pair.active.released.append(Release("M/b", b"b1", "a", 0, "", 0))
+    pair.told = 1
+    standby.receive("x", b"b2")
+    arbiter.followed_gap(standby.now)
+    pair.wait(0.9 * PATIENCE_S)
+    assert not arbiter.in_step(standby.now)
+    pair.wait(0.2 * PATIENCE_S)
+    assert arbiter.in_step(standby.now)
+    pair.take_over()
+    pair.emit(b"b3")
+    pair.settle()
+    standby.assert_exact_or_marked()
+    assert standby.gaps
+
+
+def test_it_waits_for_what_it_could_double() -> None:
+    """(3) A line holds nothing with an identity: only the next event that has one tells whether that is out."""
+    pair = Pair()
+    arbiter, standby = pair.arbiter, pair.standby
+    standby.connect("x")
+    arbiter.followed(["M/b"], [b"bx"], standby.now, standby.wall)
+    standby.receive("x", b"bx")
+    pair.wait(10 * PATIENCE_S)
+    assert not arbiter.in_step(standby.now)
+    standby.receive("x", b"b2")
+    assert not arbiter.in_step(standby.now)
+    arbiter.followed(["M/b"], [b"b2"], standby.now, standby.wall)
     assert arbiter.in_step(standby.now)
 
 

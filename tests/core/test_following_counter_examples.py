@@ -2,19 +2,21 @@
 
 import pytest
 
+from feedhandler.config import Bounds
 from feedhandler.core.following import Following
 from tests.core.test_following import Pair, begun
 from tests.soak.fuzz_takeover import ordered
 
 
 def following(pair: Pair, *words: bytes) -> None:
-    """Let the output bring ordinary events one by one; a dash stands for a gap."""
+    """Let the output bring ordinary events one by one; a dash stands for a gap. What comes of it nobody hears."""
     arbiter: Following = pair.arbiter
     for word in words:
         if word == b"-":
             arbiter.followed_gap(pair.standby.now)
         else:
             arbiter.followed([f"M/{word[:1].decode()}"], [word], pair.standby.now, pair.standby.wall)
+    arbiter.outputs.clear()
 
 
 def brought(pair: Pair, *words: bytes) -> None:
@@ -117,6 +119,19 @@ def test_behind_nothing_but_a_book_comes_a_gap() -> None:
     assert pair.standby.output == [b"bx"]
 
 
+def test_a_gap_whose_beginning_nobody_knows_does_not_begin_behind_its_end() -> None:
+    """(4) Nothing but a book was published, nobody knows when: before now, and so before the line was connected."""
+    pair = Pair()
+    pair.standby.connect("x")
+    connected_recv = pair.standby.wall
+    pair.standby.wait(3)
+    pair.arbiter.followed_book("M/b", pair.standby.now)
+    pair.arbiter.go_on(pair.standby.wall)
+    pair.take_over()
+    [gap] = pair.standby.gaps
+    assert gap.since == gap.until == connected_recv
+
+
 def test_what_the_other_daemon_kept_is_not_known() -> None:
     """(5) It had deltas and no book yet: an early one of the same bytes as a later one is not that."""
     pair = Pair()
@@ -132,6 +147,66 @@ def test_what_the_other_daemon_kept_is_not_known() -> None:
     pair.standby.receive("x", b"b13", b"t14")
     pair.standby.receive("y", b"b13", b"t14", b"b15")
     assert pair.standby.output == [b"by", b"bx", b"t12", b"b13", b"t14", b"b15"]
+    assert pair.standby.gaps == []
+
+
+def test_what_two_lines_brought_before_their_proof_comes_once() -> None:
+    """(3) Both keep it for the output to bring; released for the one, it is what the other has kept."""
+    pair = Pair()
+    following(pair, b"b1", b"t1")
+    pair.standby.connect("x", "y")
+    following(pair, b"-")
+    for name in "xy":
+        pair.standby.receive(name, b"t59", b"tx", b"tx", b"b82", b"b90")
+    following(pair, b"b82", b"b90")
+    pair.take_over()
+    assert pair.standby.output == [b"t59", b"tx", b"tx"]
+    pair.standby.receive("y", b"tx", b"b91")
+    pair.standby.receive("x", b"tx", b"b91")
+    assert pair.standby.output == [b"t59", b"tx", b"tx", b"tx", b"b91"]
+
+
+def test_a_copy_that_one_line_alone_brought_before_its_proof_is_not_owed_by_the_other() -> None:
+    """(3) The younger line has kept one of two copies; its next one is another event."""
+    pair = Pair()
+    following(pair, b"b1", b"t1")
+    pair.standby.connect("x", "y")
+    following(pair, b"-")
+    pair.standby.receive("x", b"t58", b"tx", b"t59", b"tx", b"b82", b"b90")
+    pair.standby.receive("y", b"t59", b"tx", b"b82", b"b90")
+    following(pair, b"b82", b"b90")
+    pair.take_over()
+    pair.standby.receive("y", b"tx", b"b91")
+    pair.standby.receive("x", b"tx", b"b91")
+    assert pair.standby.output == [b"t58", b"tx", b"t59", b"tx", b"tx", b"b91"]
+
+
+def test_a_place_guessed_beside_the_output_has_its_gap_at_the_takeover() -> None:
+    """(3) The hold was too small for what the line brought of trades; while another publishes, no gap is written."""
+    pair = Pair(bounds=Bounds(settled_events=4, hold_events=4))
+    pair.standby.connect("x")
+    following(pair, b"b1", b"t1")
+    brought(pair, b"t34", b"b35", b"b36", b"t59", b"b44")
+    following(pair, b"b35", b"b36", b"b44")
+    pair.standby.wait(6)
+    brought(pair, b"b45")
+    pair.take_over()
+    assert pair.standby.output == [b"t59", b"b45"]
+    assert [gap.channel for gap in pair.standby.gaps] == ["M/t"]
+
+
+def test_a_place_guessed_beside_the_output_that_it_has_shown_since_is_no_gap() -> None:
+    """(3) The output has brought what the line waited for."""
+    pair = Pair(bounds=Bounds(settled_events=4, hold_events=4))
+    pair.standby.connect("x")
+    following(pair, b"b1", b"t1")
+    brought(pair, b"t34", b"b35", b"b36", b"t59", b"b44")
+    following(pair, b"b35", b"b36", b"b44")
+    pair.standby.wait(6)
+    following(pair, b"t34", b"t59")
+    brought(pair, b"b45")
+    pair.take_over()
+    assert pair.standby.output == [b"b45"]
     assert pair.standby.gaps == []
 
 

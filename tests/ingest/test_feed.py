@@ -108,6 +108,10 @@ class Shop:
         """Write a state down."""
         self.records.append(("state", channel.name, word, since_ns))
 
+    def interleaved(self, channel: Channel) -> None:
+        """Write down what is known of a channel's lines."""
+        self.records.append(("interleaved", channel.name))
+
     def give_up(self, channel: Channel, feed: str) -> bool:
         """Tell that nobody else has a use for a channel."""
         return channel.feed == feed
@@ -687,6 +691,22 @@ async def test_a_channel_is_not_left_to_a_feed_that_makes_nothing_of_it(bench: B
     assert [note["channel"] for note in bench.named("foreign_event")] == [TRADES]
     own.retire()
     assert sorted(one.name for one in publisher.channels() if one.retired) == [BOOK, TRADES]
+
+
+async def test_how_lines_interleave_is_told_once(bench: Bench) -> None:
+    """(3) As soon as a line brings channels in another order than what is out, of each channel."""
+    feed = bench.feed(streams=("publicTrades", "publicOrderBook"))
+    connect(feed, "a", "b")
+    for line in "ab":
+        feed.received(line, [trade(1), delta(1), trade(2), delta(2)])
+    assert bench.shop.of("interleaved") == []
+    feed.received("a", [trade(3), delta(3)])
+    feed.received("b", [delta(3), trade(3), trade(4)])
+    assert bench.shop.of("interleaved") == [(TRADES,), (BOOK,)]
+    told = max(index for index, record in enumerate(bench.shop.records) if record[0] == "interleaved")
+    assert bench.shop.records.index(("event", TRADES, "b", trade(4), "")) > told
+    feed.received("a", [trade(4), trade(5)])
+    assert len(bench.shop.of("interleaved")) == 2
 
 
 async def test_a_channel_of_books_alone_goes_on_behind_a_gap(bench: Bench) -> None:

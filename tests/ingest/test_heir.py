@@ -41,6 +41,13 @@ def heir() -> Heir:
     return made
 
 
+def test_what_the_other_daemon_saw_of_the_lines_is_known_here(heir: Heir) -> None:
+    """(3) One order over all channels is no proof any more."""
+    assert not heir._arbiter.interleaves
+    heir.interleaved()
+    assert heir._arbiter.interleaves
+
+
 def test_a_channel_in_repair_owes_its_gap(heir: Heir) -> None:
     """The state says so, until it is live again, or anything has come in the channel."""
     heir.state(BOOK, "syncing")

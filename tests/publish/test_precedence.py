@@ -210,6 +210,22 @@ async def test_what_is_written_down_is_true_whoever_reads_how_fast(
         assert "follower_lost" not in house.names()
 
 
+async def test_a_follower_alone_hears_how_lines_interleave(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """It is told once when that is seen, and whoever follows later with the channel; no consumer is told."""
+    told = {"type": "interleaved", "channel": TRADES}
+    async with serving(tmp_path, autojump_clock) as house, connected(house, EVERYTHING) as peer:
+        async with following(house) as first:
+            for _ in range(2):
+                house.publisher.interleaved(house.trades)
+            house.event(house.trades)
+            one, other = await first.take(2)
+            assert (one, other["type"]) == (told, "event")
+        assert (await peer.take(1))[0]["type"] == "event"
+        await wait_all_tasks_blocked()
+        async with following(house) as second:
+            assert second.confirmed["told"].count(told) == 1
+
+
 async def test_consumers_wait_for_a_stopped_follower_but_not_for_long(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

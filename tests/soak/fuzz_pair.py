@@ -6,7 +6,7 @@ Like `tests.soak.fuzz_takeover`, which plays the pure merge alone, and not one o
 is played, and how it is judged, stands in `tests.support.pairs`; what was found, in `tests/standby/test_plays.py`.
 
     ordered     all lines keep one order; deltas of the book have no time, and their contents recur
-    mixed       lines interleave trades and book differently, and all daemons have seen so; every event has an identity
+    mixed       lines interleave trades and book differently, as the first daemon has seen; events have an identity
     dropping    the same, and lines drop events
 
 Bounds, the backlog and the room of the follower's connection are drawn, their smallest among them.

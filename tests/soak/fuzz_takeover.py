@@ -150,6 +150,8 @@ class Chain:
             else:
                 arbiter.followed([one.channel], [one.payload], world.now, world.wall)
             self.told += 1
+        if self.active.arbiter.interleaves:
+            arbiter.followed_interleaving()
         arbiter.outputs.clear()
 
     def wait(self, seconds: float) -> None:

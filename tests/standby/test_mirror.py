@@ -185,9 +185,25 @@ class Ear:
         """Hear of a state."""
         self.heard.append((channel, word))
 
+    def interleaved(self) -> None:
+        """Hear of the lines."""
+        self.heard.append(("interleaved",))
+
     def events(self, channels: list[str], payloads: list[bytes], *_: object) -> None:
         """Hear of events."""
         self.heard.append((*channels, len(payloads)))
+
+
+def test_what_lines_do_with_channels_is_told_to_the_feed() -> None:
+    """(3) The feed hears at once that its lines interleave differently; of a channel that is not open, nobody does."""
+    made, ear = publisher(), Ear()
+    made.begin("session")
+    mirror = Mirror(made, Outlet(made), {"m": ear}, lambda: 0.0)
+    mirror.take([line(type="interleaved", channel=TRADES), opened(TRADES)])
+    assert ear.heard == []
+    mirror.take([line(type="interleaved", channel=TRADES)])
+    assert ear.heard == [("interleaved",)]
+    assert mirror.wrong == ""
 
 
 def test_what_is_told_first_is_of_now_and_heard_behind_what_is_replayed() -> None:

@@ -437,7 +437,8 @@ def _levels(message: bytes | str) -> dict[Level, Any]:
 class Pair:
     """The market, the active daemon, its standby, and the consumer; ``room`` is that of the follower's connection.
 
-    ``interleaved`` says that all daemons have seen lines differ in how they interleave trades and book.
+    ``interleaved`` says that the first daemon has seen lines differ in how they interleave trades and book; the others
+    are told.
     """
 
     def __init__(
@@ -457,7 +458,6 @@ class Pair:
         self.market = Market(dated=dated)
         self.takeovers = 0
         self.client = Client(may_be_refused=backlog_bytes < ENOUGH_BYTES)
-        self._interleaved = interleaved
         self.active = Host(bounds, backlog_bytes, follows=False, interleaved=interleaved)
         self.client.connect(self.active)
         for name in LINES:
@@ -467,7 +467,7 @@ class Pair:
 
     def _stand_by(self) -> None:
         """Let another daemon begin to follow."""
-        self.standby = Host(self._bounds, self._backlog_bytes, follows=True, interleaved=self._interleaved)
+        self.standby = Host(self._bounds, self._backlog_bytes, follows=True)
         self.follow()
 
     def follow(self) -> None:
